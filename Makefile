@@ -1,0 +1,56 @@
+# `make demo` and `make test` set themselves up: they make .venv and install into it with pip alone.
+# Another interpreter: `make demo PYTHON=python3.12`. pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, ...) hold.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+EXTRAS := train,emoji,dev
+TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)"\]/\1/p' pyproject.toml)
+# The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
+STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+# An interpreter's own settings from outside would leak other packages into .venv.
+unexport PYTHONHOME PYTHONPATH
+
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
+	@echo 'make test      lint, types and tests'
+	@echo 'make test-all  the same with the slow tests, and the GPU tests where there is a GPU'
+	@echo 'make lint      ruff and mypy alone'
+	@echo 'make clean     remove .venv and caches; runs/ stays'
+
+demo: $(STAMP)
+	$(VENV)/bin/e2ed2 demo
+
+test: lint
+	$(RUN) pytest
+
+test-all: lint
+	$(RUN) pytest -m "not download"
+
+lint: $(STAMP)
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+# Only a complete install leaves the stamp; a half-made .venv (no working pip) is made anew.
+$(STAMP): pyproject.toml
+	@rm -f $(VENV)/installed-*
+	@$(RUN) pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .make-venv
+	$(RUN) pip install '$(TORCH)'
+	$(RUN) pip install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: .make-venv
+.make-venv:
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo "Python '$(PYTHON)' was not found: name one of 3.11-3.13, as in: make demo PYTHON=python3.12" >&2; exit 2; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "e2ed2 needs Python 3.11-3.13, but '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1):" \
+	       "name another, as in: make demo PYTHON=python3.12" >&2; exit 2; }
+	'$(PYTHON)' -m venv --clear $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find e2ed2 tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""What a person sees while waiting: progress bars on stderr, and silence from the libraries underneath."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
+
+
+class Waiting:
+    """Progress of named tasks: bars on a terminal, elsewhere a line now and then. Used as a context manager.
+
+    Calling it moves a task; a total of 0 means that the end is not known.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="cyan"),
+        )
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._tasks: dict[str, tuple[int, int]] = {}  # what -> (id of its bar, done)
+        self._next_line = time.monotonic() + LINE_EVERY
+
+    def __enter__(self) -> "Waiting":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, _ in self._tasks.values():  # what never learned its end is over now
+            if self._bars.tasks and self._bars.tasks[number].total is None:
+                self._bars.update(number, visible=False)
+        self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        if not self._console.is_terminal:
+            return self._line(what, done, total, note)
+        number, before = self._tasks.get(what, (-1, 0))
+        if number < 0 or done < before:  # new, or the same work once more
+            number = self._bars.add_task(what, total=total or None, note=note)
+        self._tasks[what] = (number, done)
+        self._bars.update(number, completed=done, total=total or None, note=note)
+
+    def say(self, line: str) -> None:
+        """One line above the bars."""
+        self._console.print(line, markup=False)
+
+    def tick(self, step: int, steps: int, row: dict[str, float]) -> None:
+        """`train`'s callback: the bar with loss and speed."""
+        self("training", step, steps, f"loss {row['total']:.4g}, {row['images_per_second']:.0f} images/s")
+
+    def _line(self, what: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now < self._next_line:
+            return
+        self._next_line = now + LINE_EVERY
+        share = f" {done}/{total}" if total else ""
+        print(f"{what}{share}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Switch off the loading bars and hints of diffusers and transformers; their errors still show.
+
+    Among the hints is one about the text encoder's class, which a pipeline with MiniLM always gets.
+    """
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

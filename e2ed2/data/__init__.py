@@ -1,0 +1,1 @@
+"""Data sources: captioned images in, `ImageTextSet` out."""

@@ -1,0 +1,51 @@
+"""Image files of any kind to uint8 RGB squares."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+
+
+def read_image(path: Path, size: int) -> torch.Tensor:
+    """Decode an image file (first frame) to uint8 [3, size, size], upright, on white, cropped to its centre.
+
+    Raises:
+        ValueError: the file cannot be decoded completely; the message says why.
+    """
+    try:
+        # Naming the formats keeps Pillow from trying its rarer decoders on a file that lies about its type.
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            image.load()
+            return square_tensor(to_rgb(ImageOps.exif_transpose(image)), size)
+    except UnidentifiedImageError:
+        raise ValueError("not a PNG, JPEG, WebP, BMP or GIF image") from None
+    except Exception as error:  # a broken file makes decoders raise nearly anything, SyntaxError included
+        raise ValueError(f"cannot be decoded ({error or type(error).__name__})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB: transparency onto white, 16-bit grey scaled (not clipped) to 8 bits, CMYK by
+    Pillow's formula. Embedded colour profiles are not applied.
+    """
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float32) / 257  # 65535 / 255
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGBA", rgba.size, "white")
+        canvas.alpha_composite(rgba)
+        return canvas.convert("RGB")
+    return image.convert("RGB")
+
+
+def square_tensor(image: Image.Image, size: int) -> torch.Tensor:
+    """RGB image to uint8 [3, size, size]: short side resized to `size` (Lanczos), centre kept.
+
+    Only the central square is resampled, so nothing is rounded to whole pixels between resize and crop, and a
+    1 x 60000 image costs no more than a square one.
+    """
+    square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)

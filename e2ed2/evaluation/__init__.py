@@ -1,0 +1,1 @@
+"""How good samples are: features, distances between sets, agreement with captions, diversity, sharpness."""

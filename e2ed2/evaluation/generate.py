@@ -1,0 +1,86 @@
+"""Seeded samples: every image has its own noise, so that it does not depend on how images are batched."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from e2ed2.errors import UserError
+from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.pipeline import Inference, schedule_of
+from e2ed2.models.text import PromptEmbeds, encode_prompts
+from e2ed2.trajectory import draw_noises, unroll
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to make: a prompt and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+class Sampler:
+    """A loaded model with its few-step sampler; calling it makes images.
+
+    Args:
+        pipeline, inference: from `load_pipeline`.
+        num_inference_steps: None for the number the model was made for.
+    Raises:
+        UserError: a step count outside the model's grid.
+    """
+
+    def __init__(self, pipeline, inference: Inference, num_inference_steps: int | None = None):
+        self.timesteps = inference.timesteps(num_inference_steps)
+        self.nfe = len(self.timesteps) * (1 if inference.guidance_scale <= 1 else 2)
+        self._pipeline = pipeline
+        self._inference = inference
+        self._schedule = schedule_of(pipeline)
+        self._device = next(pipeline.transformer.parameters()).device
+        for module in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
+            module.eval()
+        uncond = encode_prompts([""], pipeline.tokenizer, pipeline.text_encoder).to(self._device)
+        self._denoise = guided(pixart_denoiser(pipeline.transformer), inference.guidance_scale, uncond)
+
+    def __call__(self, requests: list[Request], batch_size: int = 32, progress: Progress | None = None) -> Tensor:
+        """uint8 images [N, 3, H, W], one per request, in order."""
+        if not requests:
+            raise UserError("nothing to sample: give at least one prompt")
+        prompts = list(dict.fromkeys(r.prompt for r in requests))
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        embeds = encode_prompts(prompts, self._pipeline.tokenizer, self._pipeline.text_encoder)
+        images = []
+        for batch in _batches(requests, batch_size):
+            rows = torch.tensor([place[r.prompt] for r in batch])
+            images.append(self._sample(embeds.select(rows).to(self._device), [r.seed for r in batch]))
+            if progress:
+                progress(sum(map(len, images)), len(requests))
+        return torch.cat(images)
+
+    @torch.inference_mode()
+    def _sample(self, cond: PromptEmbeds, seeds: list[int]) -> Tensor:
+        config = self._pipeline.transformer.config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        noises = torch.stack(
+            [draw_noises(shape, len(self.timesteps), torch.Generator().manual_seed(seed)) for seed in seeds], dim=1
+        ).to(self._device)
+        x0 = unroll(
+            self._denoise,
+            noises[0],
+            self.timesteps.to(self._device),
+            cond,
+            schedule=self._schedule,
+            prediction_type=self._pipeline.scheduler.config.prediction_type,
+            solver=self._inference.solver,
+            noises=noises[1:],
+        )
+        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+
+
+def _batches(requests: list[Request], size: int) -> Iterator[list[Request]]:
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size]

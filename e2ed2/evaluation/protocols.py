@@ -1,0 +1,98 @@
+"""Named evaluation protocols: which prompts, how many samples of each, against which real images.
+
+| name | prompts | reference |
+|---|---|---|
+| `emoji` | captions seen in training, style named, 2 samples each | training images of the other captions |
+| `emoji-heldout` | captions of unseen emoji, style named, 2 samples each | the images of the unseen emoji |
+| `emoji-anystyle` | seen names without a style, 4 samples each | training images of the other names |
+
+Prompts are drawn once by a fixed seed, so that every model answers the same ones; under `emoji` and `emoji-anystyle`
+the drawn emoji (both styles) are no reference, so that the real images of the prompts are a fair floor row.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from e2ed2.data.emoji import load_emoji
+from e2ed2.errors import UserError
+from e2ed2.evaluation.generate import Request
+
+DRAW_SEED = 20260101
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What one evaluation asks and compares with.
+
+    Attributes:
+        prompts: distinct captions. samples_per_prompt: images made for each.
+        prompt_images: uint8 [P, 3, H, W], a real image of each prompt (the floor row `real`).
+        reference_images: uint8 [R, 3, H, W], what samples are compared with.
+        reference_groups: of each reference image, its emoji; reference_styles: its style.
+        reference: names the set in every result.
+    """
+
+    name: str
+    prompts: list[str]
+    samples_per_prompt: int
+    prompt_images: Tensor
+    reference_images: Tensor
+    reference_groups: list[str]
+    reference_styles: list[str]
+    reference: str
+
+    @property
+    def num_images(self) -> int:
+        return len(self.prompts) * self.samples_per_prompt
+
+    def requests(self, seed: int) -> list[Request]:
+        """One request per image, samples of a prompt adjacent; image i of the whole has seed `seed` 1,000,000 + i."""
+        prompts = [prompt for prompt in self.prompts for _ in range(self.samples_per_prompt)]
+        return [Request(prompt, seed * 1_000_000 + i) for i, prompt in enumerate(prompts)]
+
+
+PROTOCOLS = {  # name -> (split, samples per prompt, default number of images)
+    "emoji": ("train", 2, 1024),
+    "emoji-heldout": ("heldout", 2, 808),
+    "emoji-anystyle": ("train", 4, 512),
+}
+
+
+def load_protocol(name: str, num_images: int | None = None) -> Protocol:
+    """A protocol with its prompts drawn and its reference loaded.
+
+    Args:
+        num_images: None for the protocol's own number; a multiple of its samples per prompt.
+    Raises:
+        UserError: unknown name, or a number of images that the protocol cannot give.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"protocol '{name}' is unknown: choose {', '.join(PROTOCOLS)}")
+    split, per_prompt, default = PROTOCOLS[name]
+    data = load_emoji(split)
+    captions = data.plain_captions if name == "emoji-anystyle" else data.captions
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
+    rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]  # one row per distinct caption
+    wanted = default if num_images is None else num_images
+    if wanted % per_prompt or not per_prompt <= wanted <= len(rows) * per_prompt:
+        raise UserError(
+            f"num_images {wanted}: protocol {name} makes {per_prompt} images per prompt for up to {len(rows)} prompts, "
+            f"so give a multiple of {per_prompt} up to {len(rows) * per_prompt}"
+        )
+    rows = rows[: wanted // per_prompt]
+    drawn = {data.names[i] for i in rows}
+    others = list(range(len(data)))
+    if split == "train":
+        others = [i for i in others if data.names[i] not in drawn]
+    return Protocol(
+        name=name,
+        prompts=[captions[i] for i in rows],
+        samples_per_prompt=per_prompt,
+        prompt_images=data.images[rows],
+        reference_images=data.images[others],
+        reference_groups=[data.names[i] for i in others],
+        reference_styles=[data.styles[i] for i in others],
+        reference=f"emoji {split}, {len(others)} images" + (", prompts' emoji left out" if split == "train" else ""),
+    )

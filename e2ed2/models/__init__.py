@@ -1,0 +1,1 @@
+"""Roles, whatever the architecture: denoiser, autoencoder, text encoder."""

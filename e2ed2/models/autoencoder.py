@@ -1,0 +1,50 @@
+"""The autoencoder (Eq. 4-6): images <-> scaled latents, differentiable, scaling applied here and nowhere else."""
+
+import torch
+from torch import Tensor, nn
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float [B, 3, H, W] in [-1, 1] (clipped here, at the file edge) -> uint8."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
+    """float images [B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w] (the mode of the posterior)."""
+    return autoencoder.encode(images).latent_dist.mode() * autoencoder.config.scaling_factor
+
+
+def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
+    """Scaled latents [B, C, h, w] -> float images [B, 3, H, W], about [-1, 1], not clamped."""
+    return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
+
+
+@torch.no_grad()
+def encode_all(autoencoder: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device."""
+    device = next(autoencoder.parameters()).device
+    return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in images.split(batch_size)])
+
+
+@torch.no_grad()
+def whiten(autoencoder: nn.Module, latents: Tensor) -> None:
+    """Fold per-channel mean and deviation of the scaled `latents` into the 1x1 convolutions around them, in place.
+
+    Afterwards latents have mean 0 and deviation 1 per channel and `scaling_factor` is 1, so that pipelines which know
+    no shift (PixArt's) see centred data. The composition decode(encode(x)) does not change.
+    """
+    raw = latents / autoencoder.config.scaling_factor
+    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    channels = len(mean)
+    into, out_of = autoencoder.quant_conv, autoencoder.post_quant_conv
+    into.bias[:channels] = (into.bias[:channels] - mean) / std
+    into.weight[:channels] /= std[:, None, None, None]
+    into.bias[channels:] -= 2 * std.log()  # the posterior's log variance shrinks with its scale
+    out_of.bias += (out_of.weight[:, :, 0, 0] * mean).sum(1)
+    out_of.weight *= std[None, :, None, None]
+    autoencoder.register_to_config(scaling_factor=1.0)

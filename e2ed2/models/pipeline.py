@@ -1,0 +1,125 @@
+"""Model folders: diffusers pipelines that plain diffusers loads, with the exact call in `inference.json`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from e2ed2.errors import UserError
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, minilm_folder
+from e2ed2.schedule import NoiseSchedule, lcm_timesteps, trailing_timesteps, variance_preserving
+
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
+ORIGINAL_INFERENCE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The call a model was made for, in the pipeline's own words; `solver` is `lcm` or `ddim`."""
+
+    solver: str
+    num_inference_steps: int
+    guidance_scale: float
+    height: int
+    width: int
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH
+    use_resolution_binning: bool = False
+    clean_caption: bool = False
+
+    @property
+    def nfe(self) -> int:
+        return self.num_inference_steps * (1 if self.guidance_scale <= 1 else 2)
+
+    def timesteps(self, num_inference_steps: int | None = None) -> torch.Tensor:
+        """The descending grid, int64 [K].
+
+        Raises:
+            UserError: K outside the grid.
+        """
+        steps = num_inference_steps or self.num_inference_steps
+        try:
+            if self.solver == "lcm":
+                return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
+            return trailing_timesteps(steps)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def noise_scheduler(solver: str, prediction_type: str):
+    """The diffusers scheduler that does what our solver does, its betas spelled out."""
+    from diffusers import DDIMScheduler, LCMScheduler
+
+    if solver == "lcm":
+        return LCMScheduler(**BETAS, original_inference_steps=ORIGINAL_INFERENCE_STEPS, prediction_type=prediction_type)
+    return DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
+
+
+def schedule_of(pipeline) -> NoiseSchedule:
+    """The noise schedule of a loaded pipeline."""
+    return variance_preserving(pipeline.scheduler.alphas_cumprod)
+
+
+def assemble(transformer: nn.Module, autoencoder: nn.Module, scheduler):
+    """A PixArt pipeline with MiniLM as its text encoder."""
+    from diffusers import PixArtAlphaPipeline
+    from transformers import AutoTokenizer, BertModel
+
+    folder = minilm_folder()
+    return PixArtAlphaPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        text_encoder=BertModel.from_pretrained(folder),
+        vae=autoencoder,
+        transformer=transformer,
+        scheduler=scheduler,
+    )
+
+
+def save_pipeline(pipeline, inference: Inference, folder: Path) -> None:
+    """Write the pipeline (safetensors) and `inference.json`."""
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    (folder / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
+
+
+def load_pipeline(folder: Path):
+    """(pipeline, Inference) of a model folder; nothing is unpickled and nothing is downloaded.
+
+    Raises:
+        UserError: no such folder, a pickle in it, or not a pipeline.
+    """
+    from diffusers import DiffusionPipeline
+
+    refuse_pickles(folder)
+    try:
+        inference = Inference(**json.loads((folder / "inference.json").read_text()))
+        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"model {folder}: not a loadable model folder ({str(error).splitlines()[0]})") from error
+    return pipeline, inference
+
+
+def load_autoencoder(folder: Path) -> nn.Module:
+    """The autoencoder of an `autoencoder` stage's model folder, frozen.
+
+    Raises:
+        UserError: no such folder, a pickle in it, or not an autoencoder.
+    """
+    from diffusers import AutoencoderKL
+
+    refuse_pickles(folder)
+    try:
+        autoencoder = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {folder}: not an autoencoder folder ({str(error).splitlines()[0]})") from error
+    return autoencoder.eval().requires_grad_(False)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise UserError when the folder is missing or holds a file that loading could execute."""
+    if not folder.is_dir():
+        raise UserError(f"model {folder}: no such folder; give a model folder or emoji-base, emoji-lcm, emoji-e2ed2")
+    bad = sorted(p for p in folder.rglob("*") if p.suffix in PICKLES)
+    if bad:
+        raise UserError(f"model {folder}: {bad[0].name} may run code when loaded; only safetensors are allowed")

@@ -1,0 +1,81 @@
+"""Stage `base`: the denoising loss of ordinary diffusion training (Eq. 3, 6), the start of the chain."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
+from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.pipeline import (
+    Inference,
+    assemble,
+    load_autoencoder,
+    noise_scheduler,
+    save_pipeline,
+    schedule_of,
+)
+from e2ed2.prediction import training_target
+from e2ed2.training.config import Config
+from e2ed2.training.latents import LatentSet
+from e2ed2.trajectory import unroll
+
+PREDICTION_TYPE = "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
+GUIDANCE_SCALE = 2.0
+NUM_INFERENCE_STEPS = 25
+
+
+class DenoisingStage:
+    """Trains a `PixArtTransformer2DModel` from random weights on the latents of `model.path`'s autoencoder."""
+
+    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+        from diffusers import PixArtTransformer2DModel
+
+        if config.model.path is None:
+            raise UserError("model.path: missing; stage base needs the folder of a trained autoencoder")
+        autoencoder = load_autoencoder(Path(config.model.path))
+        self.network: nn.Module = PixArtTransformer2DModel(**(config.model.architecture or {})).to(device)
+        scheduler = noise_scheduler("ddim", PREDICTION_TYPE)
+        self._pipeline = assemble(self.network, autoencoder, scheduler).to(device)
+        self._size = data.images.shape[-1]
+        self._data = LatentSet(data, config.data, self._pipeline, device, say)
+        self._schedule = schedule_of(self._pipeline)
+        self.weights = {"denoising": 1.0}
+
+    def loss_terms(
+        self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """`denoising`: mean squared error of the predicted velocity at a uniform timestep."""
+        batch = self._data.batch(rows, generator)
+        noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
+        t = torch.randint(self._schedule.num_train_timesteps, (len(rows),), generator=generator).to(batch.x0.device)
+        alpha, sigma = self._schedule.levels(t, batch.x0)
+        prediction = pixart_denoiser(network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
+        target = training_target(batch.x0, noise, alpha, sigma, PREDICTION_TYPE)
+        return {"denoising": (prediction.float() - target).square().mean()}
+
+    @torch.no_grad()
+    def preview(self, network: nn.Module) -> Tensor:
+        """Guided DDIM samples for fixed captions and noise, uint8 [16, 3, H, W]."""
+        batch = self._data.preview_batch()
+        noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(0)).to(batch.x0)
+        x0 = unroll(
+            guided(pixart_denoiser(network), GUIDANCE_SCALE, self._data.uncond),
+            noise,
+            self._inference().timesteps().to(noise.device),
+            batch.cond,
+            schedule=self._schedule,
+            prediction_type=PREDICTION_TYPE,
+            solver="ddim",
+        )
+        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        self._pipeline.register_modules(transformer=network)
+        save_pipeline(self._pipeline, self._inference(), folder)
+
+    def _inference(self) -> Inference:
+        return Inference("ddim", NUM_INFERENCE_STEPS, GUIDANCE_SCALE, height=self._size, width=self._size)

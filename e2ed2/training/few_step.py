@@ -1,0 +1,64 @@
+"""What the few-step stages share: a pipeline to start from, the LCM sampler, previews and the exported folder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
+from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.bundled import resolve_model
+from e2ed2.models.denoiser import pixart_denoiser
+from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
+from e2ed2.training.config import Config
+from e2ed2.training.latents import LatentSet
+from e2ed2.trajectory import draw_noises, unroll
+
+
+class FewStepStage:
+    """Loads `model.path`, trains its transformer, exports it with the few-step sampler baked in."""
+
+    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+        if config.model.path is None:
+            raise UserError(
+                f"model.path: missing; stage {config.stage} needs a model folder or a bundled model to start from"
+            )
+        self._pipeline, start = load_pipeline(resolve_model(config.model.path))
+        self._pipeline.to(device)
+        self._device = device
+        self.network: nn.Module = self._pipeline.transformer
+        self.prediction_type = self._pipeline.scheduler.config.prediction_type
+        self.schedule = schedule_of(self._pipeline)
+        self.data = LatentSet(data, config.data, self._pipeline, device, say)
+        steps = config.trajectory.num_inference_steps
+        self.inference = replace(start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0)
+        self.timesteps = self.inference.timesteps().to(device)
+
+    def frozen_copy(self, path: str | None) -> nn.Module:
+        """The transformer of another model folder (None: of the start), not trained."""
+        pipeline, _ = load_pipeline(resolve_model(path or self._pipeline.name_or_path))
+        return pipeline.transformer.to(self._device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def preview(self, network: nn.Module) -> Tensor:
+        """Few-step samples for fixed captions and noise, uint8 [16, 3, H, W]."""
+        batch = self.data.preview_batch()
+        noises = draw_noises(batch.x0.shape, len(self.timesteps), torch.Generator().manual_seed(0)).to(batch.x0)
+        x0 = unroll(
+            pixart_denoiser(network),
+            noises[0],
+            self.timesteps,
+            batch.cond,
+            schedule=self.schedule,
+            prediction_type=self.prediction_type,
+            noises=noises[1:],
+        )
+        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        """A pipeline folder whose scheduler is the LCM rule on this grid."""
+        self._pipeline.register_modules(transformer=network, scheduler=noise_scheduler("lcm", self.prediction_type))
+        save_pipeline(self._pipeline, self.inference, folder)

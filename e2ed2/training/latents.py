@@ -1,0 +1,54 @@
+"""What the three latent stages share: encoded images, embedded prompts, captions drawn per row, fixed previews."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.models.autoencoder import encode_all
+from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
+from e2ed2.training.config import DataConfig
+
+NUM_PREVIEWS = 16
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """x0: scaled latents [B, C, h, w]; cond: the prompt embeddings of the captions drawn for them."""
+
+    x0: Tensor
+    cond: PromptEmbeds
+
+
+class LatentSet:
+    """Training images as latents and captions as embeddings, in memory."""
+
+    def __init__(
+        self, data: ImageTextSet, config: DataConfig, pipeline, device: torch.device, say: Callable[[str], None]
+    ):
+        say(f"encoding {len(data)} images and their captions")
+        self._config = config
+        self._device = device
+        self.latents = encode_all(pipeline.vae, data.images).cpu()
+        prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        self._captions = torch.tensor([place[c] for c in data.captions])
+        self._plain = torch.tensor([place[c] for c in data.plain_captions])
+        self._embeds = cached_prompt_embeds(prompts, pipeline.tokenizer, pipeline.text_encoder)
+        self.uncond = self._embeds.select(torch.tensor([0])).to(device)
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
+        """Latents of `rows` with a caption each: with its style, without, or empty, by the config's shares."""
+        draw = torch.rand(len(rows), 2, generator=generator)
+        prompts = torch.where(draw[:, 0] < self._config.plain_caption_fraction, self._plain[rows], self._captions[rows])
+        prompts = torch.where(draw[:, 1] < self._config.caption_dropout, torch.zeros_like(prompts), prompts)
+        return LatentBatch(self.latents[rows].to(self._device), self._embeds.select(prompts).to(self._device))
+
+    def preview_batch(self) -> LatentBatch:
+        """The same captions every time, spread over the set."""
+        count = min(NUM_PREVIEWS, len(self.latents))
+        rows = torch.arange(count) * (len(self.latents) // count)
+        cond = self._embeds.select(self._captions[rows])
+        return LatentBatch(self.latents[rows].to(self._device), cond.to(self._device))

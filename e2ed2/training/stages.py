@@ -1,0 +1,37 @@
+"""The chain of the paper, stage name -> what its update does, and the data each of them reads."""
+
+from collections.abc import Callable
+
+import torch
+
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.emoji import load_emoji
+from e2ed2.errors import UserError
+from e2ed2.training.autoencoder import AutoencoderStage
+from e2ed2.training.config import Config, DataConfig
+from e2ed2.training.consistency import ConsistencyStage
+from e2ed2.training.denoising import DenoisingStage
+from e2ed2.training.end_to_end import EndToEndStage
+
+STAGES = {
+    "autoencoder": AutoencoderStage,
+    "base": DenoisingStage,
+    "lcm": ConsistencyStage,
+    "e2ed2": EndToEndStage,
+}
+
+
+def create_stage(config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    """The object that owns a stage's network, losses, preview and export."""
+    return STAGES[config.stage](config, data, device, say)
+
+
+def load_training_set(config: DataConfig, say: Callable[[str], None]):
+    """The images and captions of `data.source`.
+
+    Raises:
+        UserError: nothing usable, or too large a share of bad items.
+    """
+    if config.source == "emoji":
+        return load_emoji("train")
+    raise UserError("folder: later")

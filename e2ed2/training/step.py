@@ -1,0 +1,86 @@
+"""One optimizer update: micro-batches, backward, clipping, AdamW, EMA; every random number a function of the step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from e2ed2.errors import NonFiniteError
+from e2ed2.objectives.total import total
+from e2ed2.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an update changes."""
+
+    network: nn.Module
+    ema: AveragedModel
+    optimizer: torch.optim.Optimizer
+
+
+def update(stage, trained: Trained, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator) -> dict[str, float]:
+    """Update number `step` (0-based).
+
+    Returns:
+        Every loss term unweighted, `total`, `lr` and `grad_norm`.
+    Raises:
+        NonFiniteError: a term or the gradient is not finite; nothing was updated.
+    """
+    lr = learning_rate(config, step)
+    for group in trained.optimizer.param_groups:
+        group["lr"] = lr
+    sums: dict[str, float] = {}
+    for micro in range(config.gradient_accumulation_steps):
+        position = (step * config.gradient_accumulation_steps + micro) * accelerator.num_processes + accelerator.process_index
+        rows = batch_rows(config.seed, num_items, position, config.micro_batch_size)
+        generator = torch.Generator().manual_seed(_mix(config.seed, position))
+        with accelerator.autocast():
+            terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
+        terms["total"] = total(terms, stage.weights)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value.item() / config.gradient_accumulation_steps
+        _check_finite(sums, step)
+        accelerator.backward(terms["total"] / config.gradient_accumulation_steps)
+    grad_norm = accelerator.clip_grad_norm_(trained.network.parameters(), config.max_grad_norm)
+    _check_finite({"grad_norm": float(grad_norm)}, step)
+    trained.optimizer.step()
+    trained.optimizer.zero_grad()
+    trained.ema.update_parameters(accelerator.unwrap_model(trained.network))
+    return {**sums, "lr": lr, "grad_norm": float(grad_norm)}
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then constant, or a half cosine to zero at `max_train_steps`."""
+    warmup = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
+    if config.lr_schedule == "constant":
+        return config.lr * warmup
+    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / config.max_train_steps))
+
+
+def batch_rows(seed: int, num_items: int, position: int, size: int) -> Tensor:
+    """Rows [size] of batch number `position`: each epoch is its own permutation, batches run on across epochs."""
+    rows: list[int] = []
+    start = position * size
+    while len(rows) < size:
+        epoch, offset = divmod(start + len(rows), num_items)
+        order = torch.randperm(num_items, generator=torch.Generator().manual_seed(_mix(seed, -1 - epoch)))
+        rows += order[offset : offset + size - len(rows)].tolist()
+    return torch.tensor(rows)
+
+
+def _mix(seed: int, index: int) -> int:
+    """One 63-bit seed from two numbers (an odd multiplier, then the splitmix64 finaliser)."""
+    x = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x2545F4914F6CDD1D) & (2**64 - 1)
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (x ^ (x >> 31)) >> 1
+
+
+def _check_finite(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"{name} is {value} at global_step {step + 1}")

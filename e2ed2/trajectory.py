@@ -1,0 +1,91 @@
+"""The paper's idea (Eq. 7): the whole K-step sampler as one differentiable map from noise to sample."""
+
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from e2ed2.prediction import PredictionType, to_x0
+from e2ed2.samplers import SOLVERS
+from e2ed2.schedule import NoiseSchedule
+
+Denoise = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+def draw_noises(shape: tuple[int, ...], num_steps: int, generator: torch.Generator) -> Tensor:
+    """Noises [num_steps, *shape], drawn before the loop, so that a step run twice sees the same noise."""
+    return torch.randn((num_steps, *shape), generator=generator, device=generator.device)
+
+
+@overload
+def unroll(
+    denoise: Denoise, x: Tensor, timesteps: Tensor, cond: Any, *, schedule: NoiseSchedule,
+    prediction_type: PredictionType, solver: str = ..., noises: Tensor | None = ...,
+    gradient_checkpointing: bool = ..., return_intermediates: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def unroll(
+    denoise: Denoise, x: Tensor, timesteps: Tensor, cond: Any, *, schedule: NoiseSchedule,
+    prediction_type: PredictionType, solver: str = ..., noises: Tensor | None = ...,
+    gradient_checkpointing: bool = ..., return_intermediates: Literal[True],
+) -> tuple[Tensor, list[Tensor]]: ...
+def unroll(
+    denoise: Denoise,
+    x: Tensor,
+    timesteps: Tensor,
+    cond: Any,
+    *,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    solver: str = "lcm",
+    noises: Tensor | None = None,
+    gradient_checkpointing: bool = False,
+    return_intermediates: bool = False,
+) -> Tensor | tuple[Tensor, list[Tensor]]:
+    """Carry x [B, C, H, W] at timesteps[0] through every step to clean data, keeping the graph.
+
+    Args:
+        denoise: any callable (x_t, t [B], cond) -> prediction of x_t's shape.
+        x: pure noise, or x_t at a later start (then pass the timesteps from there on).
+        timesteps: int64 [K], descending; the step after the last is clean data.
+        solver: `lcm`, `ddim` or `euler`.
+        noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` needs it when K > 1.
+        gradient_checkpointing: keep only the states between steps and recompute each step in backward.
+        return_intermediates: also return the states after each step, clean data last.
+    Returns:
+        x0 [B, C, H, W], not clamped; whether a graph is kept is the caller's choice.
+    Raises:
+        ValueError: unknown solver, no timesteps, too few noises, or noises of another shape than x.
+    """
+    _check(solver, x, timesteps, noises)
+
+    def step(x_t: Tensor, t: Tensor, t_prev: Tensor, noise: Tensor) -> Tensor:
+        alpha, sigma = schedule.levels(t, x_t)
+        prediction = denoise(x_t, t.expand(len(x_t)), cond)
+        x0 = to_x0(prediction, x_t, alpha, sigma, prediction_type)
+        return SOLVERS[solver](schedule, x0, x_t, t, t_prev, noise)
+
+    end = torch.full_like(timesteps[:1], -1)
+    states = []
+    for k, (t, t_prev) in enumerate(zip(timesteps, torch.cat([timesteps[1:], end]), strict=True)):
+        noise = noises[k] if noises is not None and k < len(timesteps) - 1 else torch.zeros_like(x)
+        if gradient_checkpointing and torch.is_grad_enabled():
+            x = checkpoint(step, x, t, t_prev, noise, use_reentrant=False)
+        else:
+            x = step(x, t, t_prev, noise)
+        states.append(x)
+    return (x, states) if return_intermediates else x
+
+
+def _check(solver: str, x: Tensor, timesteps: Tensor, noises: Tensor | None) -> None:
+    if solver not in SOLVERS:
+        raise ValueError(f"solver '{solver}' is unknown: choose {', '.join(SOLVERS)}")
+    if len(timesteps) == 0:
+        raise ValueError("timesteps is empty: at least one step is needed")
+    num_noises = 0 if noises is None else len(noises)
+    if solver == "lcm" and num_noises < len(timesteps) - 1:
+        raise ValueError(f"noises: {num_noises}, but {len(timesteps)} steps of lcm need {len(timesteps) - 1}")
+    if noises is not None and noises.shape[1:] != x.shape:  # broadcast, samples would share their noise
+        raise ValueError(f"noises {tuple(noises.shape)}: expected [steps, ...] with x's {tuple(x.shape)}")

@@ -1,0 +1,230 @@
+"""The folder source on real files, good and bad."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from e2ed2.data import sources
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.sources import FolderSource
+from e2ed2.data.transforms import read_image
+from e2ed2.errors import UserError
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def write_pair(folder: Path, name: str, caption: str | None = "a thing", color=RED) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), color).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def write_jsonl(folder: Path, *rows: object) -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, max_bad_fraction: float = 0.99) -> ImageTextSet:
+    return FolderSource(folder, 8, max_bad_fraction).load()
+
+
+def reasons(data: ImageTextSet) -> dict[str, str]:
+    return {item.path.name: item.reason for item in data.skipped}
+
+
+def pixel(image: torch.Tensor, y: int = 0, x: int = 0) -> tuple[int, ...]:
+    return tuple(image[:, y, x].tolist())
+
+
+# A folder with text files
+
+
+def test_images_captions_and_keys_in_order_of_paths(tmp_path):
+    write_pair(tmp_path, "b.png", "  green\n leaf ", GREEN)
+    write_pair(tmp_path, "a.PNG", "red apple", RED)
+    write_pair(tmp_path, "sub/c.bmp", "blue sky", BLUE)
+    data = load(tmp_path, 0.0)
+    assert data.images.shape == (3, 3, 8, 8) and data.images.dtype == torch.uint8
+    assert [pixel(image) for image in data.images] == [RED, GREEN, BLUE]
+    assert data.captions == ["red apple", "green leaf", "blue sky"]
+    assert data.keys == ["a.PNG", "b.png", "sub/c.bmp"]
+    assert data.skipped == [] and len(data) == 3
+
+
+@pytest.mark.parametrize("suffix", sources.IMAGE_SUFFIXES)
+def test_every_suffix_is_read(tmp_path, suffix):
+    write_pair(tmp_path, f"a{suffix}")
+    assert load(tmp_path, 0.0).keys == [f"a{suffix}"]
+
+
+def test_bad_items_are_skipped_with_their_reason(tmp_path):
+    write_pair(tmp_path, "good.png")
+    write_pair(tmp_path, "none.png", caption=None)
+    write_pair(tmp_path, "empty.png", caption=" \n")
+    write_pair(tmp_path, "latin.png").with_suffix(".txt").write_bytes(b"caf\xe9")
+    write_pair(tmp_path, "noise.png").write_bytes(b"not an image")
+    (tmp_path / "zero.webp").touch()
+    (tmp_path / "zero.txt").write_text("nothing")
+    data = load(tmp_path)
+    assert data.keys == ["good.png"]
+    assert reasons(data) == {
+        "none.png": "no caption: none.txt is missing",
+        "empty.png": "caption is empty",
+        "latin.png": "caption latin.txt is not UTF-8 text",
+        "noise.png": "not a PNG, JPEG, WebP, BMP or GIF image",
+        "zero.webp": "not a PNG, JPEG, WebP, BMP or GIF image",
+    }
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+def test_truncated_file_is_skipped(tmp_path, suffix):
+    write_pair(tmp_path, "good.png")
+    path = tmp_path / f"cut{suffix}"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    path.with_suffix(".txt").write_text("half a picture")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = load(tmp_path)
+    assert data.keys == ["good.png"] and list(reasons(data)) == [path.name]
+
+
+def test_png_with_damaged_bytes_is_skipped(tmp_path):
+    write_pair(tmp_path, "good.png")
+    path = write_pair(tmp_path, "bad.png")
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"IDAT") + 8] ^= 0xFF
+    path.write_bytes(damaged)
+    assert list(reasons(load(tmp_path))) == ["bad.png"]
+
+
+def test_hidden_files_and_other_files_are_no_items(tmp_path):
+    write_pair(tmp_path, "a.png")
+    write_pair(tmp_path, "._a.png", caption=None)
+    write_pair(tmp_path, ".thumbs/a.png", caption=None)
+    (tmp_path / "README.txt").write_text("words")
+    assert load(tmp_path, 0.0).keys == ["a.png"]
+
+
+def test_progress_counts_every_item_and_each_image_is_decoded_once(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        write_pair(tmp_path, name)
+    write_pair(tmp_path, "d.png", caption=None)
+    decoded, ticks = [], []
+
+    def counting(path: Path, size: int) -> torch.Tensor:
+        decoded.append(path.name)
+        return read_image(path, size)
+
+    monkeypatch.setattr(sources, "read_image", counting)
+    FolderSource(tmp_path, 8, 0.25).load(lambda done, total: ticks.append((done, total)))
+    assert decoded == ["a.png", "b.png", "c.png"]
+    assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+# Refused folders
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match="data.path '.*nowhere' is not a folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no image here")
+    with pytest.raises(UserError, match="holds no images"):
+        load(tmp_path)
+
+
+def test_no_usable_item_is_refused_whatever_the_limit(tmp_path):
+    write_pair(tmp_path, "a.png", caption=None)
+    with pytest.raises(UserError, match="none of 1 items is usable: .*a.png: no caption"):
+        load(tmp_path, 1.0)
+
+
+def test_bad_share_at_the_limit_passes_and_above_it_is_refused(tmp_path):
+    for i in range(19):
+        write_pair(tmp_path, f"good{i:02d}.png")
+    write_pair(tmp_path, "bad0.png", caption=None)
+    assert len(FolderSource(tmp_path, 8).load().skipped) == 1  # 1 of 20 is the default limit exactly
+    for i in range(1, 7):
+        write_pair(tmp_path, f"bad{i}.png", caption="")
+    with pytest.raises(UserError) as caught:
+        FolderSource(tmp_path, 8).load()
+    message = str(caught.value)
+    assert "7 of 26 items (26.9%)" in message and "data.max_bad_fraction allows 5.0%" in message
+    assert "bad0.png: no caption" in message and "bad4.png" in message and "and 2 more" in message
+    assert "\n" not in message
+    assert [f"bad{i}.png" in caught.value.__notes__[0] for i in range(7)] == [True] * 7
+
+
+# A folder with metadata
+
+
+def test_jsonl_captions(tmp_path):
+    write_pair(tmp_path, "sub/a.png", caption=None, color=BLUE)
+    write_pair(tmp_path, "b.png", caption="not this one")
+    row = {"file_name": "sub/a.png", "text": "blue sky", "score": 3}
+    write_jsonl(tmp_path, row, "", {"file_name": "b.png", "text": "x"})
+    data = load(tmp_path, 0.0)
+    assert data.keys == ["sub/a.png", "b.png"] and data.captions == ["blue sky", "x"]
+    assert pixel(data.images[0]) == BLUE
+
+
+def test_csv_captions_with_byte_order_mark_and_quoted_commas(tmp_path):
+    write_pair(tmp_path, "a.png", caption=None)
+    rows = [["file_name", "text"], ["a.png", "red, round\nand ripe"], ["b.png", "gone"]]
+    with (tmp_path / "metadata.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(rows)
+    data = load(tmp_path)
+    assert data.captions == ["red, round and ripe"]
+    assert reasons(data) == {"b.png": "named in metadata.csv:4, but missing"}
+
+
+def test_bad_metadata_rows_are_skipped_with_their_line(tmp_path):
+    for name in ("a.png", "blank.png", "number.png", "nothing.png", "unlisted.png"):
+        write_pair(tmp_path, name)
+    outside = write_pair(tmp_path.parent, "outside.png")
+    write_jsonl(
+        tmp_path,
+        {"file_name": "a.png", "text": "first"},
+        {"file_name": "a.png", "text": "second"},
+        {"file_name": "blank.png", "text": ""},
+        {"file_name": "number.png", "text": 7},
+        {"file_name": "nothing.png"},
+        {"text": "no name"},
+        "{broken",
+        "[]",
+        {"file_name": "../outside.png", "text": "x"},
+        {"file_name": str(outside), "text": "x"},
+    )
+    data = load(tmp_path)
+    assert data.captions == ["first"]
+    assert reasons(data) == {
+        "metadata.jsonl:2": "file_name 'a.png' is listed before; the first row counts",
+        "blank.png": "caption is empty",
+        "number.png": "caption is not text but int",
+        "nothing.png": "no caption",
+        "metadata.jsonl:6": "no file_name",
+        "metadata.jsonl:7": "not a JSON object",
+        "metadata.jsonl:8": "not a JSON object",
+        "metadata.jsonl:9": "file_name '../outside.png' lies outside the folder",
+        "metadata.jsonl:10": f"file_name '{outside}' lies outside the folder",
+        "unlisted.png": "no row in metadata.jsonl",
+    }
+
+
+def test_unreadable_metadata_is_refused(tmp_path):
+    write_pair(tmp_path, "a.png")
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_text("file_name,caption\na.png,red\n")
+    with pytest.raises(UserError, match="needs the columns file_name and text, but has: file_name, caption"):
+        load(tmp_path)
+    metadata.write_bytes(b"file_name,text\na.png,caf\xe9\n")
+    with pytest.raises(UserError, match="metadata.csv cannot be read as UTF-8 csv"):
+        load(tmp_path)
+    write_jsonl(tmp_path, {"file_name": "a.png", "text": "red"})
+    with pytest.raises(UserError, match="keep one of them"):
+        load(tmp_path)

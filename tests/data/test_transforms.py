@@ -1,0 +1,113 @@
+"""Image decoding against known pixel values."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from e2ed2.data.transforms import read_image, square_tensor
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def pixel(image: torch.Tensor, y: int = 0, x: int = 0) -> tuple[int, ...]:
+    return tuple(image[:, y, x].tolist())
+
+
+def test_transparency_becomes_white(tmp_path):
+    rgba = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    rgba.paste((255, 0, 0, 255), (4, 0, 8, 8))
+    rgba.paste((0, 0, 0, 51), (0, 4, 4, 8))  # a fifth of black over white: 204
+    rgba.save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", 8)
+    assert [pixel(image, 0, 0), pixel(image, 0, 7), pixel(image, 7, 0)] == [(255,) * 3, RED, (204,) * 3]
+
+
+def test_transparent_palette_entry_becomes_white(tmp_path):
+    paletted = Image.new("P", (8, 8), 0)
+    paletted.putpalette([0, 0, 0, *GREEN])
+    paletted.paste(1, (4, 0, 8, 8))
+    paletted.save(tmp_path / "a.png", transparency=0)
+    image = read_image(tmp_path / "a.png", 8)
+    assert pixel(image, 0, 0) == (255, 255, 255) and pixel(image, 0, 7) == GREEN
+
+
+@pytest.mark.parametrize(("tag", "red_corner"), [(1, (4, 4)), (3, (12, 12)), (6, (4, 12)), (8, (12, 4))])
+def test_exif_rotation(tmp_path, tag, red_corner):
+    """Stored with red at the top left; orientation 6 turns it clockwise, so red comes to the top right."""
+    stored = Image.new("RGB", (16, 16), BLUE)
+    stored.paste(RED, (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    image = read_image(tmp_path / "a.jpg", 16).int()
+    expected = {(y, x): RED if (y, x) == red_corner else BLUE for y in (4, 12) for x in (4, 12)}
+    for (y, x), color in expected.items():
+        assert (image[:, y, x] - torch.tensor(color)).abs().max() <= 4, (y, x)
+
+
+def test_cmyk_jpeg(tmp_path):
+    """No ink is white; full magenta and yellow are red; full black is black (r = (1 - c)(1 - k))."""
+    inks = {(0, 0, 0, 0): (255, 255, 255), (0, 255, 255, 0): RED, (0, 0, 0, 255): (0, 0, 0)}
+    for ink, color in inks.items():
+        Image.new("CMYK", (16, 16), ink).save(tmp_path / "a.jpg", quality=95)
+        image = read_image(tmp_path / "a.jpg", 8).int()
+        assert (image[:, 4, 4] - torch.tensor(color)).abs().max() <= 2
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    levels = np.repeat(np.array([0, 257, 100 * 257, 65535], dtype=np.uint16), 2)
+    Image.fromarray(np.tile(levels, (8, 1))).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", 8)
+    assert image[:, 3, ::2].tolist() == [[0, 1, 100, 255]] * 3
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [("L", 90, 90), ("1", 1, 255), ("LA", (90, 255), 90)])
+def test_grey_modes(tmp_path, mode, value, expected):
+    Image.new(mode, (8, 8), value).save(tmp_path / "a.png")
+    assert pixel(read_image(tmp_path / "a.png", 8)) == (expected,) * 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 32), (32, 64), (32, 32)])
+def test_short_side_is_resized_and_the_centre_kept(width, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    whole = np.asarray(image.resize((width // 4, height // 4), Image.Resampling.LANCZOS)).copy()
+    top, left = (height // 4 - 8) // 2, (width // 4 - 8) // 2
+    expected = torch.from_numpy(whole[top : top + 8, left : left + 8]).permute(2, 0, 1)
+    # The order of the two passes may differ, and with it the rounding.
+    assert (square_tensor(image, 8).int() - expected.int()).abs().max() <= 1
+
+
+def test_a_square_of_the_right_size_is_kept_to_the_pixel():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert torch.equal(square_tensor(Image.fromarray(pixels), 32), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_extreme_shape_costs_no_more_than_a_square():
+    assert square_tensor(Image.new("RGB", (1, 60000), RED), 64).shape == (3, 64, 64)
+
+
+def test_first_frame_of_a_gif(tmp_path):
+    frames = [Image.new("RGB", (16, 16), color) for color in (GREEN, BLUE)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(read_image(tmp_path / "a.gif", 8)) == GREEN
+
+
+def test_random_damage_never_escapes_as_another_error(tmp_path):
+    rng = random.Random(0)
+    for name in ("a.png", "a.jpg", "a.webp", "a.gif", "a.bmp"):
+        path = tmp_path / name
+        Image.effect_noise((24, 24), 50).convert("RGB").save(path)
+        original = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(original)
+            for _ in range(8):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            path.write_bytes(damaged)
+            try:
+                assert read_image(path, 8).shape == (3, 8, 8)
+            except ValueError as error:
+                assert str(error).startswith(("cannot be decoded", "not a PNG"))

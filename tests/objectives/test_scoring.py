@@ -1,0 +1,188 @@
+"""The energy score: values by hand, its closed form on Gaussians, what it and L2 learn of a distribution."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from e2ed2.objectives.reconstruction import l2
+from e2ed2.objectives.scoring import energy_score, euclidean, patch_euclidean
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).reshape(-1, 1)
+
+
+def test_two_samples_by_hand():
+    """X = 0 and 3, y = 1: (1 + 2) / 2 - 3 / 2 = 0. X = 5 and 5, y = 1: 4."""
+    samples = torch.stack([column(0, 5), column(3, 5)])
+    assert energy_score(samples[:, :1], column(1), euclidean()).item() == pytest.approx(0.0)
+    assert energy_score(samples[:, 1:], column(1), euclidean()).item() == pytest.approx(4.0)
+    assert energy_score(samples, column(1, 1), euclidean()).item() == pytest.approx(2.0)
+
+
+def test_three_samples_by_hand():
+    """X = 0, 1, 3, y = 2: (2 + 1 + 1) / 3 - 2 (1 + 3 + 2) / (2 * 3 * 2) = 4/3 - 1."""
+    samples = torch.stack([column(0), column(1), column(3)])
+    assert energy_score(samples, column(2), euclidean()).item() == pytest.approx(1 / 3)
+
+
+def test_gradient_by_hand():
+    """X = 0 and 3, y = 1: from the data -1/2 and 1/2, from the other sample +1/2 and -1/2."""
+    samples = torch.stack([column(0), column(3)]).requires_grad_()
+    energy_score(samples, column(1), euclidean()).backward()
+    assert samples.grad.flatten().tolist() == pytest.approx([0.0, 0.0])
+    samples = torch.stack([column(2), column(3)]).requires_grad_()
+    energy_score(samples, column(1), euclidean()).backward()
+    assert samples.grad.flatten().tolist() == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
+def test_euclidean_by_hand(beta):
+    """(3, 4) and the origin: norm 5, over sqrt(2) elements."""
+    a = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64).reshape(2, 2, 1, 1)
+    distance = euclidean(beta)(a, torch.zeros_like(a))
+    assert distance.tolist() == pytest.approx([(5 / 2**0.5) ** beta, 0.0])
+
+
+def explicit_patches(a: Tensor, b: Tensor, beta: float, sizes: tuple[int, ...]) -> Tensor:
+    """The same distance with every patch cut out, [B]."""
+    per_size = []
+    for size in sizes:
+        stride = max(size // 2, 1)
+        patches = (a - b).unfold(2, size, stride).unfold(3, size, stride)  # [B, C, rows, columns, size, size]
+        norms = patches.square().mean((1, 4, 5)).sqrt()
+        per_size.append((norms**beta).mean((1, 2)))
+    return torch.stack(per_size).mean(0)
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0, 1.8])
+@pytest.mark.parametrize("side", [(16, 16), (12, 20), (17, 16)])
+def test_patch_euclidean_is_the_mean_over_explicit_patches(side, beta):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 4, *side, generator=generator, dtype=torch.float64)
+    default = (1, 2, 4, 8, min(16, *side))
+    torch.testing.assert_close(patch_euclidean(beta)(a, b), explicit_patches(a, b, beta, default))
+    torch.testing.assert_close(patch_euclidean(beta, (3, 6))(a, b), explicit_patches(a, b, beta, (3, 6)))
+
+
+def test_sizes_beyond_the_image_are_cut_to_it_and_count_once():
+    a, b = torch.randn(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(patch_euclidean(sizes=(2, 16, 99, 8))(a, b), patch_euclidean(sizes=(2, 8))(a, b))
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
+def test_a_patch_of_the_whole_image_is_the_euclidean_distance(beta):
+    a, b = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(patch_euclidean(beta, sizes=(16,))(a, b), euclidean(beta)(a, b))
+
+
+@pytest.mark.parametrize("kind", [euclidean, patch_euclidean])
+def test_distances_scale_as_documented(kind):
+    """About 1 for unit noise at any resolution, and homogeneous of degree beta."""
+    generator = torch.Generator().manual_seed(0)
+    for side in (16, 64):
+        noise = torch.randn(8, 4, side, side, generator=generator)
+        distance = kind()(noise, torch.zeros_like(noise))
+        assert distance.shape == (8,) and distance.mean().item() == pytest.approx(1, abs=0.05)
+    for beta in (0.5, 1.5):
+        scaled = kind(beta)(3 * noise, torch.zeros_like(noise))
+        torch.testing.assert_close(scaled, 3**beta * kind(beta)(noise, torch.zeros_like(noise)))
+
+
+def gaussian_energy_score(mean: float, std: float) -> float:
+    """E|X - y| - E|X - X'| / 2 for X ~ N(mean, std^2), y ~ N(0, 1): moments of folded normals."""
+    tau = (std**2 + 1) ** 0.5
+    attraction = tau * (2 / math.pi) ** 0.5 * math.exp(-(mean**2) / (2 * tau**2)) + mean * math.erf(
+        mean / (tau * 2**0.5)
+    )
+    return attraction - std / math.pi**0.5
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 6])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.5), (-1.5, 2.0)])
+def test_energy_score_is_unbiased_for_any_number_of_samples(mean, std, num_samples):
+    generator = torch.Generator().manual_seed(0)
+    batch = 100_000
+    x0 = torch.randn(batch, 1, generator=generator, dtype=torch.float64)
+    z = torch.randn(num_samples, batch, 1, generator=generator, dtype=torch.float64)
+    score = energy_score(mean + std * z, x0, euclidean())
+    standard_error = (1 + std) / batch**0.5  # one caption's score varies by less than 1 + std
+    assert score.item() == pytest.approx(gaussian_energy_score(mean, std), abs=4 * standard_error)
+
+
+def test_the_expected_score_is_least_for_the_true_distribution():
+    """The closed form itself, on a grid of means and standard deviations round the truth N(0, 1)."""
+    grid = [(m / 10, s / 10) for m in range(-5, 6) for s in range(2, 21)]
+    assert min(grid, key=lambda point: gaussian_energy_score(*point)) == (0.0, 1.0)
+
+
+TRUE_MEAN = torch.tensor([[-1.0, 0.5], [2.0, 0.0]])  # [2 captions, 2 coordinates]
+TRUE_STD = torch.tensor([[0.3, 1.0], [0.6, 0.2]])
+
+
+def fit(objective) -> tuple[Tensor, Tensor]:
+    """Mean and |std| of the sampler mean + std * noise for each caption, trained on the objective."""
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.zeros(2, 2, requires_grad=True), torch.full((2, 2), 0.8, requires_grad=True)
+    num_updates = 300
+    optimizer = torch.optim.Adam([mean, std], lr=0.05)
+    lr_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
+    for _ in range(num_updates):
+        caption = torch.arange(2).repeat(1024)
+        x0 = TRUE_MEAN[caption] + TRUE_STD[caption] * torch.randn(2048, 2, generator=generator)
+        samples = mean[caption] + std[caption] * torch.randn(2, 2048, 2, generator=generator)
+        optimizer.zero_grad()
+        objective(samples, x0).backward()
+        optimizer.step()
+        lr_schedule.step()
+    return mean.detach(), std.detach().abs()
+
+
+@pytest.mark.parametrize("beta", [0.6, 1.0, 1.6])
+def test_minimising_the_energy_score_recovers_the_conditional_distribution(beta):
+    mean, std = fit(lambda samples, x0: energy_score(samples, x0, euclidean(beta)))
+    torch.testing.assert_close(mean, TRUE_MEAN, rtol=0, atol=0.05)
+    torch.testing.assert_close(std, TRUE_STD, rtol=0, atol=0.05)
+
+
+def test_minimising_l2_finds_the_mean_and_collapses():
+    mean, std = fit(l2)
+    torch.testing.assert_close(mean, TRUE_MEAN, rtol=0, atol=0.05)
+    assert std.max() < 0.01
+
+
+@pytest.mark.parametrize("distance", [euclidean(0.5), euclidean(), patch_euclidean(0.5), patch_euclidean()])
+def test_identical_samples_give_the_gradient_of_the_first_term_alone(distance):
+    """As when a random start falls on the last step: samples of a caption share x_t and draw no noise."""
+    sample, x0 = torch.randn(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = sample.repeat(2, 1, 1, 1, 1).requires_grad_()
+    energy_score(samples, x0, distance).backward()
+    alone = sample.clone().requires_grad_()
+    distance(alone, x0).mean().backward()
+    torch.testing.assert_close(samples.grad, alone.grad.expand(2, -1, -1, -1, -1) / 2)
+
+
+@pytest.mark.parametrize("distance", [euclidean(0.5), euclidean(), patch_euclidean(0.5), patch_euclidean()])
+def test_samples_equal_to_the_data_have_no_gradient(distance):
+    x0 = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = x0.repeat(2, 1, 1, 1, 1).requires_grad_()
+    score = energy_score(samples, x0, distance)
+    score.backward()
+    assert score.item() == 0 and not samples.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("samples", "x0"),
+    [
+        ((1, 4, 3, 8, 8), (4, 3, 8, 8)),  # one sample has nothing to be compared with
+        ((4, 3, 8, 8), (4, 3, 8, 8)),  # no dimension of samples
+        ((2, 4, 3, 8, 8), (1, 3, 8, 8)),  # would broadcast over captions
+        ((2, 1, 3, 8, 8), (4, 3, 8, 8)),
+        ((2, 4, 3, 8, 8), (4, 3, 8, 9)),
+    ],
+)
+def test_one_sample_and_wrong_shapes_are_refused(samples, x0):
+    with pytest.raises(ValueError, match=r"energy score: samples \(.*\), x0 \(.*\): expected .* m >= 2"):
+        energy_score(torch.zeros(samples), torch.zeros(x0), euclidean())
