@@ -13,7 +13,7 @@ LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 class Waiting:
     """Progress of named tasks: bars on a terminal, elsewhere a line now and then. Used as a context manager.
 
-    Calling it moves a task; a total of 0 means that the end is not known.
+    Calling it moves a task. A total of 0 means that the end is not known: such a task ends when another begins.
     """
 
     def __init__(self) -> None:
@@ -37,9 +37,7 @@ class Waiting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, _ in self._tasks.values():  # what never learned its end is over now
-            if self._bars.tasks and self._bars.tasks[number].total is None:
-                self._bars.update(number, visible=False)
+        self._end_unmeasured()
         self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
@@ -47,6 +45,7 @@ class Waiting:
             return self._line(what, done, total, note)
         number, before = self._tasks.get(what, (-1, 0))
         if number < 0 or done < before:  # new, or the same work once more
+            self._end_unmeasured()
             number = self._bars.add_task(what, total=total or None, note=note)
         self._tasks[what] = (number, done)
         self._bars.update(number, completed=done, total=total or None, note=note)
@@ -58,6 +57,11 @@ class Waiting:
     def tick(self, step: int, steps: int, row: dict[str, float]) -> None:
         """`train`'s callback: the bar with loss and speed."""
         self("training", step, steps, f"loss {row['total']:.4g}, {row['images_per_second']:.0f} images/s")
+
+    def _end_unmeasured(self) -> None:
+        for task in self._bars.tasks:
+            if task.total is None:
+                self._bars.update(task.id, visible=False)
 
     def _line(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()

@@ -35,3 +35,8 @@ class ImageTextSet:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def plain_captions(self) -> list[str]:
+        """Captions with less detail, where a source has them; here the captions themselves."""
+        return self.captions

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.paths import cache_dir
 
@@ -34,24 +35,21 @@ _PERSON_WORDS = {"man", "woman", "person", "men", "women", "people", "boy", "gir
 
 
 @dataclass(frozen=True)
-class EmojiSet:
-    """One split of the set.
+class EmojiSet(ImageTextSet):
+    """One split of the set: images uint8 [N, 3, 64, 64] on white, captions with the style named.
 
     Attributes:
-        images: uint8 [N, 3, 64, 64], on white.
-        captions: with the style named, `red apple, twemoji style`.
-        plain_captions: without it, `red apple`.
-        styles, names: of each image.
+        styles: `twemoji` or `openmoji`, of each image.
+        names: `red apple`, of each image.
     """
 
-    images: torch.Tensor
-    captions: list[str]
-    plain_captions: list[str]
     styles: list[str]
     names: list[str]
 
-    def __len__(self) -> int:
-        return len(self.captions)
+    @property
+    def plain_captions(self) -> list[str]:
+        """Captions that every style answers: the names."""
+        return self.names
 
 
 def load_emoji(split: str, progress: Callable[[int, int], None] | None = None) -> EmojiSet:
@@ -74,7 +72,7 @@ def load_emoji(split: str, progress: Callable[[int, int], None] | None = None) -
     return EmojiSet(
         images=images[rows],
         captions=[styled_caption(n, s) for n, s in zip(names, styles, strict=True)],
-        plain_captions=list(names),
+        keys=[f"{style}/{name}" for style, name in zip(styles, names, strict=True)],
         styles=styles,
         names=names,
     )

@@ -1,8 +1,8 @@
 """How well images fit their captions: a small contrastive head over two frozen encoders.
 
-CLIP (Radford et al. 2021, arXiv:2103.00020) in miniature: one linear map of EfficientNet-lite0 features and one
-of MiniLM caption embeddings meet in a space of 192 dimensions, trained on the emoji training split. It only ever
-measures: no loss uses it. `python -m e2ed2.evaluation.alignment` trains it again and prints its card.
+CLIP (Radford et al. 2021, arXiv:2103.00020) in miniature: a linear map of EfficientNet-lite0 features and one
+of MiniLM caption embeddings meet in a space of 192 dimensions, trained on the emoji training split. It only
+ever measures: no loss uses it. `python -m e2ed2.evaluation.alignment` trains it again and prints its card.
 """
 
 import hashlib
@@ -61,20 +61,16 @@ class AlignmentHead(nn.Module):
 def alignment(features: Tensor, prompts: list[str], progress: Progress | None = None) -> Estimate:
     """Mean over the images of the cosine between image and caption, in [-1, 1].
 
-    The interval leaves out each caption with all its samples, once. The head's card says what real images reach
-    with their own and with any caption: the score has no meaning apart from these, nor beyond emoji.
+    The interval leaves out each caption with all its samples, once. The head's card says what real images
+    reach with their own and with any caption: the score has no meaning apart from these, nor beyond emoji.
 
     Args:
         features: EfficientNet features of the images, [N, 1280].
         prompts: the caption of each.
     """
-    distinct = list(dict.fromkeys(prompts))
-    row = {prompt: i for i, prompt in enumerate(distinct)}
     head = load_alignment_head()
-    with torch.inference_mode():
-        captions = head.embed_captions(caption_embeddings(distinct, progress))
-        own = captions[torch.tensor([row[prompt] for prompt in prompts])]
-        cosines = (head.embed_images(features.float()) * own).sum(1)
+    captions = head.embed_captions(caption_embeddings(prompts, progress))
+    cosines = (head.embed_images(features.float()) * captions).sum(1)
     return mean_estimate(cosines, prompts)
 
 
@@ -91,10 +87,13 @@ def load_alignment_head() -> AlignmentHead:
 def caption_embeddings(captions: list[str], progress: Progress | None = None) -> Tensor:
     """Mean of MiniLM's token embeddings over each caption, unit length, [N, 384]; cached by the captions.
 
-    As sentence-transformers pools this model (Reimers & Gurevych 2019, arXiv:1908.10084).
+    As sentence-transformers pools this model (Reimers & Gurevych 2019, arXiv:1908.10084). Repeated captions are
+    embedded once.
     """
-    key = hashlib.sha256(json.dumps([MINILM_SHA256, captions]).encode()).hexdigest()
-    return cached_rows(f"captions-{key}", lambda: torch.cat(list(_embed(captions, progress))))
+    row = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    key = hashlib.sha256(json.dumps([MINILM_SHA256, *row]).encode()).hexdigest()
+    rows = cached_rows(f"captions-{key}", lambda: torch.cat(list(_embed(list(row), progress))))
+    return rows[torch.tensor([row[caption] for caption in captions])]
 
 
 def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
@@ -113,8 +112,8 @@ def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
 def train_alignment_head(progress: Progress | None = None) -> tuple[AlignmentHead, dict[str, Any]]:
     """Train the head on the emoji training split and measure it on the held-out one.
 
-    The head takes seconds; the features of the altered images, cached after the first time, take minutes. The
-    result is the same every time on one machine, and equal up to rounding on others.
+    The head takes seconds; the features of the altered images, cached once measured, take minutes. The result
+    is the same every time on one machine, and equal up to rounding on others.
 
     Returns:
         The head, and its card less the file's hash.

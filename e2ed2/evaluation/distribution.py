@@ -40,9 +40,9 @@ class Estimate:
 def kernel_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Groups = None) -> Estimate:
     """Squared MMD with kernel (x.y / D + 1)^3, unbiased (Binkowski et al. 2018, arXiv:1801.01401, Eq. 4).
 
-    The U-statistic over all pairs, not a mean over random subsets; it may fall below zero. Every group is
-    left out once, without new kernels: a sum changes by the group's own rows. Near zero, where the statistic
-    is degenerate, the jackknife errs on the wide side.
+    The U-statistic over all pairs, not a mean over random subsets; it may fall below zero. Pairs within a
+    group count like others, as in KID. Every group is left out once, without new kernels: a sum changes by the
+    group's own rows. Near zero, where the statistic is degenerate, the jackknife errs on the wide side.
     """
     x, y = _checked(x, y)
     x_group, y_group = _group_index(x_groups, len(x)), _group_index(y_groups, len(y))

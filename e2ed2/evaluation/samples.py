@@ -5,12 +5,12 @@ interrupted run goes on where it stopped, and images of another model are never 
 """
 
 import hashlib
+import io
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request, Sampler
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.training.log import image_grid
 
 MADE_BY = "e2ed2"
@@ -41,6 +42,11 @@ class LoadedModel:
     sha256: str
     num_inference_steps: int
     sampler: Sampler
+    tokenizer: Any
+
+    def too_long(self, prompts: list[str]) -> list[str]:
+        """The prompts of which the text encoder sees only the beginning."""
+        return [p for p in prompts if len(self.tokenizer(p).input_ids) > MAX_SEQUENCE_LENGTH]
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,33 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
     Raises:
         UserError: no such model, a pickle in it, or steps outside its grid.
     """
-    if steps is not None and steps < 1:
-        raise UserError(f"--steps {steps}: must be 1 or more")
+    if steps is not None:
+        check_range("--steps", steps, 1, 1000)
     folder = resolve_model(model)
     pipeline, inference = load_pipeline(folder)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(pipeline, inference, steps)
-    return LoadedModel(model, model_sha256(folder), len(sampler.timesteps), sampler)
+    return LoadedModel(model, model_sha256(folder), len(sampler.timesteps), sampler, pipeline.tokenizer)
+
+
+def requests_for(prompts: list[str], num: int, seed: int) -> list[Request]:
+    """`num` images for each prompt, with seeds `seed`, `seed` + 1, ...
+
+    Raises:
+        UserError: an empty prompt, or a number out of range.
+    """
+    check_range("--num", num, 1, 100_000)
+    check_range("--seed", seed, 0, 2**62)
+    for i, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"prompt {i} is empty: say what to draw")
+    return [Request(prompt, seed + i) for prompt in prompts for i in range(num)]
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Raise UserError when a number is out of range."""
+    if not low <= value <= high:
+        raise UserError(f"{name} {value}: must be {low} to {high}")
 
 
 def model_sha256(folder: Path) -> str:
@@ -92,26 +118,57 @@ def make_samples(
         UserError: `out` holds somebody else's files, or cannot be written.
     """
     files = [out / "images" / _file_name(model, i, r) for i, r in enumerate(requests)] if out else []
+    rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second") if out else None
     images = {i: image for i, path in enumerate(files) if (image := _read_png(path)) is not None}
-    rate = _claim(out).get("images_per_second") if out and images else _claim(out) and None
     missing = [i for i in range(len(requests)) if i not in images]
     if out:
-        _write_manifest(out, model, requests, files, rate)
+        _write_manifest(out, *_about(model, requests, files, rate if images else None))
     started = time.perf_counter()
     for start in range(0, len(missing), batch_size):
         rows = missing[start : start + batch_size]
         for i, image in zip(rows, model.sampler([requests[i] for i in rows], batch_size), strict=True):
             images[i] = image
             if out:
-                write_png(image, files[i])
+                write_file(files[i], png_bytes(to_picture(image)))
         progress(len(images), len(requests))
         rate = (start + len(rows)) / (time.perf_counter() - started)
     result = Samples(torch.stack([images[i] for i in range(len(requests))]), rate)
     if out:
-        _write_manifest(out, model, requests, files, rate)
-        with writing(out / "grid.png") as temporary:
-            image_grid(result.images[:GRID_IMAGES], GRID_COLUMNS).save(temporary, format="PNG")
+        _write_manifest(out, *_about(model, requests, files, rate))
+        _write_grid(out, result.images)
     return result
+
+
+def save_images(out: Path, name: str, images: Tensor, prompts: list[str]) -> None:
+    """A sample folder of images that no sampler made, such as real ones; earlier ones of the same name go on.
+
+    Args:
+        name: stands as `model` in the manifest. images: uint8 [N, 3, H, W]; prompts: of each.
+    """
+    claim_folder(out, "manifest.json", "grid.png")
+    rows = []
+    for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        rows.append({"file": f"images/{i:04d}-{_words(prompt)}-{name}.png", "prompt": prompt, "seed": None})
+        write_file(out / rows[-1]["file"], png_bytes(to_picture(image)))
+    _write_manifest(out, {"model": name}, rows)
+    _write_grid(out, images)
+
+
+def claim_folder(out: Path, *names: str) -> dict[str, Any]:
+    """Make a folder for samples and return the manifest of an earlier run in it, empty where there was none.
+
+    Raises:
+        UserError: it cannot be made, or holds one of `names` that e2ed2 did not write.
+    """
+    manifest = read_manifest(out)
+    foreign = [name for name in names if (out / name).exists()]
+    if foreign and not manifest:
+        raise UserError(f"--out {out}: {foreign[0]} there is not from e2ed2 and stays; name another folder")
+    try:
+        (out / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+    return manifest
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -121,3 +178,84 @@ def read_manifest(out: Path) -> dict[str, Any]:
         return manifest if manifest["made_by"].startswith(MADE_BY) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or name another folder") from error
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a PNG file's content."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 [3, H, W] -> a picture."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def read_images(out: Path) -> list[tuple[dict[str, Any], Tensor]]:
+    """(manifest row, uint8 [3, H, W]) of every image of a sample folder that is whole."""
+    rows = read_manifest(out).get("images", [])
+    return [(row, image) for row in rows if (image := _read_png(out / row["file"])) is not None]
+
+
+def _read_png(path: Path) -> Tensor | None:
+    """uint8 [3, H, W], or None when the file is missing or damaged."""
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, SyntaxError):  # PIL's word for a broken PNG
+        return None
+
+
+def _file_name(model: LoadedModel, index: int, request: Request) -> str:
+    made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__]
+    digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
+    return f"{index:04d}-{_words(request.prompt)}-{digest}.png"
+
+
+def _words(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "image"
+
+
+def _about(
+    model: LoadedModel, requests: list[Request], files: list[Path], rate: float | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the manifest says of the model, and of each image."""
+    about = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "num_inference_steps": model.num_inference_steps,
+        "nfe": model.sampler.nfe,
+        "images_per_second": rate,
+    }
+    rows = [
+        {"file": f"images/{path.name}", "prompt": request.prompt, "seed": request.seed}
+        for path, request in zip(files, requests, strict=True)
+    ]
+    return about, rows
+
+
+def _write_manifest(out: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Before the images, so that the folder is known as ours, and once more after them."""
+    manifest = {"made_by": f"{MADE_BY} {__version__}", **about, "images": rows}
+    write_file(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def _write_grid(out: Path, images: Tensor) -> None:
+    write_file(out / "grid.png", png_bytes(image_grid(images[:GRID_IMAGES], GRID_COLUMNS)))

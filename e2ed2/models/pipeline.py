@@ -78,9 +78,36 @@ def assemble(transformer: nn.Module, autoencoder: nn.Module, scheduler):
 
 
 def save_pipeline(pipeline, inference: Inference, folder: Path) -> None:
-    """Write the pipeline (safetensors) and `inference.json`."""
+    """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end)."""
     pipeline.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").write_text(model_card(inference))
     (folder / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
+
+
+def model_card(inference: Inference) -> str:
+    """How to call the model with plain diffusers."""
+    return f"""# A few-step model made with e2ed2
+
+A pipeline's call has defaults of its own (20 steps, guidance on); this model wants {inference.nfe} network evaluations:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
+image = pipeline(
+    "red apple, twemoji style",
+    num_inference_steps={inference.num_inference_steps},
+    guidance_scale={inference.guidance_scale},
+    height={inference.height},
+    width={inference.width},
+    use_resolution_binning={inference.use_resolution_binning},
+    clean_caption={inference.clean_caption},
+    max_sequence_length={inference.max_sequence_length},
+).images[0]
+```
+
+`e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
+"""
 
 
 def load_pipeline(folder: Path):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
 from e2ed2.training.config import DataConfig
@@ -28,6 +29,7 @@ class LatentSet:
     def __init__(
         self, data: ImageTextSet, config: DataConfig, pipeline, device: torch.device, say: Callable[[str], None]
     ):
+        check_size(data, pipeline)
         say(f"encoding {len(data)} images and their captions")
         self._config = config
         self._device = device
@@ -52,3 +54,10 @@ class LatentSet:
         rows = torch.arange(count) * (len(self.latents) // count)
         cond = self._embeds.select(self._captions[rows])
         return LatentBatch(self.latents[rows].to(self._device), cond.to(self._device))
+
+
+def check_size(data: ImageTextSet, pipeline) -> None:
+    """Raise UserError when the images do not have the side that the model works at."""
+    side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+    if data.images.shape[-1] != side:
+        raise UserError(f"data.size: {data.images.shape[-1]}, but the model makes {side} px images: set it to {side}")

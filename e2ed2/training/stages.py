@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.emoji import load_emoji
+from e2ed2.data.emoji import IMAGE_SIZE, load_emoji
+from e2ed2.data.sources import FolderSource
 from e2ed2.errors import UserError
 from e2ed2.training.autoencoder import AutoencoderStage
 from e2ed2.training.config import Config, DataConfig
@@ -26,12 +27,21 @@ def create_stage(config: Config, data: ImageTextSet, device: torch.device, say: 
     return STAGES[config.stage](config, data, device, say)
 
 
-def load_training_set(config: DataConfig, say: Callable[[str], None]):
+def load_training_set(config: DataConfig, say: Callable[[str], None]) -> ImageTextSet:
     """The images and captions of `data.source`.
 
     Raises:
-        UserError: nothing usable, or too large a share of bad items.
+        UserError: nothing usable, too large a share of bad items, or a size the source does not have.
     """
     if config.source == "emoji":
+        if config.size != IMAGE_SIZE:
+            raise UserError(
+                f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
+            )
         return load_emoji("train")
-    raise UserError("folder: later")
+    if config.path is None:
+        raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
+    data = FolderSource(config.path, config.size, config.max_bad_fraction).load()
+    for item in data.skipped:
+        say(f"skipped {item}")
+    return data

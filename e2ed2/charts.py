@@ -1,0 +1,110 @@
+"""Small SVG charts, drawn by hand so that a page's style sheet colours them in light and dark.
+
+Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `whisker`, `dot`, `mark`,
+`own` (the highlighted row).
+"""
+
+import math
+from html import escape
+from itertools import accumulate
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26
+ROW_HEIGHT, LABEL_WIDTH = 20, 76
+
+
+def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: bool = True) -> str:
+    """A curve over steps; a noisy one faintly, with a running mean over it.
+
+    Args:
+        xs: ascending, [N]; ys: [N], finite.
+        description: what a reader who cannot see the picture should know.
+    """
+    curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
+    low, high = _limits(ys)
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+
+    def place(x: float, y: float) -> str:
+        px = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        py = TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return f"{px:.1f},{min(max(py, TOP), HEIGHT - BOTTOM):.1f}"
+
+    parts = []
+    for y in ticks(low, high, 4):
+        at = place(x_low, y).split(",")[1]
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{y:g}</text>')
+    for x in ticks(x_low, x_high, 5):
+        at = place(x, low).split(",")[0]
+        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
+    for kind, values in curves:
+        points = " ".join(place(x, y) for x, y in zip(xs, values, strict=True))
+        parts.append(f'<polyline class="{kind}" points="{points}"/>')
+    return _svg(parts, HEIGHT, description)
+
+
+def interval_chart(
+    rows: list[tuple[str, float, float, float, bool]], description: str, mark: float | None = None
+) -> str:
+    """A dot and its interval for each row, one below the other.
+
+    Args:
+        rows: (label, value, low, high, highlighted).
+        mark: a value to draw a line at, such as that of real images.
+    """
+    values = [v for _, value, low, high, _ in rows for v in (value, low, high)] + ([] if mark is None else [mark])
+    least, most = min(values), max(values)
+    pad = (most - least or abs(most) or 1) * 0.06
+    least, most = least - pad, most + pad
+    bottom = TOP + ROW_HEIGHT * len(rows)
+
+    def place(value: float) -> str:
+        return f"{LABEL_WIDTH + (value - least) / (most - least) * (WIDTH - LABEL_WIDTH - RIGHT):.1f}"
+
+    parts = []
+    for x in ticks(least, most, 4):
+        parts.append(f'<line class="axis" x1="{place(x)}" x2="{place(x)}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{place(x)}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>')
+    if mark is not None:
+        parts.append(f'<line class="mark" x1="{place(mark)}" x2="{place(mark)}" y1="{TOP}" y2="{bottom}"/>')
+    for i, (label, value, low, high, is_own) in enumerate(rows):
+        y = TOP + ROW_HEIGHT * (i + 0.5)
+        own = " own" if is_own else ""
+        parts.append(f'<text class="tick{own}" x="0" y="{y}" dy="4">{escape(label)}</text>')
+        parts.append(f'<line class="whisker{own}" x1="{place(low)}" x2="{place(high)}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="dot{own}" cx="{place(value)}" cy="{y}" r="4"/>')
+    return _svg(parts, bottom + BOTTOM, description)
+
+
+def running_mean(ys: list[float]) -> list[float]:
+    """Mean over a window of about a tenth of the values, centred, narrower towards both ends."""
+    sums = [0.0, *accumulate(ys)]
+    reach = len(ys) // 20
+    smooth = []
+    for i in range(len(ys)):
+        half = min(reach, i, len(ys) - 1 - i)
+        smooth.append((sums[i + half + 1] - sums[i - half]) / (2 * half + 1))
+    return smooth
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers between low and high: steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _limits(ys: list[float]) -> tuple[float, float]:
+    """Where 98% of the values lie, with room: a few extreme steps must not flatten the curve."""
+    ordered = sorted(ys)
+    cut = len(ys) // 100
+    low, high = ordered[cut], ordered[len(ys) - 1 - cut]
+    pad = (high - low or abs(high) or 1) * 0.08
+    return low - pad, high + pad
+
+
+def _svg(parts: list[str], height: float, description: str) -> str:
+    label = escape(description, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -1,0 +1,213 @@
+"""The `e2ed2` command: one function per verb, which parses, calls the package and prints.
+
+Everything heavy is imported inside the verbs, so that `e2ed2 --help` answers at once. What a program reads goes to
+stdout, everything else to stderr. Exit status: 0 done; 1 our fault, or a training that diverged; 2 something the
+user can mend, on one line; 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from e2ed2.errors import NonFiniteError, UserError
+
+app = typer.Typer(
+    help="Few-step text-to-image generators by end-to-end training of the whole sampler.",
+    epilog="Start with: [bold]e2ed2 demo[/bold]",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL_HELP = "A model folder, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
+BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says what was saved."""
+
+
+def main() -> None:
+    """The entry point: runs a verb and turns every end into its exit status."""
+    try:
+        status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except Interrupted as end:
+        status = _say_end("interrupted", end, 130)
+    except UserError as error:
+        status = _say_end("error", error, 2)
+    except typer.TyperException as error:  # a mistyped option or a missing argument
+        status = _say_end("error", f"{error.format_message()} See `e2ed2 --help`.", 2)
+    except NonFiniteError as error:
+        status = _say_end("error", error, 1)
+    except BrokenPipeError:  # the reader has had enough: `e2ed2 ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+def _say_end(kind: str, message: object, status: int) -> int:
+    print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _waiting(saved: str) -> Iterator[Any]:
+    """Progress bars for a verb; `saved` tells what Ctrl-C leaves, where the work does not tell it itself."""
+    from e2ed2.console import Waiting, quiet_libraries
+
+    try:
+        with Waiting() as waiting:
+            waiting("starting", 0, 0)
+            quiet_libraries()
+            yield waiting
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error) or saved) from None
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 train recipes/emoji/e2ed2.yaml\n\n"
+    "e2ed2 train recipes/emoji/e2ed2.yaml run.dir=runs/try train.lr=5e-5 train.max_train_steps=200"
+)
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
+) -> None:
+    """Train a stage. The same command again resumes it, exactly."""
+    from e2ed2.training.config import load_config
+
+    config = load_config(recipe, overrides)
+    if dry_run:
+        print(config.to_yaml(), end="")
+        return
+    with _waiting(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
+        from functools import partial
+
+        from e2ed2.data.emoji import load_emoji
+        from e2ed2.report import write_report
+        from e2ed2.training.loop import train as run
+
+        if config.data.source == "emoji":  # draws them when it is the first time
+            load_emoji("train", partial(waiting, "rendering emoji"))
+        waiting("preparing", 0, 0)
+        model = run(config, waiting.say, waiting.tick)
+        report = write_report(config.run.dir)
+    print(f"model: {model}\nreport: {report}")
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    'e2ed2 sample emoji-e2ed2 "red apple, openmoji style" "smiling cat, twemoji style"\n\n'
+    'e2ed2 sample runs/demo/model "rocket" --num 8 --steps 2 --seed 7 --out rockets'
+)
+def sample(
+    model: Model,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.", show_default=False)],
+    steps: Steps = None,
+    num: Annotated[int, typer.Option(help="Images per prompt.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of a prompt's first image; the next has the next.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for images, grid.png, manifest.json.")] = Path("runs/samples"),
+    batch_size: BatchSize = 32,
+) -> None:
+    """Draw images for prompts. Other files in the folder stay; an image that is there is not made again."""
+    with _waiting(f"the images so far are in {out}; the same command goes on") as waiting:
+        from functools import partial
+
+        from e2ed2.evaluation.samples import load_model, make_samples, requests_for
+
+        requests = requests_for(prompts, num, seed)
+        waiting(f"loading {model}", 0, 0)
+        loaded = load_model(model, steps)
+        for prompt in loaded.too_long(prompts):
+            waiting.say(f"note: only the beginning of '{prompt[:40]}...' counts, it is too long for the text encoder")
+        make_samples(loaded, requests, out, batch_size=batch_size, progress=partial(waiting, "sampling"))
+    print(f"{len(requests)} images at {loaded.sampler.nfe} NFE: {out / 'grid.png'}")
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 evaluate emoji-e2ed2 --protocol emoji --steps 4\n\n"
+    "e2ed2 evaluate runs/demo/model --protocol emoji-heldout --out runs/demo/heldout --json\n\n"
+    "e2ed2 evaluate real --protocol emoji [dim]# floor rows: real images, or the autoencoder's copies of them[/dim]\n\n"
+    "e2ed2 evaluate autoencoder --protocol emoji"
+)
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a floor: real, autoencoder.", show_default=False)
+    ],
+    protocol: Annotated[str, typer.Option(help="emoji, emoji-heldout or emoji-anystyle.")] = "emoji",
+    steps: Steps = None,
+    num_images: Annotated[int | None, typer.Option(help="Images to make.", show_default="the protocol's")] = None,
+    batch_size: BatchSize = 32,
+    seed: Annotated[int, typer.Option(help="Another seed gives every image another noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Keep samples and result here, and go on from them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Measure a model under a protocol: distance to real images, alignment, variety, sharpness."""
+    saved = f"the samples so far are in {out}; the same command goes on" if out else "nothing was saved (no --out)"
+    with _waiting(saved) as waiting:
+        from e2ed2.evaluation.evaluate import FLOORS, evaluate_floor, evaluate_model
+
+        if model in FLOORS and steps is not None:
+            raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
+        if model in FLOORS:
+            result = evaluate_floor(model, protocol, num_images=num_images, out=out, watch=waiting)
+        else:
+            result = evaluate_model(
+                model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out,
+                watch=waiting,
+            )  # fmt: skip
+    if as_json:
+        print(json.dumps(result))
+    else:
+        from e2ed2.evaluation.table import print_evaluation
+
+        print_evaluation(result)
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 demo\n\n"
+    "e2ed2 demo --out runs/short train.max_train_steps=50"
+)
+def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of recipes/demo.yaml to change.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    num_images: Annotated[int, typer.Option(help="Images of each evaluation.")] = 512,
+    full: Annotated[bool, typer.Option("--full", help="Measure every row here, the shipped ones too.")] = False,
+) -> None:
+    """Fine-tune the bundled 4-step emoji model end to end, measure it before and after, and write a report.
+
+    Takes a few minutes on a CPU. Again after Ctrl-C it goes on where it stopped.
+    """
+    with _waiting(f"what was done is in {out}; the same command goes on") as waiting:
+        from e2ed2.demo import run_demo
+
+        rows = run_demo(
+            out, overrides or [], num_images=num_images, full=full, say=waiting.say, watch=waiting, tick=waiting.tick
+        )
+    from e2ed2.evaluation.table import print_comparison
+
+    print_comparison(rows)
+    print(f"\nmodel:  {out / 'model'}\nreport: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

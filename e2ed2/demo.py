@@ -1,0 +1,97 @@
+"""`e2ed2 demo`: the paper's claim on a laptop. Measure a 4-step model, train it end to end, measure it again.
+
+What is there already (checkpoints, samples) is used again, so that an interrupted demo goes on where it stopped. A
+finished one only measures again, on the same samples.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.evaluate import FLOORS, Watch, evaluate_model, silent
+from e2ed2.evaluation.protocols import load_protocol
+from e2ed2.evaluation.samples import save_images, write_file
+from e2ed2.models import bundled
+from e2ed2.report import NUM_PROMPTS, write_report
+from e2ed2.training.config import load_config
+from e2ed2.training.loop import Say, Tick, train
+
+PROTOCOL = "emoji"
+NFE = 4  # of the row before and the row after
+ROWS = [("teacher", 50), ("lcm", 4), ("lcm", 2), ("lcm", 1), ("demo", 4), ("e2ed2", 4), ("e2ed2", 2), ("e2ed2", 1)]
+SHIPPED = {"teacher": "emoji-base", "lcm": "emoji-lcm", "e2ed2": "emoji-e2ed2"}
+
+
+def run_demo(
+    out: Path,
+    overrides: list[str],
+    *,
+    num_images: int = 512,
+    full: bool = False,
+    say: Say = print,
+    watch: Watch = silent,
+    tick: Tick = lambda step, steps, row: None,
+) -> list[dict[str, Any]]:
+    """Fine-tune the bundled LCM model by `recipes/demo.yaml` and report on it.
+
+    Args:
+        out: the run folder; `model/`, `metrics.json` and `report.html` appear in it.
+        overrides: `field.path=value` changes to the recipe.
+        num_images: of each evaluation made here.
+        full: measure here what otherwise comes from the shipped models' own evaluations.
+    Returns:
+        The rows of `metrics.json`: evaluations with `measured` (`here` or `shipped`) and their `command`.
+    Raises:
+        UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
+    """
+    config = load_config(find_recipe("demo.yaml"), [f"run.dir={json.dumps(str(out))}", *overrides])
+
+    def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
+        kept = out / "evaluation" / folder
+        row = evaluate_model(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
+        return {**row, "model": label, "measured": "here"}
+
+    say(f"1/3 the model as it is: {SHIPPED['lcm']} at {NFE} NFE, {num_images} images")
+    rows = {("lcm", NFE): measure("lcm", SHIPPED["lcm"], NFE, "before")}
+    updates = config.train.max_train_steps
+    say(f"2/3 training its {NFE} steps end to end, {updates} updates; pictures meanwhile in {out / 'samples'}")
+    model = train(config, say, tick)
+    say("3/3 the trained model, from the same prompts and noise")
+    rows["demo", NFE] = measure("demo", str(model), NFE, "after")
+    for label, nfe in ROWS:
+        if (label, nfe) not in rows and full:
+            steps = None if label == "teacher" else nfe
+            rows[label, nfe] = measure(label, SHIPPED[label], steps, f"{label}-{nfe}")
+        elif (label, nfe) not in rows and (row := shipped(SHIPPED[label], nfe)):
+            rows[label, nfe] = {**row, "model": label, "measured": "shipped"}
+    asked = load_protocol(PROTOCOL, num_images)
+    save_images(out / "evaluation" / "real", "real", asked.prompt_images[:NUM_PROMPTS], asked.prompts[:NUM_PROMPTS])
+    table = [rows[key] for key in ROWS if key in rows]
+    write_file(out / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
+    floors = [row for kind in FLOORS if (row := shipped(bundled.AUTOENCODER, 0, kind))]
+    write_file(out / "floors.json", (json.dumps(floors, indent=1) + "\n").encode())
+    write_report(out)
+    return table
+
+
+def shipped(name: str, nfe: int, model: str | None = None) -> dict[str, Any] | None:
+    """The evaluation that ships with a bundled model, or None.
+
+    Args:
+        name: whose folder it lies in. model: what was evaluated, when that is something else (a floor).
+    """
+    for path in sorted((bundled.WEIGHTS / name / "evaluation").glob("*.json")):
+        row: dict[str, Any] = json.loads(path.read_text())
+        if (row["model"], row["protocol"], row["nfe"]) == (model or name, PROTOCOL, nfe):
+            return row
+    return None
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe that comes with e2ed2: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"recipe {name}: not found in {package / 'recipes'}; reinstall e2ed2")
