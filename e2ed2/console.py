@@ -65,11 +65,10 @@ class Waiting:
 
     def _line(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        if now < self._next_line:
+        if not total or now < self._next_line:
             return
         self._next_line = now + LINE_EVERY
-        share = f" {done}/{total}" if total else ""
-        print(f"{what}{share}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+        print(f"{what} {done}/{total}{', ' + note if note else ''}", file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:

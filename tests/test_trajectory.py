@@ -59,9 +59,9 @@ def affine_step(solver: str, prediction_type: str, schedule: NoiseSchedule, t: i
     First x0 = p x + q W x from the prediction type, then x' = a x + b x0 + c noise from the solver's rule.
     """
     alpha, sigma = schedule.alphas[t].item(), schedule.sigmas[t].item()
-    alpha_prev, sigma_prev = (
-        (schedule.alphas[t_prev].item(), schedule.sigmas[t_prev].item()) if t_prev >= 0 else (1.0, 0.0)
-    )
+    alpha_prev, sigma_prev = 1.0, 0.0
+    if t_prev >= 0:
+        alpha_prev, sigma_prev = schedule.alphas[t_prev].item(), schedule.sigmas[t_prev].item()
     p, q = {
         "sample": (0, 1),
         "epsilon": (1 / max(alpha, 1e-9), -sigma / max(alpha, 1e-9)),
@@ -99,10 +99,6 @@ def gradient_terms_by_hand(solver, prediction_type, schedule, timesteps, x, nois
     return torch.stack(terms)
 
 
-def half_square(error: Tensor) -> Tensor:
-    return error.square().sum() / 2
-
-
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
@@ -113,7 +109,7 @@ def test_gradient_of_a_linear_denoiser_is_the_one_derived_by_hand(num_steps, sam
     parameter = nn.Parameter(weights.clone())
     options = {"gradient_checkpointing": gradient_checkpointing}
     x0 = run(sampler, lambda x_t, t, _: linear(x_t, parameter), x, timesteps, noises, **options)
-    half_square(x0 - y).backward()
+    (x0 - y).square().sum().div(2).backward()
     torch.testing.assert_close(parameter.grad, expected, rtol=1e-8, atol=1e-8 * expected.abs().max().item())
 
 
@@ -131,7 +127,7 @@ def test_every_step_contributes_its_own_term(sampler):
     def denoise(x_t: Tensor, t: Tensor, _: None) -> Tensor:
         return linear(x_t, per_step[timesteps.tolist().index(int(t[0]))])
 
-    half_square(run(sampler, denoise, x, timesteps, noises) - y).backward()
+    (run(sampler, denoise, x, timesteps, noises) - y).square().sum().div(2).backward()
     torch.testing.assert_close(per_step.grad, terms, rtol=1e-8, atol=1e-8 * terms.abs().max().item())
     assert all(term.abs().max() > 1e-6 * terms.abs().max() for term in terms)
 
@@ -167,8 +163,9 @@ def network_run(gradient_checkpointing: bool) -> tuple[Tensor, list[Tensor], int
     torch.manual_seed(0)
     network = CountingNetwork()
     noises = draw_noises((2, 2, 6, 6), 4, torch.Generator().manual_seed(1))
-    options = {"gradient_checkpointing": gradient_checkpointing}
-    x0 = run(LCM, network, noises[0], lcm_timesteps(4), noises[1:], **options)
+    x0 = run(
+        LCM, network, noises[0], lcm_timesteps(4), noises[1:], gradient_checkpointing=gradient_checkpointing
+    )
     x0.square().sum().backward()
     return x0.detach(), [p.grad for p in network.parameters()], network.calls
 
@@ -226,11 +223,9 @@ def test_denoiser_is_told_the_timestep_of_every_row_and_the_condition():
 
 def test_noise_beyond_the_last_step_is_not_used():
     x, noises, _, weights = draw(3)
-    samples = [
-        run(LCM, lambda x_t, t, _: linear(x_t, weights), x, lcm_timesteps(2), fed)
-        for fed in (noises[:1], noises, -noises)
-    ]
-    assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
+    arguments = (LCM, lambda x_t, t, _: linear(x_t, weights), x, lcm_timesteps(2))
+    needed, more, other = (run(*arguments, fed) for fed in (noises[:1], noises, -noises))
+    assert torch.equal(needed, more) and not torch.equal(needed, other)
 
 
 MEAN, STD = 0.4, 0.3

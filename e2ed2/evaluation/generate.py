@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from e2ed2.models.denoiser import guided, pixart_denoiser
 from e2ed2.models.pipeline import Inference, schedule_of
 from e2ed2.models.text import PromptEmbeds, encode_prompts
 from e2ed2.trajectory import draw_noises, unroll
+
+if TYPE_CHECKING:
+    from diffusers import PixArtAlphaPipeline
 
 Progress = Callable[[int, int], None]
 
@@ -34,7 +38,7 @@ class Sampler:
         UserError: a step count outside the model's grid.
     """
 
-    def __init__(self, pipeline, inference: Inference, num_inference_steps: int | None = None):
+    def __init__(self, pipeline: "PixArtAlphaPipeline", inference: Inference, num_inference_steps: int | None = None):
         self.timesteps = inference.timesteps(num_inference_steps)
         self.nfe = len(self.timesteps) * (1 if inference.guidance_scale <= 1 else 2)
         self._pipeline = pipeline

@@ -1,7 +1,12 @@
 """The autoencoder (Eq. 4-6): images <-> scaled latents, differentiable, scaling applied here and nowhere else."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -14,25 +19,25 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
+def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
     """float images [B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w] (the mode of the posterior)."""
     return autoencoder.encode(images).latent_dist.mode() * autoencoder.config.scaling_factor
 
 
-def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
+def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Scaled latents [B, C, h, w] -> float images [B, 3, H, W], about [-1, 1], not clamped."""
     return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
 
 
 @torch.no_grad()
-def encode_all(autoencoder: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int = 64) -> Tensor:
     """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device."""
     device = next(autoencoder.parameters()).device
     return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in images.split(batch_size)])
 
 
 @torch.no_grad()
-def whiten(autoencoder: nn.Module, latents: Tensor) -> None:
+def whiten(autoencoder: "AutoencoderKL", latents: Tensor) -> None:
     """Fold per-channel mean and deviation of the scaled `latents` into the 1x1 convolutions around them, in place.
 
     Afterwards latents have mean 0 and deviation 1 per channel and `scaling_factor` is 1, so that pipelines which know

@@ -10,12 +10,15 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from e2ed2.errors import UserError
 from e2ed2.paths import cache_dir
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 AUTOENCODER = "emoji-autoencoder"
@@ -87,7 +90,7 @@ def bundle(model: Path, name: str) -> Path:
     return target
 
 
-def _save_half(network: nn.Module, target: Path) -> None:
+def _save_half(network: "ModelMixin", target: Path) -> None:
     network.to(torch.float16).save_pretrained(target, safe_serialization=True)
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from e2ed2.errors import UserError
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH, minilm_folder
 from e2ed2.schedule import NoiseSchedule, lcm_timesteps, trailing_timesteps, variance_preserving
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, PixArtAlphaPipeline, SchedulerMixin
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
@@ -39,7 +43,7 @@ class Inference:
         Raises:
             UserError: K outside the grid.
         """
-        steps = num_inference_steps or self.num_inference_steps
+        steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         try:
             if self.solver == "lcm":
                 return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
@@ -48,7 +52,7 @@ class Inference:
             raise UserError(str(error)) from error
 
 
-def noise_scheduler(solver: str, prediction_type: str):
+def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
     """The diffusers scheduler that does what our solver does, its betas spelled out."""
     from diffusers import DDIMScheduler, LCMScheduler
 
@@ -57,12 +61,14 @@ def noise_scheduler(solver: str, prediction_type: str):
     return DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
 
 
-def schedule_of(pipeline) -> NoiseSchedule:
+def schedule_of(pipeline: "PixArtAlphaPipeline") -> NoiseSchedule:
     """The noise schedule of a loaded pipeline."""
     return variance_preserving(pipeline.scheduler.alphas_cumprod)
 
 
-def assemble(transformer: nn.Module, autoencoder: nn.Module, scheduler):
+def assemble(
+    transformer: nn.Module, autoencoder: "AutoencoderKL", scheduler: "SchedulerMixin"
+) -> "PixArtAlphaPipeline":
     """A PixArt pipeline with MiniLM as its text encoder."""
     from diffusers import PixArtAlphaPipeline
     from transformers import AutoTokenizer, BertModel
@@ -77,7 +83,7 @@ def assemble(transformer: nn.Module, autoencoder: nn.Module, scheduler):
     )
 
 
-def save_pipeline(pipeline, inference: Inference, folder: Path) -> None:
+def save_pipeline(pipeline: "PixArtAlphaPipeline", inference: Inference, folder: Path) -> None:
     """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end)."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").write_text(model_card(inference))
@@ -110,7 +116,7 @@ image = pipeline(
 """
 
 
-def load_pipeline(folder: Path):
+def load_pipeline(folder: Path) -> tuple["PixArtAlphaPipeline", Inference]:
     """(pipeline, Inference) of a model folder; nothing is unpickled and nothing is downloaded.
 
     Raises:
@@ -127,7 +133,7 @@ def load_pipeline(folder: Path):
     return pipeline, inference
 
 
-def load_autoencoder(folder: Path) -> nn.Module:
+def load_autoencoder(folder: Path) -> "AutoencoderKL":
     """The autoencoder of an `autoencoder` stage's model folder, frozen.
 
     Raises:

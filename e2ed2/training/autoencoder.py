@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, encode_all, to_float, to_uint8, whiten
 from e2ed2.training.config import Config
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class AutoencoderStage:
@@ -23,7 +27,7 @@ class AutoencoderStage:
         self._device = device
 
     def loss_terms(
-        self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
+        self, network: "AutoencoderKL", ema: nn.Module, rows: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """`l1`: mean absolute error on [-1, 1]; `kl`: mean nats per latent number."""
         images = to_float(self._data.images[rows].to(self._device))
@@ -34,7 +38,7 @@ class AutoencoderStage:
         return {"l1": (reconstruction.float() - images).abs().mean(), "kl": kl}
 
     @torch.no_grad()
-    def preview(self, network: nn.Module) -> Tensor:
+    def preview(self, network: "AutoencoderKL") -> Tensor:
         """Real images beside their reconstructions, uint8 [16, 3, H, W]."""
         step = max(len(self._data) // 8, 1)
         images = self._data.images[::step][:8]
@@ -42,7 +46,7 @@ class AutoencoderStage:
         reconstructions = to_uint8(decode(network, latents)).cpu()
         return torch.stack([images, reconstructions], 1).flatten(0, 1)
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: "AutoencoderKL", folder: Path) -> None:
         """A diffusers autoencoder folder whose latents are white over the training images."""
         network = network.eval()
         whiten(network, encode_all(network, self._data.images))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.denoiser import Denoise, guided, pixart_denoiser
 from e2ed2.models.text import PromptEmbeds
 from e2ed2.prediction import to_x0
 from e2ed2.samplers import boundary_scalings, ddim_step
@@ -46,11 +46,11 @@ class ConsistencyStage(FewStepStage):
         c = self._settings.huber_c
         return {"consistency": (((estimate - target).square() + c**2).sqrt() - c).mean()}
 
-    def _x0(self, denoise, x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
+    def _x0(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         alpha, sigma = self.schedule.levels(t, x_t)
         return to_x0(denoise(x_t, t, cond).float(), x_t, alpha, sigma, self.prediction_type)
 
-    def _consistency(self, denoise, x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
+    def _consistency(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         """The consistency function f(x_t, t): boundary scalings make it the identity at t = 0."""
         c_skip, c_out = boundary_scalings(t, x_t)
         return c_out * self._x0(denoise, x_t, t, cond) + c_skip * x_t

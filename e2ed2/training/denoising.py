@@ -18,12 +18,14 @@ from e2ed2.models.pipeline import (
     save_pipeline,
     schedule_of,
 )
-from e2ed2.prediction import training_target
+from e2ed2.prediction import PredictionType, training_target
 from e2ed2.training.config import Config
 from e2ed2.training.latents import LatentSet
 from e2ed2.trajectory import unroll
 
-PREDICTION_TYPE = "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
+PREDICTION_TYPE: PredictionType = (
+    "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
+)
 GUIDANCE_SCALE = 2.0
 NUM_INFERENCE_STEPS = 25
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
 from e2ed2.training.config import DataConfig
+
+if TYPE_CHECKING:
+    from diffusers import PixArtAlphaPipeline
 
 NUM_PREVIEWS = 16
 
@@ -27,7 +31,12 @@ class LatentSet:
     """Training images as latents and captions as embeddings, in memory."""
 
     def __init__(
-        self, data: ImageTextSet, config: DataConfig, pipeline, device: torch.device, say: Callable[[str], None]
+        self,
+        data: ImageTextSet,
+        config: DataConfig,
+        pipeline: "PixArtAlphaPipeline",
+        device: torch.device,
+        say: Callable[[str], None],
     ):
         check_size(data, pipeline)
         say(f"encoding {len(data)} images and their captions")
@@ -56,7 +65,7 @@ class LatentSet:
         return LatentBatch(self.latents[rows].to(self._device), cond.to(self._device))
 
 
-def check_size(data: ImageTextSet, pipeline) -> None:
+def check_size(data: ImageTextSet, pipeline: "PixArtAlphaPipeline") -> None:
     """Raise UserError when the images do not have the side that the model works at."""
     side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
     if data.images.shape[-1] != side:
