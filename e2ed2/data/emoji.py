@@ -7,7 +7,6 @@ Every emoji gives one image and two captions per style: `red apple, twemoji styl
 
 import hashlib
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -85,9 +84,8 @@ def styled_caption(name: str, style: str) -> str:
 
 def base_emoji(name: str) -> str:
     """The name less what tells person variants apart, so that they share a split: `woman running` -> `running`."""
-    head = name.split(":")[0]
-    words = [w for w in re.split(r"[\s,]+", head.replace(" facing right", "")) if w not in _PERSON_WORDS]
-    return " ".join(words) or head
+    words = [word for word in name.replace(" facing right", "").split() if word not in _PERSON_WORDS]
+    return " ".join(words) or name
 
 
 def _is_heldout(name: str) -> bool:

@@ -63,7 +63,6 @@ def evaluate_model(
     Raises:
         UserError: unknown model or protocol, numbers out of range, `out` not writable.
     """
-    check_range("--batch-size", batch_size, 1, 65_536)
     check_range("--seed", seed, 0, 1_000_000)
     asked = _load_protocol(protocol, num_images, watch)
     if out:

@@ -117,6 +117,7 @@ def make_samples(
     Raises:
         UserError: `out` holds somebody else's files, or cannot be written.
     """
+    check_range("--batch-size", batch_size, 1, 65_536)
     files = [out / "images" / _file_name(model, i, r) for i, r in enumerate(requests)] if out else []
     rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second") if out else None
     images = {i: image for i, path in enumerate(files) if (image := _read_png(path)) is not None}

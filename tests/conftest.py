@@ -1,0 +1,116 @@
+"""Tiny models and a tiny emoji set, so that whole commands run in seconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from e2ed2.data.emoji import STYLES, EmojiSet, styled_caption
+from e2ed2.models import bundled
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few-step pipeline folder of random weights for 64 px images, its text encoder random and tiny too."""
+    from diffusers import PixArtAlphaPipeline
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from e2ed2.models.pipeline import Inference, noise_scheduler, save_pipeline
+    from e2ed2.models.text import minilm_folder
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    bert = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    pipeline = PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=BertModel(bert),
+        vae=tiny_autoencoder(),
+        transformer=tiny_transformer(caption_channels=32),
+        scheduler=noise_scheduler("lcm", "v_prediction"),
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    folder.mkdir()
+    save_pipeline(pipeline, Inference("lcm", 4, 1.0, 64, 64), folder)
+    return folder
+
+
+def tiny_autoencoder() -> torch.nn.Module:
+    """64 px images <-> 16x16x4 latents."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        sample_size=64,
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=1.0,
+    )
+
+
+def tiny_transformer(caption_channels: int) -> torch.nn.Module:
+    """One block of width 32, its last layer not zero as PixArt's would be, so that the prompt and noise matter."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        sample_size=16,
+        patch_size=4,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=caption_channels,
+        norm_type="ada_norm_single",
+        use_additional_conditions=False,
+    )
+
+
+@pytest.fixture
+def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
+    """24 emoji in two styles, smooth random pictures; whoever loads the emoji set gets these."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(48, 3, 6, 6, generator=generator)
+    images = (torch.nn.functional.interpolate(coarse, 64, mode="bicubic").clamp(0, 1) * 255).byte()
+    words = "apple bus cat dog egg fish gem hat ice jar key leaf moon nut owl pen queen ring sun tree urn van whale yak"
+    names = [word for word in words.split() for _ in STYLES]
+    styles = list(STYLES) * 24
+    captions = [styled_caption(n, s) for n, s in zip(names, styles, strict=True)]
+    data = EmojiSet(images=images, captions=captions, keys=captions, styles=styles, names=names)
+    for module in ("e2ed2.evaluation.protocols", "e2ed2.evaluation.evaluate", "e2ed2.training.stages"):
+        monkeypatch.setattr(f"{module}.load_emoji", lambda split, progress=None: data)
+    return data
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path, monkeypatch, tiny_emoji) -> Path:
+    """Bundled models of random weights, a shipped evaluation for one of them, and a cache of their own."""
+    from e2ed2.models.pipeline import Inference
+
+    torch.manual_seed(0)
+    weights = tmp_path / "weights"
+    tiny_autoencoder().half().save_pretrained(weights / "emoji-autoencoder")
+    for name, inference in {
+        "emoji-base": Inference("ddim", 25, 2.0, 64, 64),
+        "emoji-lcm": Inference("lcm", 4, 1.0, 64, 64),
+        "emoji-e2ed2": Inference("lcm", 4, 1.0, 64, 64),
+    }.items():
+        tiny_transformer(caption_channels=384).half().save_pretrained(weights / name)
+        (weights / name / "inference.json").write_text(json.dumps(vars(inference)))
+    metrics = {"kernel_distance": {"value": 1.0, "low": 0.9, "high": 1.1}}
+    row = {"protocol": "emoji", "num_images": 1024, "reference": "r", "metrics": metrics, "command": "e2ed2 evaluate"}
+    for folder, file, model, nfe in (
+        ("emoji-base", "emoji-50", "emoji-base", 50),
+        ("emoji-e2ed2", "emoji-4", "emoji-e2ed2", 4),
+        ("emoji-autoencoder", "real", "real", 0),
+    ):
+        (weights / folder / "evaluation").mkdir()
+        (weights / folder / "evaluation" / f"{file}.json").write_text(json.dumps({"model": model, "nfe": nfe, **row}))
+    monkeypatch.setattr(bundled, "WEIGHTS", weights)
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
+    return weights

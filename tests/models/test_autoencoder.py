@@ -1,0 +1,59 @@
+"""The autoencoder's edges: value ranges, scaling, whitening."""
+
+import pytest
+import torch
+
+from e2ed2.models.autoencoder import decode, encode, encode_all, to_float, to_uint8, whiten
+
+
+@pytest.fixture
+def autoencoder():
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        norm_num_groups=4,
+    ).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_uint8_survives_the_round_trip_and_overshoot_is_clipped():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(values)), values)
+    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+    assert to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_scaling_is_applied_once_each_way(autoencoder, images):
+    """0.18215 is the class's default; the raw latents are what the encoder itself gives."""
+    x = to_float(images)
+    raw = autoencoder.encode(x).latent_dist.mode()
+    assert torch.allclose(encode(autoencoder, x), raw * 0.18215)
+    assert torch.allclose(decode(autoencoder, raw * 0.18215), autoencoder.decode(raw).sample, atol=1e-5)
+
+
+def test_whitened_latents_have_mean_0_and_deviation_1_and_the_round_trip_is_unchanged(autoencoder, images, tmp_path):
+    from diffusers import AutoencoderKL
+
+    with torch.no_grad():
+        before = decode(autoencoder, encode(autoencoder, to_float(images)))
+        old_std = autoencoder.encode(to_float(images)).latent_dist
+        whiten(autoencoder, encode_all(autoencoder, images, batch_size=4))
+        autoencoder.save_pretrained(tmp_path)
+        saved = AutoencoderKL.from_pretrained(tmp_path).eval()
+        latents = encode_all(saved, images, batch_size=2)
+        after = decode(saved, latents)
+        new_std = saved.encode(to_float(images)).latent_dist
+    assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+    assert torch.allclose(before, after, atol=1e-4)
+    # the posterior's spread shrinks with its mean
+    shrink = new_std.mean.std((0, 2, 3)) / old_std.mean.std((0, 2, 3))
+    assert torch.allclose(new_std.std.mean((0, 2, 3)), old_std.std.mean((0, 2, 3)) * shrink, rtol=1e-3)

@@ -1,0 +1,164 @@
+"""What each stage of the chain asks of its network, on a tiny model and a tiny emoji set."""
+
+import copy
+
+import pytest
+import torch
+
+from e2ed2.errors import UserError
+from e2ed2.models.pipeline import load_autoencoder, load_pipeline
+from e2ed2.training import end_to_end
+from e2ed2.training.config import build_config
+from e2ed2.training.stages import create_stage, load_training_set
+
+ROWS = torch.arange(6)
+ARCHITECTURES = {
+    "autoencoder": {
+        "block_out_channels": [8, 8, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "norm_num_groups": 4,
+    }
+}
+
+
+def make(stage: str, path: object = None, **sections: object):
+    torch.manual_seed(0)
+    model = {"path": path and str(path), "architecture": ARCHITECTURES.get(stage)}
+    config = build_config({"stage": stage, "run": {"dir": "unused"}, "model": model, **sections})
+    return create_stage(config, load_training_set(config.data, print), torch.device("cpu"), lambda line: None)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def end_to_end_stage(path, start="random_step", **objective):
+    objective = objective or {"patch_energy": {"weight": 1}, "num_samples": 2}
+    return make("e2ed2", path, objective=objective, trajectory={"start": start})
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What the end-to-end stage hands to `unroll`, one entry per call."""
+    calls = []
+    real = end_to_end.unroll
+
+    def spy(denoise, x, timesteps, cond, **options):
+        calls.append({"x": x, "timesteps": timesteps, "cond": cond, **options})
+        return real(denoise, x, timesteps, cond, **options)
+
+    monkeypatch.setattr(end_to_end, "unroll", spy)
+    return calls
+
+
+def test_a_random_start_is_noise_first_and_shared_x_t_later(tiny_model, tiny_emoji, watched):
+    """Algorithm 1: uniform over the sampler's steps; samples of a caption share x_t; no x0 leaks at the first step."""
+    stage = end_to_end_stage(tiny_model)
+    x0 = stage.data.latents[ROWS]
+    seen = set()
+    for seed in range(24):
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))
+        call = watched[-1]
+        start = 4 - len(call["timesteps"])
+        seen.add(start)
+        assert call["timesteps"].tolist() == [999, 759, 499, 259][start:]
+        first, second = call["x"].unflatten(0, (2, 6))
+        correlation = torch.corrcoef(torch.stack([(first + second).flatten(), x0.flatten()]))[0, 1]
+        assert torch.equal(first, second) == (start > 0)
+        assert (correlation > 0.05) == (start > 1)  # x_759 holds 0.06 of the data, x_999 none
+        if start < 3:
+            assert not torch.equal(*call["noises"][0].unflatten(0, (2, 6)))  # samples go apart after the start
+    assert seen == {0, 1, 2, 3}
+
+
+def test_pure_noise_always_starts_at_the_first_step(tiny_model, tiny_emoji, watched):
+    stage = end_to_end_stage(tiny_model, start="pure_noise")
+    for seed in range(8):
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))
+    assert {len(call["timesteps"]) for call in watched} == {4}
+
+
+def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(tiny_model, tiny_emoji):
+    stage = end_to_end_stage(tiny_model, l1={"weight": 0.5}, l2={"weight": 2})
+    assert stage.weights == {"l1": 0.5, "l2": 2}
+    terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    assert set(terms) == {"l1", "l2"} and terms["l1"] ** 2 <= terms["l2"]  # Jensen
+    terms["l2"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in stage.network.transformer_blocks.parameters())
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({}, "objective: no term has a weight"),
+        ({"energy": {"weight": 1}}, "objective.num_samples: 1, but a scoring rule"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused(tiny_model, tiny_emoji, objective, message):
+    with pytest.raises(UserError, match=message):
+        make("e2ed2", tiny_model, objective=objective)
+
+
+def test_the_consistency_loss_is_zero_where_the_estimate_is_already_consistent(tiny_model, tiny_emoji, monkeypatch):
+    """A teacher and student that know x0 exactly: every point of the path maps to x0, so the loss is zero."""
+    stage = make("lcm", tiny_model)
+    batch = stage.data.batch(ROWS, generator())
+    monkeypatch.setattr(stage, "_x0", lambda denoise, x_t, t, cond: batch.x0)
+    exact = stage.loss_terms(stage.network, stage.network, ROWS, generator())["consistency"]
+    monkeypatch.undo()
+    assert exact < 2e-3  # the boundary scalings keep c_skip of x_t at t = 19
+    assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["consistency"] > 10 * exact
+
+
+def test_only_the_student_of_the_consistency_loss_learns(tiny_model, tiny_emoji):
+    stage = make("lcm", tiny_model)
+    average = copy.deepcopy(stage.network)
+    stage.loss_terms(stage.network, average, ROWS, generator())["consistency"].backward()
+    assert any(p.grad is not None for p in stage.network.parameters())
+    assert all(p.grad is None for p in average.parameters())
+
+
+def test_the_denoising_loss_is_the_error_of_the_velocity(tiny_model, tiny_emoji, tmp_path):
+    """A network that returns zero has the mean square of alpha noise - sigma x0 as its loss: about 1 for white data."""
+    load_pipeline(tiny_model)[0].vae.save_pretrained(tmp_path)
+    architecture = dict(load_pipeline(tiny_model)[0].transformer.config) | {"caption_channels": 384}
+    architecture = {k: v for k, v in architecture.items() if not k.startswith("_")}
+    config = build_config(
+        {
+            "stage": "base",
+            "run": {"dir": "unused"},
+            "model": {"path": str(tmp_path), "architecture": architecture},
+        }
+    )
+    stage = create_stage(config, tiny_emoji, torch.device("cpu"), lambda line: None)
+    torch.nn.init.zeros_(stage.network.proj_out.weight)
+    torch.nn.init.zeros_(stage.network.proj_out.bias)
+    stage._data.latents = torch.randn(48, 4, 16, 16, generator=generator(3))
+    loss = stage.loss_terms(stage.network, stage.network, torch.arange(48), generator())["denoising"]
+    assert loss.item() == pytest.approx(1, abs=0.02)
+
+
+def test_captions_are_drawn_by_their_shares(tiny_model, tiny_emoji):
+    stage = make("lcm", tiny_model, data={"plain_caption_fraction": 0.3, "caption_dropout": 0.2})
+    rows = torch.zeros(4000, dtype=int)
+    lengths = stage.data.batch(rows, generator()).cond.mask.sum(1)
+    shares = [(lengths == n).float().mean().item() for n in sorted(set(lengths.tolist()))]
+    # tokens: empty 2 < plain `apple` 3 < `apple, twemoji style`
+    assert shares == pytest.approx([0.2, 0.8 * 0.3, 0.8 * 0.7], abs=0.03)
+
+
+def test_the_autoencoder_exports_white_latents(tiny_emoji, tmp_path):
+    stage = make("autoencoder", objective={"l1": {"weight": 1}})
+    terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    posterior = stage.network.encode(tiny_emoji.images[ROWS].float() / 127.5 - 1).latent_dist
+    assert terms["kl"].item() == pytest.approx(posterior.kl().mean().item() / posterior.mean[0].numel(), rel=1e-4)
+    stage.export(stage.network, tmp_path / "model")
+    saved = load_autoencoder(tmp_path / "model")
+    latents = saved.encode(tiny_emoji.images.float() / 127.5 - 1).latent_dist.mode()
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+
+
+def test_images_of_another_size_are_refused(tiny_model, tiny_emoji):
+    with pytest.raises(UserError, match="data.size: 32, but the emoji set has 64 px"):
+        make("lcm", tiny_model, data={"size": 32})
