@@ -5,7 +5,13 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
@@ -21,13 +27,12 @@ class Waiting:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", style="cyan"),
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._tasks: dict[str, tuple[int, int]] = {}  # what -> (id of its bar, done)
+        self._tasks: dict[str, tuple[TaskID, int]] = {}  # what -> (id of its bar, done)
         self._next_line = time.monotonic() + LINE_EVERY
 
     def __enter__(self) -> "Waiting":
@@ -43,12 +48,13 @@ class Waiting:
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         if not self._console.is_terminal:
             return self._line(what, done, total, note)
-        number, before = self._tasks.get(what, (-1, 0))
+        count = f"{done}/{total}" if total else ""
+        number, before = self._tasks.get(what, (TaskID(-1), 0))
         if number < 0 or done < before:  # new, or the same work once more
             self._end_unmeasured()
-            number = self._bars.add_task(what, total=total or None, note=note)
+            number = self._bars.add_task(what, total=total or None, count=count, note=note)
         self._tasks[what] = (number, done)
-        self._bars.update(number, completed=done, total=total or None, note=note)
+        self._bars.update(number, completed=done, total=total or None, count=count, note=note)
 
     def say(self, line: str) -> None:
         """One line above the bars."""

@@ -52,10 +52,11 @@ def run_demo(
         row = evaluate_model(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
         return {**row, "model": label, "measured": "here"}
 
-    say(f"1/3 the model as it is: {SHIPPED['lcm']} at {NFE} NFE, {num_images} images")
-    rows = {("lcm", NFE): measure("lcm", SHIPPED["lcm"], NFE, "before")}
-    updates = config.train.max_train_steps
+    start, updates = str(config.model.path), config.train.max_train_steps
+    say(f"1/3 the model as it is: {start} at {NFE} NFE, {num_images} images")
+    rows = {("lcm", NFE): measure("lcm", start, NFE, "before")}
     say(f"2/3 training its {NFE} steps end to end, {updates} updates; pictures meanwhile in {out / 'samples'}")
+    watch("preparing the training", 0, 0)
     model = train(config, say, tick)
     say("3/3 the trained model, from the same prompts and noise")
     rows["demo", NFE] = measure("demo", str(model), NFE, "after")
@@ -64,13 +65,17 @@ def run_demo(
             steps = None if label == "teacher" else nfe
             rows[label, nfe] = measure(label, SHIPPED[label], steps, f"{label}-{nfe}")
         elif (label, nfe) not in rows and (row := shipped(SHIPPED[label], nfe)):
-            rows[label, nfe] = {**row, "model": label, "measured": "shipped"}
+            rows[label, nfe] = {**row, "model": label}
+    return _reported(out, [rows[key] for key in ROWS if key in rows], num_images)
+
+
+def _reported(out: Path, table: list[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """Write `metrics.json`, what else the report shows, and the report."""
     asked = load_protocol(PROTOCOL, num_images)
     save_images(out / "evaluation" / "real", "real", asked.prompt_images[:NUM_PROMPTS], asked.prompts[:NUM_PROMPTS])
-    table = [rows[key] for key in ROWS if key in rows]
-    write_file(out / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
     floors = [row for kind in FLOORS if (row := shipped(bundled.AUTOENCODER, 0, kind))]
-    write_file(out / "floors.json", (json.dumps(floors, indent=1) + "\n").encode())
+    for name, rows in (("metrics.json", table), ("floors.json", floors)):
+        write_file(out / name, (json.dumps(rows, indent=1) + "\n").encode())
     write_report(out)
     return table
 
@@ -84,7 +89,7 @@ def shipped(name: str, nfe: int, model: str | None = None) -> dict[str, Any] | N
     for path in sorted((bundled.WEIGHTS / name / "evaluation").glob("*.json")):
         row: dict[str, Any] = json.loads(path.read_text())
         if (row["model"], row["protocol"], row["nfe"]) == (model or name, PROTOCOL, nfe):
-            return row
+            return {**row, "measured": "shipped"}
     return None
 
 

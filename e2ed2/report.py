@@ -78,8 +78,8 @@ def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The headline: what the demo's training did to the model it started from, metric by metric."""
     found = {(row["model"], row["nfe"]): row for row in evaluations}
     after = next((row for (model, _), row in found.items() if model == "demo"), None)
-    before = after and found.get(("lcm", after["nfe"]))
-    if not before:
+    before = found.get(("lcm", after["nfe"])) if after else None
+    if after is None or before is None:
         return []
     names = [name for name in HEADLINE if name in before["metrics"] and name in after["metrics"]]
     return [
@@ -139,7 +139,7 @@ def _dots(
     evaluations: list[dict[str, Any]], floors: list[dict[str, Any]], names: list[str]
 ) -> list[dict[str, Any]]:
     """A chart of values and intervals for each metric, the demo's own row in colour, real images as a line."""
-    real = next((row["metrics"] for row in floors if row["model"] == "real"), {})
+    real: dict[str, Any] = next((row["metrics"] for row in floors if row["model"] == "real"), {})
     charts = []
     for name in names:
         rows = []

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to sample. `sha256` is of its weights and settings, file names included."""
+    """A model ready to sample. `sha256` is `model_sha256` of its folder."""
 
     name: str
     sha256: str
@@ -95,9 +95,13 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def model_sha256(folder: Path) -> str:
-    """Hex digest over the weights and JSON settings of a model folder."""
+    """Hex digest over weights, scheduler and `inference.json`, equal wherever the folder lies.
+
+    Other settings do not count: diffusers writes paths into them, and the tokenizer its last call.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
+    settings = [folder / "scheduler" / "scheduler_config.json", folder / "inference.json"]
+    for path in sorted([*folder.rglob("*.safetensors"), *settings]):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -147,10 +151,11 @@ def save_images(out: Path, name: str, images: Tensor, prompts: list[str]) -> Non
         name: stands as `model` in the manifest. images: uint8 [N, 3, H, W]; prompts: of each.
     """
     claim_folder(out, "manifest.json", "grid.png")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-        rows.append({"file": f"images/{i:04d}-{_words(prompt)}-{name}.png", "prompt": prompt, "seed": None})
-        write_file(out / rows[-1]["file"], png_bytes(to_picture(image)))
+        file = f"images/{i:04d}-{_words(prompt)}-{name}.png"
+        write_file(out / file, png_bytes(to_picture(image)))
+        rows.append({"file": file, "prompt": prompt, "seed": None})
     _write_manifest(out, {"model": name}, rows)
     _write_grid(out, images)
 

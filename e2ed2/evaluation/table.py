@@ -90,8 +90,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     rate = result["images_per_second"]
     speed = f", {figure(rate)} images/s" if rate else ""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading, justify in (("metric", "left"), ("value", "right"), ("95% interval", "left"), ("better", "left")):
-        table.add_column(heading, justify=justify, header_style="bold")
+    for heading in ("metric", "value", "95% interval", "better"):
+        table.add_column(heading, justify="right" if heading == "value" else "left", header_style="bold")
     for name, estimate in result["metrics"].items():
         metric = metric_of(name)
         better = "" if metric.better == "shown" else metric.better

@@ -36,6 +36,9 @@ def resolve_model(name_or_path: str | Path) -> Path:
         UserError: neither a folder nor a bundled model.
     """
     name = str(name_or_path)
+    if name in BUNDLED and not (WEIGHTS / name / "inference.json").is_file():
+        recipe = f"recipes/emoji/{name.removeprefix('emoji-')}.yaml"
+        raise UserError(f"model '{name}': this version ships no weights for it; train it with `e2ed2 train {recipe}`")
     if name in BUNDLED:
         return _assembled(name)
     if name == AUTOENCODER:
@@ -117,7 +120,7 @@ def card(run: Path, name: str, hardware: str) -> str:
 | last losses | {", ".join(f"{k} {v:.4f}" for k, v in losses.items())} |
 | metrics | `evaluation/*.json`, each with its command; docs/results.md |
 
-Weights in half precision. A benchmark model for 64 px emoji; it knows nothing else. Its images are synthetic: label them so.
+Weights in half precision. A benchmark model for 64 px emoji; it knows nothing else. Its images are synthetic.
 """
 
 

@@ -1,31 +1,35 @@
-"""Complete checkpoints, written to a temporary name and renamed: a kill at any moment leaves the last one whole.
+"""Files that a kill, a full disk or a damaged sector cannot spoil: complete checkpoints, whole folders, whole files.
 
-`checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`) and `state.json`:
-step, images seen, seed, and the SHA-256 of every file. Randomness and the data position are functions of
-(seed, rank, step), so that the step is all there is to restore.
+`checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`), with fp16 the loss
+scale, and `state.json`: step, images seen, seed, batch size, and the SHA-256 of every file. Randomness and the data
+position are functions of (seed, rank, step), so that the step is all there is to restore of them.
 """
 
-import errno
 import hashlib
 import json
 import os
+import pickle
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2ed2.errors import UserError
 
 STATE_FILE = "state.json"
+SCALER_FILE = "scaler.json"
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. `micro_batches_per_step` guards against resuming with another data order."""
+    """Where a run stands; `seed` and `global_batch_size` guard against resuming with other data order."""
 
     global_step: int
     images_seen: int
@@ -34,95 +38,147 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    state: TrainState,
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Path:
     """Write `folder/step-N`, atomically.
 
     Raises:
-        UserError: the disk is full; earlier checkpoints are untouched.
+        UserError: the disk is full or refuses; earlier checkpoints are untouched.
     """
     final = folder / f"step-{state.global_step}"
     with atomic_folder(final) as temporary:
         save_file(_contiguous(network), temporary / "model.safetensors")
         save_file(_contiguous(ema), temporary / "ema.safetensors")
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        with (temporary / "optimizer.pt").open("wb") as file:
+            torch.save(optimizer.state_dict(), file)
+        if scaler is not None:
+            (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
         digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "sha256": digests}, indent=1))
     return final
 
 
-class atomic_folder:  # noqa: N801 - used as a context manager, like a function
-    """A temporary folder that becomes `final` when the block ends well and vanishes when it does not."""
-
-    def __init__(self, final: Path):
-        self.final = final
-        self.temporary = final.with_name(final.name + ".tmp")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        try:
-            self.temporary.mkdir(parents=True)
-        except OSError as error:
-            raise self._explain(error) from error
-        return self.temporary
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            for path in self.temporary.rglob("*"):
-                _sync(path)
-            shutil.rmtree(self.final, ignore_errors=True)
-            self.temporary.rename(self.final)
-            _sync(self.final.parent)
-            return
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        if isinstance(error, OSError) or "No space left" in str(error) or "os error 28" in str(error):
-            raise self._explain(error) from error
-
-    def _explain(self, error: BaseException) -> UserError:
-        reason = os.strerror(errno.ENOSPC) if "28" in str(error) or "space" in str(error) else str(error)
-        return UserError(
-            f"{self.final}: could not be saved ({reason}); earlier checkpoints are intact: free space and run again"
-        )
-
-
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint; `warn` is told of each damaged or half-written one that is passed over."""
-    for path in folder.glob("step-*.tmp"):
+    """The newest complete checkpoint; `warn` is told of each half-written or damaged one passed over."""
+    for path in sorted(folder.glob("step-*.tmp")):
         warn(f"{path}: half-written, ignored")
-    numbered = [p for p in folder.glob("step-*") if p.suffix != ".tmp"]
-    for path in sorted(numbered, key=lambda p: int(p.name.split("-")[1]), reverse=True):
+    for step, path in sorted(_numbered(folder).items(), reverse=True):
         problem = _problem(path)
         if problem is None:
             return path
-        warn(f"{path}: {problem}, passed over for the newest complete checkpoint")
+        warn(f"{path}: {problem}; step {step} is passed over for the newest complete checkpoint")
     return None
 
 
 def read_state(checkpoint: Path) -> TrainState:
+    """Where the run stood when `checkpoint` was saved."""
     values = json.loads((checkpoint / STATE_FILE).read_text())
-    values.pop("sha256")
+    del values["sha256"]
     return TrainState(**values)
 
 
 def load_checkpoint(
-    checkpoint: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
-) -> TrainState:
+    checkpoint: Path,
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
     """Restore everything in place.
 
     Raises:
-        UserError: the checkpoint is of another architecture.
+        UserError: the checkpoint is of another architecture or optimizer.
     """
     _load_weights(checkpoint / "model.safetensors", network)
     _load_weights(checkpoint / "ema.safetensors", ema)
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"))
-    return read_state(checkpoint)
+    path = checkpoint / "optimizer.pt"
+    try:
+        optimizer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except (KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not the state of this optimizer; use another run.dir") from error
+    if scaler is not None and (checkpoint / SCALER_FILE).exists():
+        scaler.load_state_dict(json.loads((checkpoint / SCALER_FILE).read_text()))
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    paths = [p for p in folder.glob("step-*") if p.suffix != ".tmp"]
-    for path in sorted(paths, key=lambda p: int(p.name.split("-")[1]))[:-keep]:
-        shutil.rmtree(path)
+def prune_checkpoints(folder: Path, global_step: int, keep: int) -> None:
+    """Remove half-written checkpoints, and all but the newest `keep` up to the one just saved.
+
+    Later ones can only be damaged, were passed over and will be written again: they must not count.
+    """
+    for path in folder.glob("step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    numbered = _numbered(folder)
+    for step in sorted(step for step in numbered if step <= global_step)[:-keep]:
+        shutil.rmtree(numbered[step], ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well and vanishes when it does not.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    temporary = final.with_name(final.name + ".tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(final.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise_if_disk_refused(final, error)
+        raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace the file at once: a reader or a kill meets the old or the new one, never half of one.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise_if_disk_refused(path, error)
+        raise
+
+
+def raise_if_disk_refused(path: Path, error: BaseException) -> None:
+    """Turn an error met while writing `path` into a UserError if the disk is at fault; leave others alone."""
+    cause: BaseException | None = error
+    while isinstance(cause, Exception) and not isinstance(cause, OSError | SafetensorError | UserError):
+        cause = cause.__context__  # torch.save hides the disk's error behind one of its own
+    if isinstance(cause, OSError):
+        reason = cause.strerror or str(cause)
+    elif isinstance(cause, SafetensorError) and "I/O error: " in str(cause):
+        reason = str(cause).partition("I/O error: ")[2]
+    else:
+        return
+    raise UserError(
+        f"{path}: cannot be written ({reason}); nothing saved before is lost: "
+        "free space or mend the folder, then run the same command again"
+    ) from error
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def _load_weights(path: Path, module: nn.Module) -> None:
@@ -130,7 +186,7 @@ def _load_weights(path: Path, module: nn.Module) -> None:
     expected = module.state_dict()
     wrong = [k for k in expected.keys() | weights.keys() if _shape(expected, k) != _shape(weights, k)]
     if wrong:
-        name = sorted(wrong)[0]
+        name = min(wrong)
         raise UserError(
             f"{path}: checkpoint of another architecture ({name}: {_shape(weights, name)} in the file, "
             f"{_shape(expected, name)} in the model); use another run.dir or the recipe it was made with"
@@ -138,8 +194,8 @@ def _load_weights(path: Path, module: nn.Module) -> None:
     module.load_state_dict(weights)
 
 
-def _shape(weights: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(weights[name].shape) if name in weights else None
+def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
+    return str(list(weights[name].shape)) if name in weights else "absent"
 
 
 def _contiguous(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -148,9 +204,10 @@ def _contiguous(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _problem(checkpoint: Path) -> str | None:
     try:
+        read_state(checkpoint)
         digests = json.loads((checkpoint / STATE_FILE).read_text())["sha256"]
         wrong = [name for name, digest in digests.items() if _digest(checkpoint / name) != digest]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "incomplete"
     return f"{wrong[0]} is damaged" if wrong else None
 

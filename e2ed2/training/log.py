@@ -1,12 +1,22 @@
-"""What a run says: `metrics.jsonl`, a progress bar, preview grids."""
+"""What a run leaves to read: `metrics.jsonl`, previews, versions and hardware."""
 
+import io
 import json
+import math
 import os
+import platform
+import resource
+import subprocess
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+import e2ed2
+from e2ed2.training.checkpoint import raise_if_disk_refused, write_file
 
 
 class MetricsFile:
@@ -15,25 +25,49 @@ class MetricsFile:
     def __init__(self, path: Path, global_step: int):
         self._path = path
         rows = [row for row in read_metrics(path) if row["global_step"] <= global_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        temporary.replace(path)
+        write_file(path, b"".join(_line(row) for row in rows))
 
     def write(self, row: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a row, durable when this returns.
+
+        Raises:
+            UserError: the disk is full or refuses; the file ends with the row before.
+        """
+        try:
+            size = self._path.stat().st_size
+            try:
+                with self._path.open("ab") as file:
+                    file.write(_line(row))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(self._path, size)
+                raise
+        except OSError as error:
+            raise_if_disk_refused(self._path, error)
+
+
+def _line(row: dict[str, float]) -> bytes:
+    """One line of JSON, which has no word for infinity (an overflow that fp16 skipped): null."""
+    plain = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    return (json.dumps(plain) + "\n").encode()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The complete rows of a metrics file; a torn last line (a kill while writing) is left out."""
+    """The rows of a metrics file up to the first torn one (a kill while writing)."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+            row["global_step"]
+        except (ValueError, TypeError, KeyError):
+            break
+        if not line.endswith(b"\n"):
+            break
+        rows.append(row)
     return rows
 
 
@@ -45,3 +79,47 @@ def image_grid(images: Tensor, columns: int) -> Image.Image:
     grid[:count] = images
     tiled = grid.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     return Image.fromarray(tiled.reshape(rows * height, columns * width, 3).numpy())
+
+
+def write_preview(path: Path, images: Tensor) -> None:
+    """A grid of uint8 images [N, 3, H, W], eight in a row, as PNG.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    buffer = io.BytesIO()
+    image_grid(images, columns=8).save(buffer, "PNG")
+    write_file(path, buffer.getvalue())
+
+
+def peak_memory_bytes() -> int:
+    """The accelerator's peak allocation, or the process's peak resident size on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def environment() -> dict[str, object]:
+    """Versions, hardware and commit."""
+    return {
+        "e2ed2": e2ed2.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("accelerate", "diffusers", "transformers")},
+        "platform": platform.platform(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of a checkout, `-dirty` when it was edited since; None for an installed copy or without git."""
+    folder = Path(__file__).parent
+    try:
+        subprocess.run(["git", "ls-files", "--error-unmatch", "."], cwd=folder, capture_output=True, check=True)
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

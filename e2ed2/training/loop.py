@@ -1,15 +1,19 @@
-"""The training loop, top to bottom: data, network, resume, update, log, preview, checkpoint, model folder."""
+"""The training loop, top to bottom: run folder, data, network, resume, update, log, preview, checkpoint, model."""
 
+import fcntl
 import json
-import platform
+import os
 import signal
-import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+import yaml
+from accelerate import Accelerator, PartialState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.errors import NonFiniteError, UserError
@@ -21,14 +25,17 @@ from e2ed2.training.checkpoint import (
     prune_checkpoints,
     read_state,
     save_checkpoint,
+    write_file,
 )
-from e2ed2.training.config import Config
-from e2ed2.training.log import MetricsFile, image_grid
+from e2ed2.training.config import Config, changed_fields
+from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, write_preview
 from e2ed2.training.stages import create_stage, load_training_set
-from e2ed2.training.step import Trained, update
+from e2ed2.training.step import Stage, Trained, update
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int, dict[str, float]], None]
+
+EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
 
 
 def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row: None) -> Path:
@@ -41,137 +48,222 @@ def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row
         UserError: something the user can mend. NonFiniteError: training diverged.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
-    run_dir = config.run.dir
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
-    data = load_training_set(config.data, say)
-    torch.manual_seed(config.train.seed)
-    stage = create_stage(config, data, accelerator.device, say)
-    network = stage.network
-    ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
-    state = _resume(config, accelerator, network, ema, optimizer, say)
-    _write_run_files(config)
-    metrics = MetricsFile(run_dir / "metrics.jsonl", state.global_step)
-    network, optimizer = accelerator.prepare(network, optimizer)
-    trained = Trained(network, ema, optimizer)
+    accelerator = _create_accelerator(config.train.mixed_precision)
+    is_main = accelerator.is_main_process
+    say = say if is_main else lambda line: None
+    model = config.run.dir / "model"
+    with _claimed(config.run.dir, is_main):
+        checkpoint, state = _start(config, accelerator.num_processes, say)
+        if state.global_step == config.train.max_train_steps and _exported_step(model) == state.global_step:
+            say(f"{config.run.dir} is finished at step {state.global_step}; its model is {model}")
+            return model
+        if is_main:
+            _write_run_files(config)
+        run = _prepare(config, accelerator, checkpoint, state, say)
+        state = _train_steps(run, state, say, tick)
+        if is_main:
+            _export(run, state, model)
+        accelerator.wait_for_everyone()
+    return model
 
-    def save(at: TrainState) -> None:
-        if accelerator.is_main_process:
-            save_checkpoint(run_dir / "checkpoints", at, accelerator.unwrap_model(network), ema, optimizer)
-            prune_checkpoints(run_dir / "checkpoints", config.train.keep_checkpoints)
 
-    def preview(step: int) -> None:
-        if accelerator.is_main_process:
-            (run_dir / "samples").mkdir(exist_ok=True)
-            image_grid(stage.preview(ema.module), columns=8).save(run_dir / "samples" / f"step-{step:06d}.png")
+@dataclass(frozen=True)
+class _Run:
+    config: Config
+    accelerator: Accelerator
+    stage: Stage
+    trained: Trained
+    num_items: int
+    metrics: MetricsFile | None  # None where another process writes
 
-    if state.global_step == 0:
-        preview(0)
-    with _DelayedInterrupt() as interrupt:
-        while state.global_step < config.train.max_train_steps and not interrupt.requested:
-            started = time.perf_counter()
-            network.train()
+
+def _create_accelerator(mixed_precision: str) -> Accelerator:
+    if mixed_precision == "fp16" and PartialState().device.type == "cpu":
+        raise UserError("train.mixed_precision: fp16 needs a GPU, and there is none; use bf16 or no")
+    try:
+        return Accelerator(mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
+
+
+@contextmanager
+def _claimed(run_dir: Path, is_main: bool) -> Iterator[None]:
+    """The run folder, made if need be and locked against a second training; a kill releases the lock."""
+    if not is_main:
+        yield
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run_dir, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"run.dir {run_dir}: not a folder that can be written ({error.strerror}); name another"
+        ) from error
+    try:
+        with suppress(OSError):  # some network disks have no locks
             try:
-                row = update(stage, trained, config.train, len(data), state.global_step, accelerator)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"{error}; the log is {run_dir / 'metrics.jsonl'}") from error
-            state = _advance(state)
-            step = state.global_step
-            row = {"global_step": step, "images_seen": state.images_seen, **row}
-            row["images_per_second"] = state.global_batch_size / (time.perf_counter() - started)
-            row["peak_memory_bytes"] = peak_memory_bytes()
-            if accelerator.is_main_process and (step % config.train.log_every == 0 or step == 1):
-                metrics.write(row)
-            tick(step, config.train.max_train_steps, row)
-            if step % config.train.preview_every == 0 or step == config.train.max_train_steps:
-                preview(step)
-            if step % config.train.checkpoint_every == 0 or step == config.train.max_train_steps:
-                save(state)
-        if interrupt.requested:
-            save(state)
-            raise KeyboardInterrupt(f"saved step {state.global_step}; run the same command to go on")
-
-    if accelerator.is_main_process:
-        with atomic_folder(run_dir / "model") as folder:
-            stage.export(ema.module, folder)
-    return run_dir / "model"
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"run.dir {run_dir}: another training is running there; name another") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _resume(config: Config, accelerator: Accelerator, network, ema, optimizer, say: Say) -> TrainState:
-    train = config.train
-    global_batch_size = train.micro_batch_size * train.gradient_accumulation_steps * accelerator.num_processes
-    checkpoint = latest_checkpoint(config.run.dir / "checkpoints", say)
+def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, TrainState]:
+    """Where to begin: the newest complete checkpoint of this very recipe, or nothing at step 0."""
+    train, run_dir = config.train, config.run.dir
+    global_batch_size = train.micro_batch_size * train.gradient_accumulation_steps * num_processes
+    checkpoint = latest_checkpoint(run_dir / "checkpoints", say)
     if checkpoint is None:
-        return TrainState(0, 0, train.seed, global_batch_size)
+        return None, TrainState(0, 0, train.seed, global_batch_size)
     state = read_state(checkpoint)
-    for field, now in (("seed", train.seed), ("global_batch_size", global_batch_size)):
-        if getattr(state, field) != now:
+    changes = _recorded_changes(config)
+    changes["train.seed"] = (state.seed, train.seed)
+    changes["global batch size"] = (state.global_batch_size, global_batch_size)
+    for field, (before, now) in changes.items():
+        if before != now:
             raise UserError(
-                f"{checkpoint}: {field} is {getattr(state, field)} there and {now} in the recipe; "
-                "resuming needs the same (or another run.dir)"
+                f"{field}: {now}, but {run_dir} was begun with {before}; resuming needs the same value "
+                "(to train on with another one: another run.dir)"
             )
-    load_checkpoint(checkpoint, network, ema, optimizer)
-    say(f"resuming {config.run.dir} at step {state.global_step}")
-    return state
+    if state.global_step > train.max_train_steps:
+        raise UserError(
+            f"train.max_train_steps: {train.max_train_steps}, but {run_dir} is already at step {state.global_step}; "
+            "give at least as many, or another run.dir"
+        )
+    return checkpoint, state
 
 
-def _advance(state: TrainState) -> TrainState:
-    return TrainState(
-        state.global_step + 1, state.images_seen + state.global_batch_size, state.seed, state.global_batch_size
-    )
-
-
-def peak_memory_bytes() -> int:
-    """The accelerator's peak allocation, or the process's peak resident size on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+def _recorded_changes(config: Config) -> dict[str, tuple[object, object]]:
+    try:
+        recorded = yaml.safe_load((config.run.dir / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # the user removed or broke it: the state still guards
+        return {}
+    return changed_fields(recorded, config) if isinstance(recorded, dict) else {}
 
 
 def _write_run_files(config: Config) -> None:
-    try:
-        config.run.dir.mkdir(parents=True, exist_ok=True)
-        (config.run.dir / "config.yaml").write_text(config.to_yaml())
-        (config.run.dir / "environment.json").write_text(json.dumps(environment(), indent=1))
-    except OSError as error:
-        raise UserError(f"run.dir {config.run.dir}: cannot be written ({error.strerror})") from error
+    write_file(config.run.dir / "config.yaml", config.to_yaml().encode())
+    write_file(config.run.dir / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
 
 
-def environment() -> dict[str, object]:
-    """Versions, hardware and commit."""
-    import diffusers
-    import transformers
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+def _prepare(
+    config: Config, accelerator: Accelerator, checkpoint: Path | None, state: TrainState, say: Say
+) -> _Run:
+    """Data, network, average and optimizer, as they were at `checkpoint`."""
+    data = load_training_set(config.data, say)
+    torch.manual_seed(config.train.seed)
+    stage: Stage = create_stage(config, data, accelerator.device, say)
+    network = stage.network
+    average = get_ema_multi_avg_fn(config.train.ema_decay)
+    ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-        "platform": platform.platform(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "num_threads": torch.get_num_threads(),
-        "commit": commit.stdout.strip() or None,
-    }
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler)
+        say(f"resuming {config.run.dir} at step {state.global_step}")
+    metrics = None
+    if accelerator.is_main_process:
+        metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
+    network, optimizer = accelerator.prepare(network, optimizer)
+    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), len(data), metrics)
+
+
+def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
+    train = run.config.train
+    saved = state.global_step
+    if saved == 0:
+        _preview(run, 0)
+    with _DelayedInterrupt() as interrupt:
+        while state.global_step < train.max_train_steps and not interrupt.requested:
+            state, row = _step(run, state)
+            step, is_last = state.global_step, state.global_step == train.max_train_steps
+            if run.metrics is not None and (step % train.log_every == 0 or step == 1):
+                run.metrics.write(row)
+            tick(step, train.max_train_steps, row)
+            if step % train.preview_every == 0 or is_last:
+                _preview(run, step)
+            if step % train.checkpoint_every == 0 or is_last:
+                _save(run, state)
+                saved = step
+        if interrupt.requested:
+            if saved != state.global_step:
+                say(f"interrupted: saving step {state.global_step}; once more Ctrl-C stops at once")
+                _save(run, state)
+            raise KeyboardInterrupt(f"step {state.global_step} is saved; run the same command to go on")
+    return state
+
+
+def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+    """One update: the state after it and its row of metrics."""
+    started = time.perf_counter()
+    run.trained.network.train()
+    try:
+        row = update(
+            run.stage, run.trained, run.config.train, run.num_items, state.global_step, run.accelerator
+        )
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}; the log is {run.config.run.dir / 'metrics.jsonl'}") from error
+    state = replace(
+        state, global_step=state.global_step + 1, images_seen=state.images_seen + state.global_batch_size
+    )
+    row = {"global_step": state.global_step, "images_seen": state.images_seen, **row}
+    row["images_per_second"] = state.global_batch_size / (time.perf_counter() - started)
+    row["peak_memory_bytes"] = peak_memory_bytes()
+    return state, row
+
+
+def _preview(run: _Run, step: int) -> None:
+    if run.accelerator.is_main_process:
+        images = run.stage.preview(run.trained.ema.module)
+        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", images)
+
+
+def _save(run: _Run, state: TrainState) -> None:
+    if run.accelerator.is_main_process:
+        folder = run.config.run.dir / "checkpoints"
+        network = run.accelerator.unwrap_model(run.trained.network)
+        save_checkpoint(
+            folder, state, network, run.trained.ema, run.trained.optimizer, run.accelerator.scaler
+        )
+        prune_checkpoints(folder, state.global_step, run.config.train.keep_checkpoints)
+
+
+def _export(run: _Run, state: TrainState, model: Path) -> None:
+    with atomic_folder(model) as folder:
+        run.stage.export(run.trained.ema.module, folder)
+        done = {
+            "stage": run.config.stage,
+            "global_step": state.global_step,
+            "images_seen": state.images_seen,
+        }
+        (folder / EXPORT_FILE).write_text(json.dumps(done, indent=1) + "\n")
+
+
+def _exported_step(model: Path) -> int | None:
+    try:
+        return json.loads((model / EXPORT_FILE).read_text())["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class _DelayedInterrupt:
-    """Turns the first Ctrl-C into a request that the loop honours between updates; a second one is immediate."""
+    """Turns the first Ctrl-C into a request that the loop honours between updates; a second is immediate."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._is_main_thread = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "_DelayedInterrupt":
-        self._previous = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._request)
+        if self._is_main_thread:  # Python delivers signals there only
+            self._previous = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        if self._is_main_thread:
+            signal.signal(signal.SIGINT, self._previous)
 
     def _request(self, number: int, frame: object) -> None:
         if self.requested:

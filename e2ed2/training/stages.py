@@ -13,8 +13,9 @@ from e2ed2.training.config import Config, DataConfig
 from e2ed2.training.consistency import ConsistencyStage
 from e2ed2.training.denoising import DenoisingStage
 from e2ed2.training.end_to_end import EndToEndStage
+from e2ed2.training.step import Stage
 
-STAGES = {
+STAGES: dict[str, Callable[..., Stage]] = {
     "autoencoder": AutoencoderStage,
     "base": DenoisingStage,
     "lcm": ConsistencyStage,
@@ -22,7 +23,7 @@ STAGES = {
 }
 
 
-def create_stage(config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+def create_stage(config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]) -> Stage:
     """The object that owns a stage's network, losses, preview and export."""
     return STAGES[config.stage](config, data, device, say)
 

@@ -1,7 +1,9 @@
-"""One optimizer update: micro-batches, backward, clipping, AdamW, EMA; every random number a function of the step."""
+"""One update: micro-batches, backward, clipping, AdamW, EMA; every random number is a function of (seed, step)."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +15,24 @@ from e2ed2.objectives.total import total
 from e2ed2.training.config import TrainConfig
 
 
+class Stage(Protocol):
+    """What the loop asks of a training stage. `weights`: of the loss terms by name, in `total`."""
+
+    network: nn.Module
+    weights: dict[str, float]
+
+    def loss_terms(
+        self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Unweighted scalar terms of the items `rows` [B]; all randomness comes from the CPU `generator`."""
+
+    def preview(self, network: nn.Module) -> Tensor:
+        """What the network does on fixed inputs, uint8 [N, 3, H, W]; the same network gives the same images."""
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        """Write the model folder; the network is not trained on afterwards."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What an update changes."""
@@ -22,35 +42,43 @@ class Trained:
     optimizer: torch.optim.Optimizer
 
 
-def update(stage, trained: Trained, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator) -> dict[str, float]:
+def update(
+    stage: Stage, trained: Trained, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator
+) -> dict[str, float]:
     """Update number `step` (0-based).
 
     Returns:
-        Every loss term unweighted, `total`, `lr` and `grad_norm`.
+        Every loss term unweighted, `total`, `lr` and `grad_norm` (before clipping).
     Raises:
         NonFiniteError: a term or the gradient is not finite; nothing was updated.
     """
     lr = learning_rate(config, step)
     for group in trained.optimizer.param_groups:
         group["lr"] = lr
+    num_micro = config.gradient_accumulation_steps
     sums: dict[str, float] = {}
-    for micro in range(config.gradient_accumulation_steps):
-        position = (step * config.gradient_accumulation_steps + micro) * accelerator.num_processes + accelerator.process_index
+    for micro in range(num_micro):
+        position = (step * num_micro + micro) * accelerator.num_processes + accelerator.process_index
         rows = batch_rows(config.seed, num_items, position, config.micro_batch_size)
-        generator = torch.Generator().manual_seed(_mix(config.seed, position))
+        seed = _mix(config.seed, position)
+        torch.manual_seed(_mix(seed, 0))  # for dropout, which takes no generator
+        generator = torch.Generator().manual_seed(seed)
         with accelerator.autocast():
             terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
         terms["total"] = total(terms, stage.weights)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item() / config.gradient_accumulation_steps
+            sums[name] = sums.get(name, 0.0) + value.item() / num_micro
         _check_finite(sums, step)
-        accelerator.backward(terms["total"] / config.gradient_accumulation_steps)
-    grad_norm = accelerator.clip_grad_norm_(trained.network.parameters(), config.max_grad_norm)
-    _check_finite({"grad_norm": float(grad_norm)}, step)
-    trained.optimizer.step()
+        accelerator.backward(terms["total"] / num_micro)
+    grad_norm = float(accelerator.clip_grad_norm_(trained.network.parameters(), config.max_grad_norm))
+    if accelerator.scaler is None:
+        _check_finite({"grad_norm": grad_norm}, step)
+    trained.optimizer.step()  # fp16: skipped when the scaled gradient overflows, and the loss scale is halved
+    if accelerator.scaler is not None and accelerator.scaler.get_scale() < 1:  # overflows even unscaled
+        _check_finite({"grad_norm": grad_norm}, step)
     trained.optimizer.zero_grad()
     trained.ema.update_parameters(accelerator.unwrap_model(trained.network))
-    return {**sums, "lr": lr, "grad_norm": float(grad_norm)}
+    return {**sums, "lr": lr, "grad_norm": grad_norm}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -62,7 +90,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def batch_rows(seed: int, num_items: int, position: int, size: int) -> Tensor:
-    """Rows [size] of batch number `position`: each epoch is its own permutation, batches run on across epochs."""
+    """Rows [size] of batch number `position`: every epoch is a permutation of its own; batches span epochs."""
     rows: list[int] = []
     start = position * size
     while len(rows) < size:

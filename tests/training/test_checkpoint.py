@@ -1,0 +1,254 @@
+"""Checkpoints, folders and files: complete, atomic, and clear about a full disk."""
+
+import errno
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from e2ed2.errors import UserError
+from e2ed2.training import checkpoint
+from e2ed2.training.checkpoint import (
+    TrainState,
+    atomic_folder,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    read_state,
+    save_checkpoint,
+    write_file,
+)
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def parts(width=4, updates=2):
+    """A network, its average and an optimizer that have been through `updates` updates."""
+    torch.manual_seed(width)
+    network = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
+    ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    for _ in range(updates):
+        network(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update_parameters(network)
+    return network, ema, optimizer
+
+
+def save(folder, step, width=4):
+    return save_checkpoint(folder, TrainState(step, 8 * step, 0, 8), *parts(width))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_everything_comes_back(tmp_path):
+    network, ema, optimizer = parts()
+    scaler = torch.amp.GradScaler("cpu", init_scale=32.0)
+    state = TrainState(7, 56, 3, 8)
+    path = save_checkpoint(tmp_path, state, network, ema, optimizer, scaler)
+    fresh, fresh_ema, fresh_optimizer = parts(updates=0)
+    fresh_scaler = torch.amp.GradScaler("cpu")
+    load_checkpoint(path, fresh, fresh_ema, fresh_optimizer, fresh_scaler)
+    assert same(fresh.state_dict(), network.state_dict()) and same(fresh_ema.state_dict(), ema.state_dict())
+    assert fresh_ema.n_averaged == 2 and fresh_scaler.get_scale() == 32.0
+    moments, fresh_moments = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
+    assert moments.keys() == fresh_moments.keys() and all(same(moments[k], fresh_moments[k]) for k in moments)
+    assert optimizer.state_dict()["param_groups"] == fresh_optimizer.state_dict()["param_groups"]
+    assert read_state(path) == state and path.name == "step-7"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-7"]
+
+
+def test_the_newest_is_found_by_number(tmp_path):
+    for step in (5, 100, 20):
+        save(tmp_path, step)
+    (tmp_path / "step-by-step").mkdir()
+    (tmp_path / "step-300-copy").mkdir()
+    assert latest_checkpoint(tmp_path, pytest.fail) == tmp_path / "step-100"
+    assert latest_checkpoint(tmp_path / "nowhere", pytest.fail) is None
+
+
+def remove_state(path):
+    (path / "state.json").unlink()
+
+
+def remove_weights(path):
+    (path / "ema.safetensors").unlink()
+
+
+def cut_weights(path):
+    os.truncate(path / "model.safetensors", 100)
+
+
+def flip_bit(path):
+    data = bytearray((path / "optimizer.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / "optimizer.pt").write_bytes(data)
+
+
+def cut_state(path):
+    os.truncate(path / "state.json", 40)
+
+
+def empty_state(path):
+    (path / "state.json").write_text("[]")
+
+
+def foreign_state(path):
+    values = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**values, "epoch": 3}))
+
+
+DAMAGES = [remove_state, remove_weights, cut_weights, flip_bit, cut_state, empty_state, foreign_state]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda function: function.__name__)
+def test_a_damaged_newest_is_passed_over_for_the_one_before_and_named(tmp_path, damage):
+    older, newer = save(tmp_path, 5), save(tmp_path, 10)
+    damage(newer)
+    said = []
+    assert latest_checkpoint(tmp_path, said.append) == older
+    assert len(said) == 1 and str(newer) in said[0] and "passed over" in said[0]
+
+
+def test_a_half_written_one_is_ignored_and_named(tmp_path):
+    save(tmp_path, 5)
+    save(tmp_path, 10).rename(tmp_path / "step-10.tmp")
+    said = []
+    assert latest_checkpoint(tmp_path, said.append) == tmp_path / "step-5"
+    assert said == [f"{tmp_path / 'step-10.tmp'}: half-written, ignored"]
+
+
+def test_another_architecture_is_refused_by_name_and_shape(tmp_path):
+    path = save(tmp_path, 5, width=4)
+    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] in the file, \[6\] in the model"):
+        load_checkpoint(path, *parts(width=6))
+    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] in the file, absent in the model"):
+        load_checkpoint(path, nn.Flatten(), *parts()[1:])
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    path, (network, ema, _) = save(tmp_path, 5), parts()
+    with pytest.raises(UserError, match=r"optimizer\.pt: not the state of this optimizer"):
+        load_checkpoint(path, network, ema, torch.optim.AdamW([network[0].weight]))
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = save(tmp_path, 5)
+    torch.save(Evil(), path / "optimizer.pt")
+    with pytest.raises(UserError, match="not the state of this optimizer"):
+        load_checkpoint(path, *parts())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pruning_keeps_the_newest_and_removes_what_is_half_written(tmp_path):
+    for step in (5, 10, 15):
+        save(tmp_path, step)
+    (tmp_path / "step-12.tmp").mkdir()
+    prune_checkpoints(tmp_path, 15, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-15"]
+
+
+def test_pruning_never_prefers_a_damaged_later_one_to_the_one_just_saved(tmp_path):
+    for step in (5, 7, 10):
+        save(tmp_path, step)
+    remove_state(tmp_path / "step-10")  # resumed from 5, interrupted at 7
+    prune_checkpoints(tmp_path, 7, keep=1)
+    assert latest_checkpoint(tmp_path, lambda line: None) == tmp_path / "step-7"
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    (tmp_path / "model.tmp").mkdir()
+    (tmp_path / "model.tmp" / "left over").touch()
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / content).touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt(), UserError("a bad field"), TypeError()])
+def test_what_is_not_the_disks_fault_passes_and_leaves_the_old_folder(tmp_path, error):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(type(error)) as caught, atomic_folder(tmp_path / "model") as folder:
+        (folder / "half").touch()
+        raise error
+    assert caught.value is error and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def raises(error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    return refuse
+
+
+def torch_save_on_a_full_disk(state, file):
+    try:
+        raise FULL
+    except OSError:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")  # noqa: B904
+
+
+SAFETENSORS_FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+FAILURES = {
+    "weights": (checkpoint, "save_file", raises(SAFETENSORS_FULL)),
+    "optimizer": (torch, "save", torch_save_on_a_full_disk),
+    "state": (checkpoint, "_digest", raises(FULL)),
+    "fsync": (os, "fsync", raises(FULL)),
+}
+
+
+@pytest.mark.parametrize("place", FAILURES)
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, place):
+    older = save(tmp_path, 5)
+    said = r"step-10: cannot be written \(No space left on device.*\); nothing .* lost"
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=said):
+        patched.setattr(*FAILURES[place])
+        save(tmp_path, 10)
+    assert list(tmp_path.iterdir()) == [older] and latest_checkpoint(tmp_path, pytest.fail) == older
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 128 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a file system needs root")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("free", [4096, 20_480, 36_864, 61_440])  # enough for none, one, two or all but the last file
+def test_a_really_full_disk_loses_nothing(small_disk, free):
+    older = save(small_disk, 5)
+    disk = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(b"\0" * (disk.f_bavail * disk.f_frsize - free))
+    with pytest.raises(UserError, match=r"step-10: cannot be written \(No space left on device"):
+        save(small_disk, 10, width=450)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "step-5"]
+    assert latest_checkpoint(small_disk, pytest.fail) == older
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_file(tmp_path / "new" / "file", b"old")
+    write_file(tmp_path / "new" / "file", b"new")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "new").iterdir()] == [("file", b"new")]
+
+
+def test_a_file_survives_a_full_disk(small_disk):
+    write_file(small_disk / "file", b"old")
+    with pytest.raises(UserError, match=r"file: cannot be written \(No space left on device\)"):
+        write_file(small_disk / "file", b"x" * 200_000)
+    assert [(path.name, path.read_bytes()) for path in small_disk.iterdir()] == [("file", b"old")]

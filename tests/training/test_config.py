@@ -1,0 +1,155 @@
+"""Recipes: what loads, what is refused and in which words, what may change when a run is resumed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2ed2.errors import UserError
+from e2ed2.models.pipeline import ORIGINAL_INFERENCE_STEPS
+from e2ed2.training.config import (
+    MAX_INFERENCE_STEPS,
+    EnergyConfig,
+    build_config,
+    changed_fields,
+    load_config,
+)
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+MINIMAL = {"stage": "e2ed2", "run": {"dir": "runs/x"}}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stage: e2ed2\nrun: {dir: runs/x}\ntrain: {lr: 1e-4}\n")
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path):
+    load_config(path)
+
+
+def test_the_resolved_config_reads_back_as_itself(recipe, tmp_path):
+    config = load_config(recipe, ["objective.energy.weight=0.5", "model.architecture={layers: [1, 2]}"])
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(config.to_yaml())
+    assert load_config(resolved) == config
+
+
+def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
+    overrides = ["train.lr=3e-5", "train.seed=7", "objective.energy={weight: 2, beta: 0.5}", "run.dir=elsewhere"]
+    config = load_config(recipe, [*overrides, "train.mixed_precision=no", "trajectory.gradient_checkpointing=yes"])
+    assert (config.train.lr, config.train.seed, config.run.dir) == (3e-5, 7, Path("elsewhere"))
+    assert config.objective.energy == EnergyConfig(weight=2, beta=0.5)
+    assert (config.train.mixed_precision, config.trajectory.gradient_checkpointing) == ("no", True)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("trian.lr=1", ["trian: unknown field", "train", "objective"]),
+        ("train.learning_rate=1", ["train.learning_rate: unknown field", "lr", "max_train_steps"]),
+        ("objective.l3.weight=1", ["objective.l3: unknown field", "l1", "l2", "patch_energy"]),
+        ("objective.energy.wieght=1", ["objective.energy.wieght: unknown field; allowed here: weight, beta"]),
+        ("train.lr=fast", ["train.lr: 'fast'", "number"]),
+        ("train.lr=yes", ["train.lr: True", "not yes or no"]),
+        ("train.lr=0", ["train.lr: 0", "greater than 0"]),
+        ("train.lr=.inf", ["train.lr: inf", "finite"]),
+        ("train.lr=.nan", ["train.lr: nan", "finite"]),
+        ("train.max_train_steps=1.5", ["train.max_train_steps: 1.5", "integer"]),
+        ("train.micro_batch_size=true", ["train.micro_batch_size: True", "integer"]),
+        ("train.seed=-1", ["train.seed: -1", "greater than or equal to 0"]),
+        ("train.seed=18446744073709551616", ["train.seed", "less than 9223372036854775808"]),
+        ("train.mixed_precision=fp8", ["train.mixed_precision: 'fp8'", "'no', 'fp16' or 'bf16'"]),
+        ("trajectory.num_inference_steps=0", ["trajectory.num_inference_steps: 0", "greater than or equal to 1"]),
+        ("trajectory.num_inference_steps=51", ["trajectory.num_inference_steps: 51", "less than or equal to 50"]),
+        ("trajectory.start=noise", ["trajectory.start: 'noise'", "'pure_noise' or 'random_step'"]),
+        ("consistency.num_ddim_steps=300", ["consistency.num_ddim_steps: 300", "must divide 1000"]),
+        ("objective.energy.beta=2", ["objective.energy.beta: 2", "less than 2"]),
+        ("data.max_bad_fraction=5", ["data.max_bad_fraction: 5", "less than or equal to 1"]),
+        ("stage=gan", ["stage: 'gan'", "'autoencoder', 'base', 'lcm' or 'e2ed2'"]),
+        ("train=3", ["train: 3", "section", "lr"]),
+        ("train=", ["train: None", "section", "lr"]),
+        ("train.lr", ["override 'train.lr'", "field.path=value"]),
+        ("=3", ["override '=3'", "field.path=value"]),
+        ("stage.lr=3", ["override 'stage.lr=3'", "not a section"]),
+        ("train.lr={", ["override 'train.lr={'", "not a YAML value"]),
+        ("train.lr=2024-13-45", ["override 'train.lr=2024-13-45'", "not a YAML value"]),
+    ],
+)
+def test_a_mistake_names_field_value_and_what_is_allowed_in_one_line(recipe, override, parts):
+    with pytest.raises(UserError) as caught:
+        load_config(recipe, [override])
+    message = str(caught.value)
+    assert all(part in message for part in parts) and "\n" not in message, message
+
+
+def test_every_mistake_is_reported_at_once(recipe):
+    with pytest.raises(UserError, match=r"train\.lr: -1 .*; train\.sed: unknown field"):
+        load_config(recipe, ["train.lr=-1", "train.sed=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected fields such as 'stage: e2ed2', found nothing"),
+        ("- 1", "expected fields such as 'stage: e2ed2', found list"),
+        ("a: [", "not YAML"),
+        ("a: 2024-13-45", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        ("stage: e2ed2", r"run\.dir: missing; add it to the recipe or pass run\.dir=VALUE"),
+        ("stage: e2ed2\nrun: {}", r"run\.dir: missing"),
+        ("run: {dir: x}", "stage: missing"),
+    ],
+)
+def test_a_broken_recipe_is_refused(recipe, text, message):
+    recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        load_config(recipe)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"recipe .*nowhere\.yaml: No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_the_largest_number_of_steps_is_the_samplers_grid():
+    assert MAX_INFERENCE_STEPS == ORIGINAL_INFERENCE_STEPS
+
+
+def changes(before, now):
+    recorded = yaml.safe_load(build_config({**MINIMAL, **before}).to_yaml())
+    return changed_fields(recorded, build_config({**MINIMAL, **now}))
+
+
+def test_what_alters_an_update_counts_as_changed():
+    now = {"train": {"lr": 1e-3}, "objective": {"l2": {"weight": 1}}}
+    assert changes({}, now) == {"train.lr": (2e-5, 1e-3), "objective.l2.weight": (0.0, 1.0)}
+
+
+def test_an_architecture_is_compared_entry_by_entry():
+    before = {"model": {"architecture": {"num_layers": 2, "sample_size": 8}}}
+    now = {"model": {"architecture": {"num_layers": 3, "sample_size": 8, "dropout": 0.1}}}
+    expected = {"model.architecture.num_layers": (2, 3), "model.architecture.dropout": (None, 0.1)}
+    assert changes(before, now) == expected
+
+
+@pytest.mark.parametrize("field", ["checkpoint_every", "log_every", "preview_every", "keep_checkpoints"])
+def test_how_often_a_run_writes_may_change(field):
+    assert changes({}, {"train": {field: 3}, "run": {"dir": "moved"}}) == {}
+
+
+def test_a_run_may_become_longer_only_at_a_constant_rate():
+    assert changes({}, {"train": {"max_train_steps": 2000}}) == {}
+    cosine = {"train": {"lr_schedule": "cosine"}}
+    longer = {"train": {"lr_schedule": "cosine", "max_train_steps": 2000}}
+    assert changes(cosine, longer) == {"train.max_train_steps": (1000, 2000)}
+
+
+def test_fields_of_another_version_do_not_count():
+    recorded = yaml.safe_load(build_config(MINIMAL).to_yaml())
+    recorded["train"]["momentum"] = 0.9
+    del recorded["train"]["max_grad_norm"]
+    assert changed_fields(recorded, build_config(MINIMAL)) == {}

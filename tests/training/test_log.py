@@ -1,0 +1,115 @@
+"""Metrics, previews and the environment: never torn, never doubled."""
+
+import errno
+import os
+import subprocess
+
+import pytest
+import torch
+from PIL import Image
+
+import e2ed2
+from e2ed2.errors import UserError
+from e2ed2.training import log
+from e2ed2.training.log import MetricsFile, environment, image_grid, read_metrics, write_preview
+
+
+def rows(*steps):
+    return [{"global_step": step, "total": 1 / 3} for step in steps]
+
+
+def write(path, *steps):
+    file = MetricsFile(path, 0)
+    for row in rows(*steps):
+        file.write(row)
+    return file
+
+
+def test_rows_are_kept_to_the_last_digit(tmp_path):
+    write(tmp_path / "m", 1, 2)
+    assert read_metrics(tmp_path / "m") == rows(1, 2)
+    assert read_metrics(tmp_path / "nothing") == []
+
+
+def test_resuming_cuts_back_to_the_checkpoint(tmp_path):
+    write(tmp_path / "m", 1, 2, 3, 4)
+    MetricsFile(tmp_path / "m", 2).write(rows(3)[0])
+    assert read_metrics(tmp_path / "m") == rows(1, 2, 3)
+
+
+@pytest.mark.parametrize("torn", ['{"global_step": 3, "to', '{"global_step": 3}', "\0\0\0\n", "7\n", "{}\n", "\n"])
+def test_a_torn_line_is_left_out_and_overwritten(tmp_path, torn):
+    write(tmp_path / "m", 1, 2)
+    with (tmp_path / "m").open("a") as file:
+        file.write(torn)
+    assert read_metrics(tmp_path / "m") == rows(1, 2)
+    MetricsFile(tmp_path / "m", 5).write(rows(3)[0])
+    assert (tmp_path / "m").read_text().count("\n") == 3 and read_metrics(tmp_path / "m") == rows(1, 2, 3)
+
+
+def test_infinity_becomes_null(tmp_path):
+    MetricsFile(tmp_path / "m", 0).write({"global_step": 1, "grad_norm": float("inf")})
+    assert (tmp_path / "m").read_text() == '{"global_step": 1, "grad_norm": null}\n'
+
+
+def test_a_row_that_does_not_fit_leaves_the_rows_before(tmp_path, monkeypatch):
+    metrics = write(tmp_path / "m", 1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"m: cannot be written \(No space left on device\)"):
+        metrics.write(rows(2)[0])
+    assert (tmp_path / "m").read_bytes().endswith(b"}\n") and read_metrics(tmp_path / "m") == rows(1)
+
+
+def test_a_grid_reads_row_by_row_and_is_white_at_the_end():
+    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    grid = image_grid(images, columns=2)
+    assert grid.size == (4, 4)
+    assert [grid.getpixel(place)[0] for place in ((0, 0), (3, 1), (1, 3), (2, 2))] == [0, 1, 2, 255]
+
+
+def test_a_preview_is_a_png_of_eight_columns(tmp_path):
+    write_preview(tmp_path / "samples" / "p.png", torch.zeros(9, 3, 2, 2, dtype=torch.uint8))
+    with Image.open(tmp_path / "samples" / "p.png") as image:
+        assert (image.format, image.size) == ("PNG", (16, 4))
+
+
+def test_the_environment_names_versions_and_hardware():
+    found = environment()
+    assert found["torch"] == torch.__version__ and found["e2ed2"] == e2ed2.__version__ and found["accelerator"]
+
+
+def no_program(*args, **kwargs):
+    raise FileNotFoundError("git")
+
+
+def no_repository(command, **kwargs):
+    raise subprocess.CalledProcessError(128, command)
+
+
+@pytest.mark.parametrize("failure", [no_program, no_repository])
+def test_no_git_means_no_commit(monkeypatch, failure):
+    monkeypatch.setattr(log.subprocess, "run", failure)
+    assert environment()["commit"] is None
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    def git(*command):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", *identity, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    monkeypatch.setattr(log, "__file__", str(tmp_path / "log.py"))
+    git("init", "--quiet")
+    (tmp_path / "other").write_text("1")
+    git("add", "other")
+    git("commit", "--quiet", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    assert environment()["commit"] == commit
+    (tmp_path / "other").write_text("2")
+    assert environment()["commit"] == f"{commit}-dirty"

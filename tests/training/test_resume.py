@@ -1,0 +1,117 @@
+"""A run cut short and resumed equals one that was not: losses to the last digit, weights bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2ed2.training import loop
+from e2ed2.training.log import read_metrics
+from e2ed2.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+DRIVER = Path(__file__).parent / "kill_runs.py"
+
+
+def quiet(line):
+    pass
+
+
+def at(config, run_dir):
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": run_dir})})
+
+
+def outcome(config, without_time):
+    """(metrics without the clock, name -> bytes of the last checkpoint and the model)."""
+    run_dir = config.run.dir
+    newest = run_dir / "checkpoints" / f"step-{config.train.max_train_steps}"
+    kept = [path for folder in (newest, run_dir / "model") for path in folder.rglob("*") if path.is_file()]
+    rows = without_time(read_metrics(run_dir / "metrics.jsonl"))
+    return rows, {path.relative_to(run_dir): path.read_bytes() for path in kept}
+
+
+def interrupt_at(steps, times=1):
+    def tick(step, num_steps, row):
+        if step in steps:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return tick
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tiny, tmp_path, without_time, precision):
+    config = tiny(mixed_precision=precision, lr_schedule="cosine", lr_warmup_steps=3)
+    reference = at(config, tmp_path / "reference")
+    train(reference, quiet)
+    for step in (1, 5, 8, 12):  # the first, one that is saved anyway, one between, the last
+        said = []
+        with pytest.raises(KeyboardInterrupt, match=f"step {step} is saved; run the same command to go on"):
+            train(config, said.append, interrupt_at({step}))
+        assert (config.run.dir / "checkpoints" / f"step-{step}").is_dir()
+        assert (f"interrupted: saving step {step}; once more Ctrl-C stops at once" in said) == (step in (1, 8))
+        assert len(read_metrics(config.run.dir / "metrics.jsonl")) == step
+    train(config, quiet)
+    assert outcome(config, without_time) == outcome(reference, without_time)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tiny, tmp_path, without_time):
+    config = tiny()
+    reference = at(config, tmp_path / "reference")
+    train(reference, quiet)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, quiet, interrupt_at({8}, times=2))
+    assert [path.name for path in (config.run.dir / "checkpoints").iterdir()] == ["step-5"]
+    train(config, quiet)
+    assert outcome(config, without_time) == outcome(reference, without_time)
+
+
+def test_ctrl_c_during_a_save_waits_for_it_and_during_the_model_leaves_no_half(tiny, tiny_stage, monkeypatch):
+    config, save = tiny(), loop.save_checkpoint
+
+    def interrupted_save(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="step 5 is saved"):
+        patched.setattr(loop, "save_checkpoint", interrupted_save)
+        train(config, quiet)
+    assert [path.name for path in (config.run.dir / "checkpoints").iterdir()] == ["step-5"]
+
+    def interrupted_export(self, network, folder):
+        (folder / "half").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tiny_stage, "export", interrupted_export)
+        train(config, quiet)
+    assert not list(config.run.dir.glob("model*"))
+    assert (train(config, quiet) / "part").is_dir()
+
+
+def test_a_run_made_longer_is_the_long_run(tiny, tmp_path, without_time):
+    reference = at(tiny(), tmp_path / "reference")
+    train(reference, quiet)
+    train(tiny(max_train_steps=7), quiet)
+    train(tiny(), quiet)
+    assert outcome(tiny(), without_time) == outcome(reference, without_time)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What kill_runs.py reports."""
+    command = [sys.executable, DRIVER, tmp_path_factory.mktemp("killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_kill_9_at_any_moment_changes_nothing(killed):
+    assert (killed["rows"], killed["files"]) == (12, 6)  # model, EMA, optimizer, state; the exported weights and note
+    for moment, found in killed["outcome"].items():
+        assert found["kills"] >= 1 and found["finished"] and found["same"], (moment, found)
