@@ -27,8 +27,8 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipes_are_valid(path):
-    load_config(path)
+def test_shipped_recipes_are_valid_and_write_to_a_folder_of_their_own_name(path):
+    assert load_config(path).run.dir.name == path.stem
 
 
 def test_the_resolved_config_reads_back_as_itself(recipe, tmp_path):
