@@ -209,5 +209,28 @@ def demo(
     print(f"\nmodel:  {out / 'model'}\nreport: {out / 'report.html'}")
 
 
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 ablate recipes/ablation/table2.yaml\n\n"
+    "e2ed2 ablate recipes/ablation/objective.yaml --quick"
+)
+def ablate(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="A YAML file of rows.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Where runs and table go.", show_default="runs/ablation/NAME")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The suite's small size, minutes on a CPU.")] = False,
+) -> None:
+    """Train and measure every row of a suite over its seeds: one table. What is done is not done again."""
+    folder = out or Path("runs/ablation") / (suite.stem + ("-quick" if quick else ""))
+    with _waiting(f"what was done is in {folder}; the same command goes on") as waiting:
+        from e2ed2.ablation import load_suite, run_suite
+
+        text = run_suite(
+            load_suite(suite, quick), folder, say=waiting.say, watch=waiting, tick=waiting.tick
+        )  # fmt: skip
+    print(text, end="")
+
+
 if __name__ == "__main__":
     main()

@@ -6,30 +6,34 @@ conditional distributions it is least, in expectation, for the data's own and no
 together, unless the largest patch is the whole image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+T = TypeVar("T")
 Distance = Callable[[Tensor, Tensor], Tensor]  # two [B, ...] -> [B]
 
 
-def energy_score(samples: Tensor, x0: Tensor, distance: Distance) -> Tensor:
+def energy_score(samples: Sequence[T], x0: T, distance: Callable[[T, T], Tensor]) -> Tensor:
     """S = (1/m) sum_i d(X_i, x0) - 1/(2 m (m - 1)) sum_{i != j} d(X_i, X_j), averaged over the batch.
 
     Args:
-        samples: [m, B, ...], m >= 2 samples for each caption that share the state they started from.
-        x0: [B, ...], the data.
-        distance: maps two [B, ...] to [B]; Euclidean to a power below 2 makes the score strictly proper.
+        samples: m >= 2 samples [B, ...] for each caption that share the state they started from: a tensor
+            [m, B, ...], or a sequence of what `distance` takes (feature maps, say).
+        x0: the data, like one of the samples.
+        distance: maps two of them to [B]; Euclidean to a power below 2 makes the score strictly proper.
     Raises:
         ValueError: fewer than two samples, or shapes that do not match.
     """
-    if len(samples) < 2 or samples.shape[1:] != x0.shape:
+    if len(samples) < 2:
+        raise ValueError(f"energy score: {len(samples)} sample per caption, expected 2 or more")
+    if isinstance(samples, Tensor) and isinstance(x0, Tensor) and samples.shape[1:] != x0.shape:
         raise ValueError(
-            f"energy score: samples {tuple(samples.shape)}, x0 {tuple(x0.shape)}: expected [m, ...], m >= 2, "
-            "with x0's shape"
+            f"energy score: samples {tuple(samples.shape)}, x0 {tuple(x0.shape)}: expected [m, ...] with x0's shape"
         )
     attraction = torch.stack([distance(sample, x0) for sample in samples]).mean()
     repulsion = torch.stack([distance(a, b) for a, b in combinations(samples, 2)]).mean()
@@ -40,7 +44,7 @@ def euclidean(beta: float = 1.0) -> Distance:
     """||a - b||^beta over all but the first dimension; the norm is divided by sqrt(number of elements)."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        return _power((a - b).square().flatten(1).mean(1), beta / 2)
+        return power((a - b).square().flatten(1).mean(1), beta / 2)
 
     return distance
 
@@ -58,12 +62,12 @@ def patch_euclidean(beta: float = 1.0, sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
         limit = min(squares.shape[-2:])
         kernels = sorted({min(size, limit) for size in sizes})
         patches = [F.avg_pool2d(squares, k, stride=max(k // 2, 1)) for k in kernels]
-        return torch.stack([_power(p, beta / 2).flatten(1).mean(1) for p in patches]).mean(0)
+        return torch.stack([power(p, beta / 2).flatten(1).mean(1) for p in patches]).mean(0)
 
     return distance
 
 
-def _power(squared: Tensor, exponent: float) -> Tensor:
+def power(squared: Tensor, exponent: float) -> Tensor:
     """squared^exponent, gradient 0 at 0: samples of a caption that start at the last step are identical."""
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0) ** exponent, 0.0)

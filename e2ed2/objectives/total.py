@@ -1,14 +1,22 @@
 """The weighted sum of objectives; every term keeps its name and its unweighted value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-Term = Callable[[Tensor, Tensor], Tensor]
+S = TypeVar("S", contravariant=True)
+X = TypeVar("X", contravariant=True)
 
 
-def evaluate_terms(terms: Mapping[str, Term], samples: Tensor, x0: Tensor) -> dict[str, Tensor]:
-    """name -> unweighted value, for samples [m, B, ...] and data [B, ...]."""
+class Term(Protocol[S, X]):
+    """One loss: the m samples of each caption and the data, as latents or as features, to a scalar."""
+
+    def __call__(self, samples: S, x0: X, /) -> Tensor: ...
+
+
+def evaluate_terms(terms: Mapping[str, Term[S, X]], samples: S, x0: X) -> dict[str, Tensor]:
+    """name -> unweighted value."""
     return {name: term(samples, x0) for name, term in terms.items()}
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class AutoencoderStage:
     """Trains an `AutoencoderKL`; `architecture` are its keyword arguments."""
 
+    adversary = None
+
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import AutoencoderKL
 

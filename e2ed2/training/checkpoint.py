@@ -1,8 +1,9 @@
 """Files that a kill, a full disk or a damaged sector cannot spoil: complete checkpoints, whole folders, whole files.
 
 `checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`), with fp16 the loss
-scale, and `state.json`: step, images seen, seed, batch size, and the SHA-256 of every file. Randomness and the data
-position are functions of (seed, rank, step), so that the step is all there is to restore of them.
+scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size, and
+the SHA-256 of every file. Randomness and the data position are functions of (seed, rank, step), so that the step is
+all there is to restore of them.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2ed2.errors import UserError
+from e2ed2.training.adversary import Adversary
 
 STATE_FILE = "state.json"
 SCALER_FILE = "scaler.json"
@@ -44,6 +46,7 @@ def save_checkpoint(
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    adversary: Adversary | None = None,
 ) -> Path:
     """Write `folder/step-N`, atomically.
 
@@ -58,6 +61,8 @@ def save_checkpoint(
             torch.save(optimizer.state_dict(), file)
         if scaler is not None:
             (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
+        if adversary is not None:
+            adversary.save(temporary)
         digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "sha256": digests}, indent=1))
     return final
@@ -88,6 +93,7 @@ def load_checkpoint(
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    adversary: Adversary | None = None,
 ) -> None:
     """Restore everything in place.
 
@@ -103,6 +109,8 @@ def load_checkpoint(
         raise UserError(f"{path}: not the state of this optimizer; use another run.dir") from error
     if scaler is not None and (checkpoint / SCALER_FILE).exists():
         scaler.load_state_dict(json.loads((checkpoint / SCALER_FILE).read_text()))
+    if adversary is not None:
+        adversary.load(checkpoint)
 
 
 def prune_checkpoints(folder: Path, global_step: int, keep: int) -> None:

@@ -82,21 +82,38 @@ class DataConfig(_Section):
 
 
 class TrajectoryConfig(_Section):
-    """The sampler that is unrolled (Eq. 7) or distilled for."""
+    """The sampler that is unrolled (Eq. 7) or distilled for.
+
+    `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
+    serves them all.
+    """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
+    random_num_steps: bool = False
     start: Literal["pure_noise", "random_step"] = "random_step"
     gradient_checkpointing: bool = False
 
 
 class TermConfig(_Section):
-    """One loss term; `beta` is the exponent of a scoring rule's distance, strictly between 0 and 2."""
+    """One loss term."""
 
     weight: NonNegative = 0.0
 
 
 class EnergyConfig(TermConfig):
+    """A scoring rule; `beta` is the exponent of its distance, strictly between 0 and 2."""
+
     beta: Annotated[Number, Field(gt=0, lt=2)] = 1.0
+
+
+class AdversarialConfig(TermConfig):
+    """The GAN term (Eq. 8, App. C.2); the paper's weight is 0.01. `lr`: of the discriminator, AdamW."""
+
+    space: Literal["latent", "pixel"] = "latent"
+    loss: Literal["hinge", "non_saturating", "least_squares"] = "hinge"
+    num_discriminator_updates: Count = 5
+    lr: Positive = 2e-4
+    r1_weight: NonNegative = 0.0
 
 
 class ObjectiveConfig(_Section):
@@ -107,6 +124,9 @@ class ObjectiveConfig(_Section):
     huber: TermConfig = TermConfig()
     energy: EnergyConfig = EnergyConfig()
     patch_energy: EnergyConfig = EnergyConfig()
+    lpips: TermConfig = TermConfig()
+    lpips_energy: EnergyConfig = EnergyConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     num_samples: Count = 1
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import guided, pixart_denoiser
 from e2ed2.models.pipeline import (
     Inference,
@@ -33,12 +34,14 @@ NUM_INFERENCE_STEPS = 25
 class DenoisingStage:
     """Trains a `PixArtTransformer2DModel` from random weights on the latents of `model.path`'s autoencoder."""
 
+    adversary = None
+
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import PixArtTransformer2DModel
 
         if config.model.path is None:
             raise UserError("model.path: missing; stage base needs the folder of a trained autoencoder")
-        autoencoder = load_autoencoder(Path(config.model.path))
+        autoencoder = load_autoencoder(resolve_model(config.model.path))
         self.network: nn.Module = PixArtTransformer2DModel(**(config.model.architecture or {})).to(device)
         scheduler = noise_scheduler("ddim", PREDICTION_TYPE)
         self._pipeline = assemble(self.network, autoencoder, scheduler).to(device)

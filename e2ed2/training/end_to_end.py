@@ -1,20 +1,28 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
+from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import pixart_denoiser
+from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
+from e2ed2.objectives.perceptual import Maps, feature_distance, random_views, unit_maps
 from e2ed2.objectives.total import Term, evaluate_terms
+from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, ObjectiveConfig
 from e2ed2.training.few_step import FewStepStage
+from e2ed2.training.latents import LatentBatch
 from e2ed2.trajectory import draw_noises, unroll
 
-SCORING_RULES = ("energy", "patch_energy")
+LATENT_TERMS = ("l1", "l2", "huber", "energy", "patch_energy")
+FEATURE_TERMS = ("lpips", "lpips_energy")
+SCORING_RULES = ("energy", "patch_energy", "lpips_energy")
 
 
 class EndToEndStage(FewStepStage):
@@ -23,20 +31,57 @@ class EndToEndStage(FewStepStage):
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         self.weights = objective_weights(config.objective)
         super().__init__(config, data, device, say)
-        self._terms = objective_terms(config.objective)
+        self._latent_terms = latent_terms(config.objective)
+        self._feature_terms = feature_terms(config.objective)
+        self._features = load_squeezenet().to(device) if self._feature_terms else None
+        self._adversarial_in_pixels = config.objective.adversarial.space == "pixel"
+        if "adversarial" in self.weights:
+            channels = 3 if self._adversarial_in_pixels else self.data.latents.shape[1]
+            self.adversary = Adversary(config.objective.adversarial, channels, device, self._real_and_fake)
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
+        counts = range(1, len(self.timesteps) + 1)
+        self._grids = [replace(self.inference, num_inference_steps=k).timesteps().to(device) for k in counts]
 
     def loss_terms(
         self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Every weighted objective of m samples per caption against the data, in latent space."""
+        """Every weighted objective of m samples per caption against the data."""
         batch = self.data.batch(rows, generator)
+        samples = self._samples(network, batch, generator)
+        values = evaluate_terms(self._latent_terms, samples, batch.x0)
+        images = self._decode(samples) if self._features or self._adversarial_in_pixels else samples
+        if self._features:
+            views = random_views(torch.cat([images, self.data.images(rows)[None]]), generator)
+            *sample_maps, x0_maps = [unit_maps(self._features, view) for view in views]
+            values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
+        if self.adversary:
+            judged = images if self._adversarial_in_pixels else samples
+            values["adversarial"] = self.adversary.generator_loss(judged.flatten(0, 1))
+        return values
+
+    @torch.no_grad()
+    def _real_and_fake(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Data and new samples [m B, C, H, W] for an update of the discriminator, as latents or as images."""
+        batch = self.data.batch(rows, generator)
+        samples = self._samples(network, batch, generator)
+        if not self._adversarial_in_pixels:
+            return batch.x0.repeat(self._num_samples, 1, 1, 1), samples.flatten(0, 1)
+        return self.data.images(rows).repeat(self._num_samples, 1, 1, 1), self._decode(samples).flatten(0, 1)
+
+    def _decode(self, samples: Tensor) -> Tensor:
+        """Latents [m, B, C, h, w] -> images [m, B, 3, H, W], about [-1, 1]."""
+        return decode(self._pipeline.vae, samples.flatten(0, 1)).float().unflatten(0, samples.shape[:2])
+
+    def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        """m finished samples of each caption, latents [m, B, C, h, w], with their graph."""
         x0, m = batch.x0, self._num_samples
-        start = 0
+        timesteps, start = self.timesteps, 0
+        if self._trajectory.random_num_steps:
+            timesteps = self._grids[int(torch.randint(len(self._grids), (), generator=generator))]
         if self._trajectory.start == "random_step":
-            start = int(torch.randint(len(self.timesteps), (), generator=generator))
-        timesteps = self.timesteps[start:]
+            start = int(torch.randint(len(timesteps), (), generator=generator))
+        timesteps = timesteps[start:]
         noises = draw_noises((m, *x0.shape), len(timesteps), generator).to(x0)
         if start == 0:
             x = noises[0]  # pure noise: nothing of x0 leaks, and samples of a caption differ from the start
@@ -52,7 +97,7 @@ class EndToEndStage(FewStepStage):
             noises=noises[1:].flatten(1, 2),
             gradient_checkpointing=self._trajectory.gradient_checkpointing,
         )
-        return evaluate_terms(self._terms, samples.float().unflatten(0, (m, len(x0))), x0)
+        return samples.float().unflatten(0, (m, len(x0)))
 
 
 def objective_weights(objective: ObjectiveConfig) -> dict[str, float]:
@@ -61,7 +106,7 @@ def objective_weights(objective: ObjectiveConfig) -> dict[str, float]:
     Raises:
         UserError: none has a weight, or a scoring rule has fewer than two samples per caption.
     """
-    terms = ("l1", "l2", "huber", *SCORING_RULES)
+    terms = (*LATENT_TERMS, *FEATURE_TERMS, "adversarial")
     weights = {name: getattr(objective, name).weight for name in terms if getattr(objective, name).weight > 0}
     if not weights:
         raise UserError(
@@ -74,9 +119,9 @@ def objective_weights(objective: ObjectiveConfig) -> dict[str, float]:
     return weights
 
 
-def objective_terms(objective: ObjectiveConfig) -> dict[str, Term]:
-    """name -> function of (samples [m, B, ...], x0 [B, ...]) for the weighted terms."""
-    terms: dict[str, Term] = {
+def latent_terms(objective: ObjectiveConfig) -> dict[str, Term[Tensor, Tensor]]:
+    """name -> function of (samples [m, B, C, h, w], x0 [B, C, h, w]) for the weighted terms on latents."""
+    terms: dict[str, Term[Tensor, Tensor]] = {
         "l1": reconstruction.l1,
         "l2": reconstruction.l2,
         "huber": reconstruction.huber,
@@ -85,4 +130,14 @@ def objective_terms(objective: ObjectiveConfig) -> dict[str, Term]:
             samples, x0, scoring.patch_euclidean(objective.patch_energy.beta)
         ),
     }
-    return {name: terms[name] for name in objective_weights(objective)}
+    return {name: terms[name] for name in objective_weights(objective) if name in terms}
+
+
+def feature_terms(objective: ObjectiveConfig) -> dict[str, Term[list[Maps], Maps]]:
+    """name -> function of (m samples' feature maps, the data's) for the weighted terms on decoded images."""
+    energy_distance = feature_distance(objective.lpips_energy.beta)
+    terms: dict[str, Term[list[Maps], Maps]] = {
+        "lpips": lambda samples, x0: torch.stack([feature_distance()(maps, x0) for maps in samples]).mean(),
+        "lpips_energy": lambda samples, x0: scoring.energy_score(samples, x0, energy_distance),
+    }
+    return {name: terms[name] for name in objective_weights(objective) if name in terms}

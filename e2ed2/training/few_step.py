@@ -13,6 +13,7 @@ from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
+from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
 from e2ed2.training.latents import LatentSet
 from e2ed2.trajectory import draw_noises, unroll
@@ -20,6 +21,8 @@ from e2ed2.trajectory import draw_noises, unroll
 
 class FewStepStage:
     """Loads `model.path`, trains its transformer, exports it with the few-step sampler baked in."""
+
+    adversary: Adversary | None = None
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         if config.model.path is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import encode_all
+from e2ed2.models.autoencoder import encode_all, to_float
 from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
 from e2ed2.training.config import DataConfig
 
@@ -42,6 +42,7 @@ class LatentSet:
         say(f"encoding {len(data)} images and their captions")
         self._config = config
         self._device = device
+        self._images = data.images
         self.latents = encode_all(pipeline.vae, data.images).cpu()
         prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
         place = {prompt: i for i, prompt in enumerate(prompts)}
@@ -56,6 +57,10 @@ class LatentSet:
         prompts = torch.where(draw[:, 0] < self._config.plain_caption_fraction, self._plain[rows], self._captions[rows])
         prompts = torch.where(draw[:, 1] < self._config.caption_dropout, torch.zeros_like(prompts), prompts)
         return LatentBatch(self.latents[rows].to(self._device), self._embeds.select(prompts).to(self._device))
+
+    def images(self, rows: Tensor) -> Tensor:
+        """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""
+        return to_float(self._images[rows].to(self._device))
 
     def preview_batch(self) -> LatentBatch:
         """The same captions every time, spread over the set."""

@@ -162,12 +162,14 @@ def _prepare(
         network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
     if checkpoint is not None:
-        load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler)
+        load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
     network, optimizer = accelerator.prepare(network, optimizer)
+    if stage.adversary is not None:
+        stage.adversary.prepare(accelerator)
     return _Run(config, accelerator, stage, Trained(network, ema, optimizer), len(data), metrics)
 
 
@@ -225,9 +227,8 @@ def _save(run: _Run, state: TrainState) -> None:
     if run.accelerator.is_main_process:
         folder = run.config.run.dir / "checkpoints"
         network = run.accelerator.unwrap_model(run.trained.network)
-        save_checkpoint(
-            folder, state, network, run.trained.ema, run.trained.optimizer, run.accelerator.scaler
-        )
+        trained, scaler = run.trained, run.accelerator.scaler
+        save_checkpoint(folder, state, network, trained.ema, trained.optimizer, scaler, run.stage.adversary)
         prune_checkpoints(folder, state.global_step, run.config.train.keep_checkpoints)
 
 

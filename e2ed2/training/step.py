@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from e2ed2.errors import NonFiniteError
 from e2ed2.objectives.total import total
+from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import TrainConfig
 
 
@@ -20,6 +21,10 @@ class Stage(Protocol):
 
     network: nn.Module
     weights: dict[str, float]
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """The discriminator, where the loss has a GAN term."""
 
     def loss_terms(
         self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
@@ -56,6 +61,8 @@ def update(
     for group in trained.optimizer.param_groups:
         group["lr"] = lr
     num_micro = config.gradient_accumulation_steps
+    judged = _update_adversary(stage, trained.network, config, num_items, step, accelerator)
+    _check_finite(judged, step)
     sums: dict[str, float] = {}
     for micro in range(num_micro):
         position = (step * num_micro + micro) * accelerator.num_processes + accelerator.process_index
@@ -78,7 +85,24 @@ def update(
         _check_finite({"grad_norm": grad_norm}, step)
     trained.optimizer.zero_grad()
     trained.ema.update_parameters(accelerator.unwrap_model(trained.network))
-    return {**sums, "lr": lr, "grad_norm": grad_norm}
+    return {**sums, **judged, "lr": lr, "grad_norm": grad_norm}
+
+
+def _update_adversary(
+    stage: Stage, network: nn.Module, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """The discriminator's updates before update `step` of the sampler, on samples of their own (App. C.2)."""
+    values: dict[str, float] = {}
+    if stage.adversary is None:
+        return values
+    for i in range(stage.adversary.settings.num_discriminator_updates):
+        position = step * accelerator.num_processes + accelerator.process_index
+        generator = torch.Generator().manual_seed(_mix(_mix(config.seed, position), 1 + i))
+        rows = torch.randint(num_items, (config.micro_batch_size,), generator=generator)
+        with accelerator.autocast():
+            real, fake = stage.adversary.pairs(network, rows, generator)
+        values = stage.adversary.update(real, fake, accelerator)
+    return values
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -184,5 +184,5 @@ def test_samples_equal_to_the_data_have_no_gradient(distance):
     ],
 )
 def test_one_sample_and_wrong_shapes_are_refused(samples, x0):
-    with pytest.raises(ValueError, match=r"energy score: samples \(.*\), x0 \(.*\): expected .* m >= 2"):
+    with pytest.raises(ValueError, match=r"energy score: .* expected"):
         energy_score(torch.zeros(samples), torch.zeros(x0), euclidean())

@@ -20,6 +20,8 @@ class TinyStage:
     The loss depends on the rows, on the generator, on dropout and on the average; `watched` has no weight.
     """
 
+    adversary = None
+
     def __init__(self, config=None, data=None, device="cpu", say=print):
         self.network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1)).to(device)
         self.weights = {"fit": 1.0, "smooth": 0.5}

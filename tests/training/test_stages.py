@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from e2ed2.errors import UserError
+from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_autoencoder, load_pipeline
 from e2ed2.training import end_to_end
 from e2ed2.training.config import build_config
@@ -79,6 +80,15 @@ def test_pure_noise_always_starts_at_the_first_step(tiny_model, tiny_emoji, watc
     assert {len(call["timesteps"]) for call in watched} == {4}
 
 
+def test_a_random_number_of_steps_draws_every_sampler_s_own_grid(tiny_model, tiny_emoji, watched):
+    trajectory = {"start": "pure_noise", "random_num_steps": True}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    for seed in range(24):
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))
+    grids = {tuple(call["timesteps"].tolist()) for call in watched}
+    assert grids == {(999,), (999, 499), (999, 679, 339), (999, 759, 499, 259)}
+
+
 def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(tiny_model, tiny_emoji):
     stage = end_to_end_stage(tiny_model, l1={"weight": 0.5}, l2={"weight": 2})
     assert stage.weights == {"l1": 0.5, "l2": 2}
@@ -88,11 +98,36 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
     assert all(p.grad is not None and p.grad.isfinite().all() for p in stage.network.transformer_blocks.parameters())
 
 
+@pytest.mark.parametrize("term", ["l2", "patch_energy", "lpips", "lpips_energy", "adversarial"])
+def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, monkeypatch, term):
+    """A number added to each step's prediction has a gradient of its own, also behind the decoder and the features."""
+    offsets = torch.zeros(4, requires_grad=True)
+
+    def denoiser(network):
+        offset = iter(offsets)
+        return lambda x, t, cond: pixart_denoiser(network)(x, t, cond) + next(offset)
+
+    monkeypatch.setattr(end_to_end, "pixart_denoiser", denoiser)
+    stage = end_to_end_stage(tiny_model, start="pure_noise", **{term: {"weight": 1}, "num_samples": 2})
+    stage.loss_terms(stage.network, stage.network, ROWS, generator())[term].backward()
+    assert offsets.grad.isfinite().all() and (offsets.grad != 0).all()
+
+
+def test_lpips_compares_the_decoded_samples_with_the_pictures(tiny_model, tiny_emoji, monkeypatch):
+    """A decoder that returns the very pictures makes it zero, whatever the view."""
+    stage = end_to_end_stage(tiny_model, lpips={"weight": 1})
+    monkeypatch.setattr(end_to_end, "decode", lambda vae, latents: stage.data.images(ROWS))
+    assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() == 0
+    monkeypatch.undo()
+    assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() > 0.1
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
         ({}, "objective: no term has a weight"),
         ({"energy": {"weight": 1}}, "objective.num_samples: 1, but a scoring rule"),
+        ({"lpips_energy": {"weight": 1}}, "objective.num_samples: 1, but a scoring rule"),
     ],
 )
 def test_an_objective_that_cannot_be_is_refused(tiny_model, tiny_emoji, objective, message):

@@ -21,6 +21,8 @@ NUM_ITEMS = 23
 class ExactStage:
     """Least squares without randomness, in float64."""
 
+    adversary = None
+
     weights = {"l2": 1.0}
 
     def __init__(self):

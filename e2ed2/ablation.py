@@ -1,0 +1,191 @@
+"""`e2ed2 ablate`: trains and measures every row of a suite and puts them side by side (Table 2, Figure 4).
+
+A suite is a YAML file; paths in it are relative to it:
+
+    recipe: ../emoji/e2ed2.yaml          # what every row trains, unless it names its own
+    fields: {train.max_train_steps: 200} # changes for every row
+    protocol: emoji
+    num_images: 512
+    steps: [4, 2, 1]
+    seeds: [0, 1, 2]
+    baseline: L2                         # training cost is relative to this row
+    rows:
+      start: {model: emoji-lcm}          # measured only
+      L2: {objective.l2.weight: 1}       # field: value
+    quick: {seeds: [0], num_images: 128} # what --quick changes of the above
+
+Results lie in OUT/ROW/seed-S; what is there is not made again.
+"""
+
+import json
+import math
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, silent
+from e2ed2.evaluation.samples import write_file
+from e2ed2.evaluation.table import central, half_width, metric_of
+from e2ed2.training.config import Config, Count, CountOrZero, load_config
+from e2ed2.training.log import read_metrics
+from e2ed2.training.loop import Say, Tick, train
+
+COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
+# Two-sided 95% quantiles of Student's t for 2, 3, ... values.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+class Suite(BaseModel):
+    """The rows of one table, and how each is trained and measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: Path
+    fields: dict[str, Any] = {}
+    protocol: str = "emoji"
+    num_images: Count | None = None
+    steps: Annotated[list[Count], Field(min_length=1)] = [4]
+    seeds: Annotated[list[CountOrZero], Field(min_length=1, max_length=len(T_QUANTILES) + 1)] = [0]
+    baseline: str | None = None
+    rows: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+
+
+def load_suite(path: Path, quick: bool = False) -> Suite:
+    """A suite file; `quick` applies its own `quick` section.
+
+    Raises:
+        UserError: unreadable file, unknown field, wrong type, a baseline that is no row, or no quick size.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"suite {path}: not a readable YAML file; see recipes/ablation/ for examples") from error
+    if not isinstance(values, dict):
+        raise UserError(f"suite {path}: expected fields such as 'rows', found {type(values).__name__}")
+    small = values.pop("quick", None)
+    if quick and not isinstance(small, dict):
+        raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
+    if quick:
+        values |= {**small, "fields": {**values.get("fields", {}), **small.get("fields", {})}}
+    try:
+        suite = Suite.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if suite.baseline is not None and suite.baseline not in suite.rows:
+        raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
+    return suite.model_copy(update={"recipe": path.parent / suite.recipe})
+
+
+def run_suite(
+    suite: Suite,
+    out: Path,
+    *,
+    say: Say = print,
+    watch: Watch = silent,
+    tick: Tick = lambda step, steps, row: None,
+) -> str:
+    """Train and measure what is missing under `out`, then write `table.md` there; returns its text.
+
+    Every recipe is checked before the first is trained.
+
+    Raises:
+        UserError: a row's recipe is wrong. KeyboardInterrupt: what was done is saved.
+    """
+    jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
+    configs = {job: _config(suite, *job, out) for job in jobs}
+    results: dict[str, list[dict[int, dict[str, Any]]]] = {row: [] for row in suite.rows}
+    for number, (row, seed) in enumerate(jobs, start=1):
+        say(f"{number}/{len(jobs)} {row}, seed {seed}")
+        config, folder = configs[row, seed], _folder(out, row, seed)
+        model = suite.rows[row].get("model") if config is None else str(train(config, say, tick))
+        measured = {}
+        for steps in suite.steps:
+            measured[steps] = _measured(suite, str(model), steps, seed, folder / f"evaluation-{steps}", watch)
+        results[row].append(measured)
+        text = _table(suite, results, _costs(suite, out))
+        write_file(out / "table.md", text.encode())
+    return text
+
+
+def _folder(out: Path, row: str, seed: int) -> Path:
+    return out / row.replace("/", "_").replace(" ", "_") / f"seed-{seed}"
+
+
+def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
+    """The recipe of a row, None for one that is only measured."""
+    fields = dict(suite.rows[row])
+    recipe = suite.recipe.parent / fields.pop("recipe", suite.recipe.name)
+    if set(fields) == {"model"}:
+        return None
+    fields = {**suite.fields, **fields, "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
+    try:
+        return load_config(recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
+    except UserError as error:
+        raise UserError(f"row {row}: {error}") from error
+
+
+def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """An evaluation from its file, or made and kept without its images, which the seed makes again."""
+    path = folder / EVALUATION_FILE
+    if not path.exists():
+        result = evaluate_model(
+            model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(path, (json.dumps(result, indent=1) + "\n").encode())
+    row: dict[str, Any] = json.loads(path.read_text())
+    return row
+
+
+def over_seeds(estimates: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over seeds with the 95% interval of Student's t; a single seed keeps its evaluation's own interval."""
+    if len(estimates) == 1:
+        return estimates[0]
+    values = [estimate["value"] for estimate in estimates]
+    half = T_QUANTILES[len(values) - 2] * stdev(values) / math.sqrt(len(values))
+    return {"value": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half}
+
+
+def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
+    """row -> (seconds per image, bytes at most) of its training, where there was one."""
+    costs = {}
+    for row in suite.rows:
+        logs = [_folder(out, row, seed) / "metrics.jsonl" for seed in suite.seeds]
+        steps = [step for log in logs if log.exists() for step in read_metrics(log)]
+        if steps:
+            seconds = median(1 / step["images_per_second"] for step in steps)
+            costs[row] = (seconds, max(step["peak_memory_bytes"] for step in steps))
+    return costs
+
+
+def _table(
+    suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]], costs: dict[str, tuple[float, float]]
+) -> str:
+    """Markdown: a line per row and step count, so far measured."""
+    heads = ["row", "NFE", "images x seeds", *(metric_of(name).short for name in COLUMNS)]
+    relative = suite.baseline in costs
+    lines = ["| " + " | ".join([*heads, *(["time per image", "memory"] if relative else [])]) + " |"]
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    for row, seeds in results.items():
+        for steps in suite.steps if seeds else []:
+            measured = [seed[steps] for seed in seeds]
+            cells = [row, str(measured[0]["nfe"]), f"{measured[0]['num_images']} x {len(measured)}"]
+            for name in COLUMNS:
+                estimates = [m["metrics"][name] for m in measured if name in m["metrics"]]
+                whole = over_seeds(estimates) if estimates else None
+                cells.append(f"{central(whole)} {half_width(whole)}" if whole else "-")
+            if relative:
+                cells += _relative(costs, row, str(suite.baseline))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _relative(costs: dict[str, tuple[float, float]], row: str, baseline: str) -> list[str]:
+    if row not in costs:
+        return ["-", "-"]
+    return [f"{mine / theirs:.2f}" for mine, theirs in zip(costs[row], costs[baseline], strict=True)]

@@ -1,0 +1,64 @@
+"""LPIPS: distances between the features of images, on the same random view of both (arXiv:1801.03924, Sec. 3.2).
+
+Images are float in [-1, 1] throughout. A feature network alone is easily fooled (grids and checkerboards cost it
+nothing), so samples and data are compared under a random shift, turn, zoom and flip that they share, and an anchor
+beside it, in pixels or latents, is wise.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from e2ed2.objectives.scoring import power
+
+FeatureNetwork = Callable[[Tensor], list[Tensor]]  # images [B, 3, H, W] -> maps [B, C, h, w]
+Maps = tuple[Tensor, ...]
+
+MIN_SIDE = 96  # smaller images are enlarged: ImageNet networks see little in fewer pixels
+
+
+def unit_maps(network: FeatureNetwork, images: Tensor) -> Maps:
+    """Feature maps [B, C, h, w] of images [B, 3, H, W], of length 1 over the channels at every place."""
+    return tuple(F.normalize(features.float(), dim=1, eps=1e-8) for features in network(images))
+
+
+def feature_distance(beta: float = 2.0) -> Callable[[Maps, Maps], Tensor]:
+    """Sum over the maps of the mean over places of ||a - b||^beta, over the channels: two Maps -> [B].
+
+    beta = 2 is LPIPS with layer weights 1. As the distance of an energy score, beta < 2 is proper for the features at
+    each place (scoring.py); 2 gives their mean.
+    """
+
+    def distance(a: Maps, b: Maps) -> Tensor:
+        squares = [(x - y).square().sum(1) for x, y in zip(a, b, strict=True)]
+        return sum((power(s, beta / 2).mean((1, 2)) for s in squares), start=squares[0].new_zeros(()))
+
+    return distance
+
+
+def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The same random view of every image of a caption.
+
+    Args:
+        images: float [n, B, 3, H, W]; the n images of a caption share a view: shift to 1/8, turn to 10 degrees, zoom
+            0.8 to 1.25, flip.
+        generator: on the CPU.
+    Returns:
+        float [n, B, 3, S, S], S the longer side or `MIN_SIDE`; the border is repeated outside.
+    """
+    n, batch = images.shape[:2]
+    u = torch.rand(5, batch, generator=generator)
+    angle = (u[0] - 0.5) * math.radians(20)
+    zoom = 1.25 ** (2 * u[1] - 1)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    flip = torch.where(u[2] < 0.5, -1.0, 1.0)
+    shift = (u[3:] - 0.5) / 2  # in units of half a side
+    rows = [torch.stack([flip * cos, -sin, shift[0]], 1), torch.stack([flip * sin, cos, shift[1]], 1)]
+    theta = torch.stack(rows, 1).to(images).expand(n, -1, -1, -1).flatten(0, 1)
+    side = max(*images.shape[-2:], MIN_SIDE)
+    grid = F.affine_grid(theta, [n * batch, 3, side, side], align_corners=False)
+    views = F.grid_sample(images.flatten(0, 1), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return views.unflatten(0, (n, batch))

@@ -1,0 +1,74 @@
+"""The discriminator in training: its own AdamW, its updates before each of the sampler's, its state on disk."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from e2ed2.errors import UserError
+from e2ed2.models.discriminator import Discriminator
+from e2ed2.objectives.adversarial import discriminator_loss, generator_loss, r1_penalty
+from e2ed2.training.config import AdversarialConfig
+
+Pairs = Callable[[nn.Module, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+FILE = "discriminator.pt"
+
+
+class Adversary:
+    """A discriminator that learns to tell data from samples, and tells the sampler (Eq. 8).
+
+    Attributes:
+        pairs: (sampler's network, rows [B], generator) -> data and samples, [n, C, H, W] each, without a graph.
+    """
+
+    def __init__(self, settings: AdversarialConfig, channels: int, device: torch.device, pairs: Pairs):
+        self.settings = settings
+        self.pairs = pairs
+        self.network = Discriminator(channels).to(device)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, betas=(0.5, 0.99))
+        self._training: nn.Module = self.network
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Its updates average over the processes, like the sampler's."""
+        self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
+
+    def update(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> dict[str, float]:
+        """One update on data and samples, [n, C, H, W] each.
+
+        Returns:
+            `discriminator`, its loss, and with a weight `r1`, the penalty unweighted.
+        """
+        real = real.detach().requires_grad_(self.settings.r1_weight > 0)
+        with accelerator.autocast():
+            real_logits, fake_logits = self._training(torch.cat([real, fake.detach()])).float().chunk(2)
+        loss = discriminator_loss(real_logits, fake_logits, self.settings.loss)
+        values = {"discriminator": loss}
+        if self.settings.r1_weight > 0:
+            values["r1"] = r1_penalty(real_logits, real)
+            loss = loss + self.settings.r1_weight * values["r1"]
+        self.optimizer.zero_grad()  # the sampler's backward pass left gradients here too
+        accelerator.backward(loss)
+        self.optimizer.step()
+        return {name: value.item() for name, value in values.items()}
+
+    def generator_loss(self, fake: Tensor) -> Tensor:
+        """What the sampler minimises against it; the gradient goes to the samples [B, C, H, W]."""
+        return generator_loss(self.network(fake).float(), self.settings.loss)
+
+    def save(self, folder: Path) -> None:
+        with (folder / FILE).open("wb") as file:
+            torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}, file)
+
+    def load(self, folder: Path) -> None:
+        """Raises UserError when `folder` holds no state of this discriminator."""
+        path = folder / FILE
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path}: not the state of this discriminator; use another run.dir") from error

@@ -1,0 +1,87 @@
+"""Feature distances against values by hand, the shared random view, and the shipped network's first layer."""
+
+import pytest
+import torch
+
+from e2ed2.models.squeezenet import MEAN, load_squeezenet
+from e2ed2.objectives.perceptual import MIN_SIDE, feature_distance, random_views, unit_maps
+from e2ed2.objectives.scoring import energy_score
+
+
+def maps(*places: tuple[float, float]) -> tuple[torch.Tensor]:
+    """One feature map of two channels, one place per pair, batch 1."""
+    return (torch.tensor(places).T.reshape(1, 2, 1, len(places)),)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_distance_by_hand():
+    """Differences (3, 4) and (0, 0): squares 25 and 0, mean 12.5; lengths 5 and 0, mean 2.5."""
+    a, b = maps((3, 4), (1, 1)), maps((0, 0), (1, 1))
+    assert feature_distance()(a, b).tolist() == [12.5]
+    assert feature_distance(beta=1)(a, b).tolist() == [2.5]
+    assert feature_distance()(a + a, b + b).tolist() == [25]  # maps add up
+
+
+def test_the_energy_score_of_features_by_hand():
+    """One place: samples (0, 0) and (3, 4), data (0, 0): (0 + 5) / 2 - 5 / 2."""
+    samples = [maps((0.0, 0.0)), maps((3.0, 4.0))]
+    assert energy_score(samples, samples[0], feature_distance(1)).item() == pytest.approx(0)
+
+
+def test_equal_features_have_no_gradient():
+    a = maps((1.0, 2.0))[0].requires_grad_()
+    feature_distance(1)((a,), (a.detach().clone(),)).backward()
+    assert a.grad.tolist() == torch.zeros_like(a).tolist()
+
+
+def test_features_have_unit_length_and_ignore_contrast():
+    found = unit_maps(lambda images: [images, 5 * images], torch.rand(2, 3, 4, 4) + 0.1)
+    assert torch.allclose(found[0].square().sum(1), torch.ones(2, 4, 4))
+    assert torch.allclose(found[0], found[1])
+
+
+def test_images_of_a_caption_share_their_view_and_captions_do_not():
+    """Two captions with the same picture, two images each: equal down, different across."""
+    picture = torch.rand(1, 1, 3, 32, 32, generator=generator())
+    views = random_views(picture.expand(2, 2, -1, -1, -1), generator(1))
+    assert views.shape == (2, 2, 3, MIN_SIDE, MIN_SIDE)
+    assert torch.equal(views[0], views[1])
+    assert not torch.allclose(views[0, 0], views[0, 1])
+    assert torch.equal(views, random_views(picture.expand(2, 2, -1, -1, -1), generator(1)))
+
+
+def test_a_view_moves_a_picture_by_an_eighth_of_its_side_at_most():
+    """The middle of 64 views of a centred disc stays inside it; colours are only mixed, never made."""
+    axis = torch.linspace(-1, 1, 64)
+    disc = ((axis[:, None] ** 2 + axis**2) < 0.5).float().expand(1, 64, 3, 64, 64)
+    views = random_views(disc, generator())
+    assert (views[..., 40:56, 40:56] > 0.999).all()
+    assert views.min() >= 0 and views.max() <= 1 + 1e-6
+    area = views.mean((2, 3, 4))
+    assert area.std() > 0.02  # it zooms
+
+
+def test_the_first_layer_of_squeezenet_by_hand():
+    """One place of the first map: kernel times (RGB value - mean) plus bias."""
+    network = load_squeezenet()
+    images = torch.rand(1, 3, 64, 64, generator=generator()) * 2 - 1
+    patch = (images[0, :, 19:22, 29:32] + 1) * 127.5 - torch.tensor(MEAN)[:, None, None]  # place (10, 15), stride 2
+    expected = (network.conv1.weight * patch).sum((1, 2, 3)) + network.conv1.bias
+    found = network(images)
+    assert torch.allclose(found[0][0, :, 10, 15], expected.relu(), atol=1e-2)
+    assert [m.shape[1] for m in found] == [64, 128, 256, 384, 384, 512, 512]
+
+
+def test_squeezenet_knows_an_enlarged_picture_from_noise():
+    """Trained weights: an image is nearer to its brighter copy than to noise of the same colours."""
+    axis = torch.linspace(-1, 1, 96)
+    image = torch.stack([(axis[:, None] ** 2 + axis**2 < 0.5).float() * c for c in (1.0, 0.3, 0.1)])[None]
+    shuffled = image.flatten(2)[..., torch.randperm(96 * 96, generator=generator())].reshape(image.shape)
+    network = load_squeezenet()
+    same, other = [
+        feature_distance()(unit_maps(network, image), unit_maps(network, x)) for x in (0.9 * image, shuffled)
+    ]
+    assert same < 0.2 * other

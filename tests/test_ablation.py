@@ -1,0 +1,114 @@
+"""Suites: what they accept, what a second run skips, and the mean and interval over seeds."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from e2ed2 import ablation
+from e2ed2.ablation import load_suite, over_seeds, run_suite
+from e2ed2.cli import app
+from e2ed2.errors import UserError
+
+RECIPE = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"}}
+SUITE = {
+    "recipe": "recipe.yaml",
+    "fields": {"train.max_train_steps": 3},
+    "steps": [4, 1],
+    "seeds": [0, 1],
+    "baseline": "L2",
+    "rows": {
+        "start": {"model": "emoji-lcm"},
+        "L1": {"objective.l1.weight": 1},
+        "L2": {"objective.l2.weight": 1},
+    },
+    "quick": {"seeds": [5], "fields": {"train.lr": 1e-3}},
+}
+
+
+@pytest.fixture
+def suite_file(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(SUITE, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Training and evaluation replaced by what they were called with; L1 costs twice what L2 does."""
+    made = {"train": [], "evaluate": []}
+
+    def train(config, say, tick):
+        made["train"].append(config)
+        config.run.dir.mkdir(parents=True, exist_ok=True)
+        rate = 5.0 if config.objective.l1.weight else 10.0
+        row = {"global_step": 1, "images_per_second": rate, "peak_memory_bytes": 100}
+        (config.run.dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return config.run.dir / "model"
+
+    def evaluate(model, protocol, *, steps, num_images, seed, watch):
+        made["evaluate"].append((model, steps, seed))
+        value = 0.1 * steps + seed
+        metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
+        return {"model": model, "nfe": steps, "num_images": 8, "metrics": metrics}
+
+    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "evaluate_model", evaluate)
+    return made
+
+
+def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suite_file, calls, tmp_path):
+    suite = load_suite(suite_file)
+    table = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    assert [(c.train.seed, c.objective.l1.weight, c.objective.l2.weight) for c in calls["train"]] == [
+        (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1),
+    ]  # fmt: skip
+    assert all(config.train.max_train_steps == 3 for config in calls["train"])
+    assert len(calls["evaluate"]) == 3 * 2 * 2 and ("emoji-lcm", 1, 1) in calls["evaluate"]
+    again = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    assert again == table == (tmp_path / "out" / "table.md").read_text()
+    assert len(calls["evaluate"]) == 12
+    lines = [line.split(" | ") for line in table.splitlines()]
+    assert [line[0].strip("| ") for line in lines[2:]] == ["start", "start", "L1", "L1", "L2", "L2"]
+    assert lines[4][-2:] == ["2.00", "1.00 |"] and lines[6][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
+
+
+def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
+    quick = load_suite(suite_file, quick=True)
+    assert quick.seeds == [5] and quick.steps == [4, 1]
+    assert quick.fields == {"train.max_train_steps": 3, "train.lr": 1e-3}
+
+
+def test_mean_and_interval_over_seeds_by_hand():
+    """1, 2, 3: mean 2, deviation 1, t = 4.303 for two degrees of freedom."""
+    found = over_seeds([{"value": v, "low": 0.0, "high": 9.0} for v in (1.0, 2.0, 3.0)])
+    assert found["value"] == 2 and found["high"] - 2 == pytest.approx(4.303 / 3**0.5)
+    alone = {"value": 1.0, "low": 0.5, "high": 1.5}
+    assert over_seeds([alone]) == alone
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row": {}}, "row: "),
+        ({"rows": {}}, "rows: "),
+        ({"seeds": [-1]}, "seeds.0: "),
+        ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
+    ],
+)
+def test_a_wrong_suite_is_one_line(suite_file, change, message):
+    suite_file.write_text(yaml.safe_dump(SUITE | change, sort_keys=False))
+    result = CliRunner().invoke(app, ["ablate", str(suite_file)])
+    with pytest.raises(UserError, match=message):
+        load_suite(suite_file)
+    assert result.exit_code != 0
+
+
+def test_a_wrong_row_stops_before_anything_is_trained(suite_file, calls, tmp_path):
+    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": {**SUITE["rows"], "L3": {"objective.l3.weight": 1}}}))
+    suite = load_suite(suite_file)
+    with pytest.raises(UserError, match="row L3: objective.l3: unknown field"):
+        run_suite(suite, tmp_path / "out")
+    assert calls["train"] == []

@@ -1,0 +1,109 @@
+"""The discriminator in training: who learns when, how often, and its state over an interruption."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from e2ed2.errors import UserError
+from e2ed2.models.discriminator import Discriminator
+from e2ed2.training import loop
+from e2ed2.training.adversary import Adversary
+from e2ed2.training.config import AdversarialConfig, TrainConfig
+from e2ed2.training.log import read_metrics
+from e2ed2.training.loop import train
+from e2ed2.training.step import Trained, update
+from tests.training.conftest import NUM_ITEMS, timeless, tiny_config
+
+
+class GanStage:
+    """A constant image as the sampler, another one as the data; the discriminator tells them apart by their level."""
+
+    def __init__(self, config=None, data=None, device="cpu", say=print, **settings):
+        torch.manual_seed(0)
+        self.network = nn.Linear(1, 1)
+        self.weights = {"adversarial": 1.0}
+        self.adversary = Adversary(AdversarialConfig(**settings), 1, torch.device("cpu"), self.pairs)
+        self.pair_rows = []
+
+    def pairs(self, network, rows, generator):
+        self.pair_rows.append(rows)
+        noise = torch.randn(len(rows), 1, 16, 16, generator=generator)
+        return 2 + 0.1 * noise, self.images(network, rows).detach() + 0.1 * noise.flip(0)
+
+    def images(self, network, rows):
+        return network(torch.ones(len(rows), 1))[..., None, None].expand(-1, 1, 16, 16)
+
+    def loss_terms(self, network, ema, rows, generator):
+        return {"adversarial": self.adversary.generator_loss(self.images(network, rows))}
+
+    def preview(self, network):
+        return torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+    def export(self, network, folder):
+        (folder / "level.txt").write_text(str(float(network(torch.ones(1, 1)))))
+
+
+def run(stage, num_updates, **settings):
+    config = TrainConfig(micro_batch_size=4, lr=1e-2, mixed_precision="no", **settings)
+    optimizer = torch.optim.AdamW(stage.network.parameters(), weight_decay=0.0)
+    trained = Trained(stage.network, AveragedModel(stage.network), optimizer)
+    accelerator = Accelerator(mixed_precision="no")
+    return [update(stage, trained, config, NUM_ITEMS, step, accelerator) for step in range(num_updates)]
+
+
+def test_four_convolutions_4x4_three_of_which_halve():
+    layers = [layer for layer in Discriminator(3).layers if isinstance(layer, nn.Conv2d)]
+    assert [(layer.kernel_size, layer.stride) for layer in layers] == [((4, 4), (2, 2))] * 3 + [((4, 4), (1, 1))]
+    assert Discriminator(3)(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 7, 7)
+    assert Discriminator(4)(torch.zeros(2, 4, 16, 16)).shape == (2, 1, 1, 1)
+
+
+def test_five_updates_on_fresh_rows_before_each_of_the_sampler_s_whatever_the_accumulation():
+    stage = GanStage()
+    run(stage, 2, gradient_accumulation_steps=3)
+    assert len(stage.pair_rows) == 10
+    assert len({tuple(rows.tolist()) for rows in stage.pair_rows}) == 10
+
+
+def test_its_update_leaves_the_sampler_and_the_sampler_s_leaves_it():
+    stage = GanStage(num_discriminator_updates=1)
+    sampler, critic = copy.deepcopy(stage.network), copy.deepcopy(stage.adversary.network)
+    real, fake = stage.pairs(stage.network, torch.arange(4), torch.Generator().manual_seed(0))
+    stage.adversary.update(real, fake, Accelerator(mixed_precision="no"))
+    assert all(torch.equal(a, b) for a, b in zip(stage.network.parameters(), sampler.parameters(), strict=True))
+    after = copy.deepcopy(stage.adversary.network)
+    assert any(not torch.equal(a, b) for a, b in zip(after.parameters(), critic.parameters(), strict=True))
+    stage.loss_terms(stage.network, None, torch.arange(4), None)["adversarial"].backward()
+    assert stage.network.weight.grad is not None
+    assert all(torch.equal(a, b) for a, b in zip(after.parameters(), stage.adversary.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non_saturating", "least_squares"])
+def test_the_sampler_reaches_the_data(loss):
+    """The data is an image of level 2; the sampler starts elsewhere and is told only by the discriminator."""
+    stage = GanStage(loss=loss, r1_weight=0.1, lr=1e-3)
+    rows = run(stage, 250)
+    assert float(stage.network(torch.ones(1, 1))) == pytest.approx(2, abs=0.4)
+    assert {"discriminator", "r1", "adversarial"} <= set(rows[-1])
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "create_stage", GanStage)
+    monkeypatch.setattr(loop, "load_training_set", lambda *args: range(NUM_ITEMS))
+    whole = train(tiny_config(tmp_path / "whole"))
+    train(tiny_config(tmp_path / "parts", max_train_steps=5))
+    parts = train(tiny_config(tmp_path / "parts"))
+    assert (parts / "level.txt").read_text() == (whole / "level.txt").read_text()
+    rows = [timeless(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")]
+    assert rows[0] == rows[1] and "discriminator" in rows[0][-1]
+
+
+def test_a_state_of_another_discriminator_is_refused(tmp_path):
+    GanStage().adversary.save(tmp_path)
+    other = Adversary(AdversarialConfig(), 3, torch.device("cpu"), GanStage().pairs)
+    with pytest.raises(UserError, match="discriminator.pt: not the state"):
+        other.load(tmp_path)
