@@ -74,6 +74,6 @@ def test_the_recipe_is_found_and_is_what_the_demo_promises():
 
     config = load_config(find_recipe("demo.yaml"))
     assert (config.stage, config.model.path, config.trajectory.num_inference_steps) == ("e2ed2", "emoji-lcm", 4)
-    assert config.objective.patch_energy.weight > 0 and config.objective.num_samples == 2
+    assert config.objective.l2.weight > 0 and config.objective.lpips.weight > 0
     with pytest.raises(UserError, match="nothing.yaml"):
         find_recipe("nothing.yaml")
