@@ -1,6 +1,7 @@
 """Suites: what they accept, what a second run skips, and the mean and interval over seeds."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from e2ed2.ablation import load_suite, over_seeds, run_suite
 from e2ed2.cli import app
 from e2ed2.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 RECIPE = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"}}
 SUITE = {
     "recipe": "recipe.yaml",
@@ -104,6 +106,15 @@ def test_a_wrong_suite_is_one_line(suite_file, change, message):
     with pytest.raises(UserError, match=message):
         load_suite(suite_file)
     assert result.exit_code != 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("quick", [False, True])
+def test_shipped_suites_are_valid_in_every_row(path, quick, calls, tmp_path):
+    suite = load_suite(path, quick)
+    run_suite(suite, tmp_path / "out", say=lambda line: None)
+    rows = {config.run.dir.parent.name for config in calls["train"]}
+    assert rows == {row for row, fields in suite.rows.items() if set(fields) != {"model"}}
 
 
 def test_a_wrong_row_stops_before_anything_is_trained(suite_file, calls, tmp_path):

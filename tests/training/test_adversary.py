@@ -87,7 +87,7 @@ def test_the_sampler_reaches_the_data(loss):
     """The data is an image of level 2; the sampler starts elsewhere and is told only by the discriminator."""
     stage = GanStage(loss=loss, r1_weight=0.1, lr=1e-3)
     rows = run(stage, 250)
-    assert float(stage.network(torch.ones(1, 1))) == pytest.approx(2, abs=0.4)
+    assert stage.network(torch.ones(1, 1)).item() == pytest.approx(2, abs=0.4)
     assert {"discriminator", "r1", "adversarial"} <= set(rows[-1])
 
 
