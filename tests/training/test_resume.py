@@ -38,7 +38,7 @@ def interrupt_at(steps, times=1):
     def tick(step, num_steps, row):
         if step in steps:
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)  # to this very thread, at once
 
     return tick
 
@@ -74,7 +74,7 @@ def test_ctrl_c_during_a_save_waits_for_it_and_during_the_model_leaves_no_half(t
     config, save = tiny(), loop.save_checkpoint
 
     def interrupted_save(*args):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this very thread, at once
         return save(*args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="step 5 is saved"):
@@ -84,7 +84,7 @@ def test_ctrl_c_during_a_save_waits_for_it_and_during_the_model_leaves_no_half(t
 
     def interrupted_export(self, network, folder):
         (folder / "half").touch()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this very thread, at once
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(tiny_stage, "export", interrupted_export)
