@@ -1,7 +1,6 @@
 """The demo on tiny models: rows, folders, what a second run does again and what it does not."""
 
 import json
-import os
 import signal
 
 import pytest
@@ -50,7 +49,7 @@ def test_the_demo_measures_trains_measures_and_reports(tmp_path, tiny_bundle, nu
 def test_ctrl_c_while_training_is_taken_up_again(tmp_path, tiny_bundle, num_sampled):
     def press(step: int, steps: int, row: dict[str, float]) -> None:
         if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="step 3"):
         run_demo(tmp_path / "cut", QUICK, num_images=16, tick=press, say=lambda line: None)
