@@ -1,8 +1,8 @@
 """`e2ed2 ablate`: trains and measures every row of a suite and puts them side by side (Table 2, Figure 4).
 
-A suite is a YAML file; paths in it are relative to it:
+A suite is a YAML file; its recipe is relative to it:
 
-    recipe: ../emoji/e2ed2.yaml          # what every row trains, unless it names its own
+    recipe: ../emoji/e2ed2.yaml          # what every row trains
     fields: {train.max_train_steps: 200} # changes for every row
     protocol: emoji
     num_images: 512
@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.errors import UserError
+from e2ed2.evaluation.distribution import t_quantile
 from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, silent
 from e2ed2.evaluation.samples import write_file
 from e2ed2.evaluation.table import central, half_width, metric_of
@@ -35,8 +36,6 @@ from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
-# Two-sided 95% quantiles of Student's t for 2, 3, ... values.
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Suite(BaseModel):
@@ -49,7 +48,7 @@ class Suite(BaseModel):
     protocol: str = "emoji"
     num_images: Count | None = None
     steps: Annotated[list[Count], Field(min_length=1)] = [4]
-    seeds: Annotated[list[CountOrZero], Field(min_length=1, max_length=len(T_QUANTILES) + 1)] = [0]
+    seeds: Annotated[list[CountOrZero], Field(min_length=1)] = [0]
     baseline: str | None = None
     rows: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
@@ -118,19 +117,21 @@ def _folder(out: Path, row: str, seed: int) -> Path:
 
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     """The recipe of a row, None for one that is only measured."""
-    fields = dict(suite.rows[row])
-    recipe = suite.recipe.parent / fields.pop("recipe", suite.recipe.name)
-    if set(fields) == {"model"}:
+    if set(suite.rows[row]) == {"model"}:
         return None
-    fields = {**suite.fields, **fields, "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
+    fields = {**suite.fields, **suite.rows[row], "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
     try:
-        return load_config(recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
+        return load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
     except UserError as error:
         raise UserError(f"row {row}: {error}") from error
 
 
 def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
-    """An evaluation from its file, or made and kept without its images, which the seed makes again."""
+    """An evaluation from its file, or made and kept without its images, which the seed makes again.
+
+    Raises:
+        UserError: the file is of another protocol or number of images: the suite was changed.
+    """
     path = folder / EVALUATION_FILE
     if not path.exists():
         result = evaluate_model(
@@ -139,6 +140,9 @@ def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, wat
         folder.mkdir(parents=True, exist_ok=True)
         write_file(path, (json.dumps(result, indent=1) + "\n").encode())
     row: dict[str, Any] = json.loads(path.read_text())
+    for field, asked in (("protocol", suite.protocol), ("num_images", suite.num_images or row["num_images"])):
+        if row[field] != asked:
+            raise UserError(f"{field}: {asked}, but {path} was made with {row[field]}; remove it or give another --out")
     return row
 
 
@@ -147,7 +151,7 @@ def over_seeds(estimates: list[dict[str, float]]) -> dict[str, float]:
     if len(estimates) == 1:
         return estimates[0]
     values = [estimate["value"] for estimate in estimates]
-    half = T_QUANTILES[len(values) - 2] * stdev(values) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return {"value": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half}
 
 

@@ -212,7 +212,7 @@ def demo(
 @app.command(
     epilog="[dim]Examples[/dim]\n\n"
     "e2ed2 ablate recipes/ablation/table2.yaml\n\n"
-    "e2ed2 ablate recipes/ablation/objective.yaml --quick"
+    "e2ed2 ablate recipes/ablation/table2.yaml --quick --out runs/ablation/try"
 )
 def ablate(
     suite: Annotated[Path, typer.Argument(metavar="SUITE", help="A YAML file of rows.", show_default=False)],
@@ -226,9 +226,7 @@ def ablate(
     with _waiting(f"what was done is in {folder}; the same command goes on") as waiting:
         from e2ed2.ablation import load_suite, run_suite
 
-        text = run_suite(
-            load_suite(suite, quick), folder, say=waiting.say, watch=waiting, tick=waiting.tick
-        )  # fmt: skip
+        text = run_suite(load_suite(suite, quick), folder, say=waiting.say, watch=waiting, tick=waiting.tick)
     print(text, end="")
 
 

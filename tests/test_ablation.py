@@ -54,7 +54,7 @@ def calls(monkeypatch):
         made["evaluate"].append((model, steps, seed))
         value = 0.1 * steps + seed
         metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
-        return {"model": model, "nfe": steps, "num_images": 8, "metrics": metrics}
+        return {"model": model, "protocol": protocol, "nfe": steps, "num_images": num_images or 8, "metrics": metrics}
 
     monkeypatch.setattr(ablation, "train", train)
     monkeypatch.setattr(ablation, "evaluate_model", evaluate)
@@ -77,6 +77,14 @@ def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suit
     assert lines[4][-2:] == ["2.00", "1.00 |"] and lines[6][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
 
 
+def test_figures_of_another_protocol_are_not_taken_for_this_one_s(suite_file, calls, tmp_path):
+    suite = load_suite(suite_file)
+    run_suite(suite, tmp_path / "out", say=lambda line: None)
+    changed = suite.model_copy(update={"protocol": "emoji-heldout"})
+    with pytest.raises(UserError, match="protocol: emoji-heldout, but .*evaluation.json was made with emoji;"):
+        run_suite(changed, tmp_path / "out", say=lambda line: None)
+
+
 def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
     quick = load_suite(suite_file, quick=True)
     assert quick.seeds == [5] and quick.steps == [4, 1]
@@ -86,7 +94,7 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
 def test_mean_and_interval_over_seeds_by_hand():
     """1, 2, 3: mean 2, deviation 1, t = 4.303 for two degrees of freedom."""
     found = over_seeds([{"value": v, "low": 0.0, "high": 9.0} for v in (1.0, 2.0, 3.0)])
-    assert found["value"] == 2 and found["high"] - 2 == pytest.approx(4.303 / 3**0.5)
+    assert found["value"] == 2 and found["high"] - 2 == pytest.approx(4.30265 / 3**0.5)
     alone = {"value": 1.0, "low": 0.5, "high": 1.5}
     assert over_seeds([alone]) == alone
 

@@ -16,13 +16,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from e2ed2.errors import UserError
 
 NEAREST_K = 5  # the neighbourhood of precision, recall and coverage
 FRECHET_BLOCKS = 10
-_Z95 = 1.959963984540054
 _ROW_BLOCK = 1024  # rows of a pairwise matrix held at a time
 
 Groups = Sequence[Hashable] | None
@@ -122,7 +122,7 @@ def share_estimate(inside: Tensor, groups: Groups = None) -> Estimate:
     share = inside.double().mean()
     variance, num_groups = _jackknife_variance(_means_without(inside.double(), group))
     effective = min(float(share * (1 - share)) / variance, len(inside)) if variance > 0 else float(num_groups)
-    z2 = _t_quantile(num_groups - 1) ** 2 / effective
+    z2 = t_quantile(num_groups - 1) ** 2 / effective
     centre = (float(share) + z2 / 2) / (1 + z2)
     half = (float(share * (1 - share)) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
     return Estimate(float(share), max(0.0, centre - half), min(1.0, centre + half))
@@ -139,7 +139,7 @@ def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
     variance = sum(variances)
     # Welch-Satterthwaite: the degrees of freedom of a sum of estimated variances
     shares = sum(v**2 / (count - 1) for v, count in zip(variances, counts, strict=True))
-    half = _t_quantile(variance**2 / shares) * variance**0.5 if variance > 0 else 0.0
+    half = t_quantile(variance**2 / shares) * variance**0.5 if variance > 0 else 0.0
     return Estimate(float(value), float(value) - half, float(value) + half)
 
 
@@ -149,13 +149,9 @@ def _jackknife_variance(replicates: Tensor) -> tuple[float, int]:
     return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count, count
 
 
-def _t_quantile(degrees: float) -> float:
-    """97.5% point of Student's t, to 1% from 3 degrees on (Abramowitz & Stegun 26.7.5)."""
-    z, d = _Z95, degrees
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / d + second / d**2 + third / d**3
+def t_quantile(degrees: float) -> float:
+    """97.5% point of Student's t."""
+    return float(stdtrit(degrees, 0.975))
 
 
 def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:

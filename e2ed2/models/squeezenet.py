@@ -52,15 +52,15 @@ class SqueezeNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """float images [B, 3, H, W] in [-1, 1] -> 7 maps [B, C, h, w], 1/2 to 1/16 of the side."""
-        fire = dict(self.named_children())
+        fire = self.get_submodule
         maps = [F.relu(self.conv1((images + 1) * 127.5 - self.mean))]
         x = F.max_pool2d(maps[0], 3, 2, ceil_mode=True)
-        maps.append(fire["fire3"](fire["fire2"](x)))
+        maps.append(fire("fire3")(fire("fire2")(x)))
         x = F.max_pool2d(maps[1], 3, 2, ceil_mode=True)
-        maps.append(fire["fire5"](fire["fire4"](x)))
+        maps.append(fire("fire5")(fire("fire4")(x)))
         x = F.max_pool2d(maps[2], 3, 2, ceil_mode=True)
         for name in ("fire6", "fire7", "fire8", "fire9"):
-            x = fire[name](x)
+            x = fire(name)(x)
             maps.append(x)
         return maps
 

@@ -6,7 +6,7 @@ beside it, in pixels or latents, is wise.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,13 @@ def unit_maps(network: FeatureNetwork, images: Tensor) -> Maps:
     return tuple(F.normalize(features.float(), dim=1, eps=1e-8) for features in network(images))
 
 
-def feature_distance(beta: float = 2.0) -> Callable[[Maps, Maps], Tensor]:
+def lpips(samples: Sequence[Maps], x0: Maps) -> Tensor:
+    """Mean LPIPS distance of the m samples of each caption to the data, with layer weights 1."""
+    distance = feature_distance(beta=2.0)
+    return torch.stack([distance(sample, x0) for sample in samples]).mean()
+
+
+def feature_distance(beta: float) -> Callable[[Maps, Maps], Tensor]:
     """Sum over the maps of the mean over places of ||a - b||^beta, over the channels: two Maps -> [B].
 
     beta = 2 is LPIPS with layer weights 1. As the distance of an energy score, beta < 2 is proper for the features at

@@ -1,18 +1,13 @@
 """The weighted sum of objectives; every term keeps its name and its unweighted value."""
 
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
-S = TypeVar("S", contravariant=True)
-X = TypeVar("X", contravariant=True)
-
-
-class Term(Protocol[S, X]):
-    """One loss: the m samples of each caption and the data, as latents or as features, to a scalar."""
-
-    def __call__(self, samples: S, x0: X, /) -> Tensor: ...
+S = TypeVar("S")
+X = TypeVar("X")
+Term = Callable[[S, X], Tensor]  # the m samples of each caption and the data, as latents or as features -> scalar
 
 
 def evaluate_terms(terms: Mapping[str, Term[S, X]], samples: S, x0: X) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from e2ed2.errors import UserError
 from e2ed2.models.discriminator import Discriminator
 from e2ed2.objectives.adversarial import discriminator_loss, generator_loss, r1_penalty
+from e2ed2.objectives.total import total
 from e2ed2.training.config import AdversarialConfig
 
 Pairs = Callable[[nn.Module, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -22,6 +23,7 @@ class Adversary:
     """A discriminator that learns to tell data from samples, and tells the sampler (Eq. 8).
 
     Attributes:
+        weights: of the discriminator's own terms by name.
         pairs: (sampler's network, rows [B], generator) -> data and samples, [n, C, H, W] each, without a graph.
     """
 
@@ -30,30 +32,27 @@ class Adversary:
         self.pairs = pairs
         self.network = Discriminator(channels).to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, betas=(0.5, 0.99))
+        self.weights = {"discriminator": 1.0} | ({"r1": settings.r1_weight} if settings.r1_weight > 0 else {})
         self._training: nn.Module = self.network
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Its updates average over the processes, like the sampler's."""
         self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 
-    def update(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> dict[str, float]:
-        """One update on data and samples, [n, C, H, W] each.
+    def loss_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """`discriminator`, and with a weight `r1`, on data and samples [n, C, H, W]."""
+        real = real.detach().requires_grad_("r1" in self.weights)
+        real_logits, fake_logits = self._training(torch.cat([real, fake.detach()])).float().chunk(2)
+        terms = {"discriminator": discriminator_loss(real_logits, fake_logits, self.settings.loss)}
+        if "r1" in self.weights:
+            terms["r1"] = r1_penalty(real_logits, real)
+        return terms
 
-        Returns:
-            `discriminator`, its loss, and with a weight `r1`, the penalty unweighted.
-        """
-        real = real.detach().requires_grad_(self.settings.r1_weight > 0)
-        with accelerator.autocast():
-            real_logits, fake_logits = self._training(torch.cat([real, fake.detach()])).float().chunk(2)
-        loss = discriminator_loss(real_logits, fake_logits, self.settings.loss)
-        values = {"discriminator": loss}
-        if self.settings.r1_weight > 0:
-            values["r1"] = r1_penalty(real_logits, real)
-            loss = loss + self.settings.r1_weight * values["r1"]
+    def step(self, terms: dict[str, Tensor], accelerator: Accelerator) -> None:
+        """One update of the discriminator on the weighted sum of its terms."""
         self.optimizer.zero_grad()  # the sampler's backward pass left gradients here too
-        accelerator.backward(loss)
+        accelerator.backward(total(terms, self.weights))
         self.optimizer.step()
-        return {name: value.item() for name, value in values.items()}
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """What the sampler minimises against it; the gradient goes to the samples [B, C, H, W]."""

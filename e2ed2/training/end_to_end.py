@@ -1,7 +1,8 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,34 @@ from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
-from e2ed2.objectives.perceptual import Maps, feature_distance, random_views, unit_maps
-from e2ed2.objectives.total import Term, evaluate_terms
+from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
+from e2ed2.objectives.total import S, Term, X, evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, ObjectiveConfig
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch
 from e2ed2.trajectory import draw_noises, unroll
 
-LATENT_TERMS = ("l1", "l2", "huber", "energy", "patch_energy")
-FEATURE_TERMS = ("lpips", "lpips_energy")
+LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
+FeatureTerm = Term[list[Maps], Maps]  # of decoded images: the m samples' feature maps, the data's
+
+LATENT_TERMS: dict[str, Callable[[ObjectiveConfig], LatentTerm]] = {
+    "l1": lambda objective: reconstruction.l1,
+    "l2": lambda objective: reconstruction.l2,
+    "huber": lambda objective: reconstruction.huber,
+    "energy": lambda objective: partial(
+        scoring.energy_score, distance=scoring.euclidean(objective.energy.beta)
+    ),
+    "patch_energy": lambda objective: partial(
+        scoring.energy_score, distance=scoring.patch_euclidean(objective.patch_energy.beta)
+    ),
+}
+FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {
+    "lpips": lambda objective: lpips,
+    "lpips_energy": lambda objective: partial(
+        scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
+    ),
+}
 SCORING_RULES = ("energy", "patch_energy", "lpips_energy")
 
 
@@ -31,12 +50,12 @@ class EndToEndStage(FewStepStage):
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         self.weights = objective_weights(config.objective)
         super().__init__(config, data, device, say)
-        self._latent_terms = latent_terms(config.objective)
-        self._feature_terms = feature_terms(config.objective)
+        self._latent_terms = _weighted(LATENT_TERMS, config.objective)
+        self._feature_terms = _weighted(FEATURE_TERMS, config.objective)
         self._features = load_squeezenet().to(device) if self._feature_terms else None
-        self._adversarial_in_pixels = config.objective.adversarial.space == "pixel"
+        self._judges_pixels = "adversarial" in self.weights and config.objective.adversarial.space == "pixel"
         if "adversarial" in self.weights:
-            channels = 3 if self._adversarial_in_pixels else self.data.latents.shape[1]
+            channels = 3 if self._judges_pixels else self.data.latents.shape[1]
             self.adversary = Adversary(config.objective.adversarial, channels, device, self._real_and_fake)
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
@@ -50,13 +69,14 @@ class EndToEndStage(FewStepStage):
         batch = self.data.batch(rows, generator)
         samples = self._samples(network, batch, generator)
         values = evaluate_terms(self._latent_terms, samples, batch.x0)
-        images = self._decode(samples) if self._features or self._adversarial_in_pixels else samples
+        images = self._decode(samples) if self._features or self._judges_pixels else samples
         if self._features:
             views = random_views(torch.cat([images, self.data.images(rows)[None]]), generator)
-            *sample_maps, x0_maps = [unit_maps(self._features, view) for view in views]
+            sample_maps = [unit_maps(self._features, view) for view in views[:-1]]
+            x0_maps = unit_maps(self._features, views[-1].detach())
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
         if self.adversary:
-            judged = images if self._adversarial_in_pixels else samples
+            judged = images if self._judges_pixels else samples
             values["adversarial"] = self.adversary.generator_loss(judged.flatten(0, 1))
         return values
 
@@ -65,7 +85,7 @@ class EndToEndStage(FewStepStage):
         """Data and new samples [m B, C, H, W] for an update of the discriminator, as latents or as images."""
         batch = self.data.batch(rows, generator)
         samples = self._samples(network, batch, generator)
-        if not self._adversarial_in_pixels:
+        if not self._judges_pixels:
             return batch.x0.repeat(self._num_samples, 1, 1, 1), samples.flatten(0, 1)
         return self.data.images(rows).repeat(self._num_samples, 1, 1, 1), self._decode(samples).flatten(0, 1)
 
@@ -119,25 +139,7 @@ def objective_weights(objective: ObjectiveConfig) -> dict[str, float]:
     return weights
 
 
-def latent_terms(objective: ObjectiveConfig) -> dict[str, Term[Tensor, Tensor]]:
-    """name -> function of (samples [m, B, C, h, w], x0 [B, C, h, w]) for the weighted terms on latents."""
-    terms: dict[str, Term[Tensor, Tensor]] = {
-        "l1": reconstruction.l1,
-        "l2": reconstruction.l2,
-        "huber": reconstruction.huber,
-        "energy": lambda samples, x0: scoring.energy_score(samples, x0, scoring.euclidean(objective.energy.beta)),
-        "patch_energy": lambda samples, x0: scoring.energy_score(
-            samples, x0, scoring.patch_euclidean(objective.patch_energy.beta)
-        ),
-    }
-    return {name: terms[name] for name in objective_weights(objective) if name in terms}
-
-
-def feature_terms(objective: ObjectiveConfig) -> dict[str, Term[list[Maps], Maps]]:
-    """name -> function of (m samples' feature maps, the data's) for the weighted terms on decoded images."""
-    energy_distance = feature_distance(objective.lpips_energy.beta)
-    terms: dict[str, Term[list[Maps], Maps]] = {
-        "lpips": lambda samples, x0: torch.stack([feature_distance()(maps, x0) for maps in samples]).mean(),
-        "lpips_energy": lambda samples, x0: scoring.energy_score(samples, x0, energy_distance),
-    }
-    return {name: terms[name] for name in objective_weights(objective) if name in terms}
+def _weighted(
+    terms: Mapping[str, Callable[[ObjectiveConfig], Term[S, X]]], objective: ObjectiveConfig
+) -> dict[str, Term[S, X]]:
+    return {name: make(objective) for name, make in terms.items() if getattr(objective, name).weight > 0}

@@ -31,6 +31,7 @@ class FewStepStage:
             )
         self._pipeline, start = load_pipeline(resolve_model(config.model.path))
         self._pipeline.to(device)
+        self._pipeline.vae.requires_grad_(False)  # losses on decoded samples pass through it
         self._device = device
         self.network: nn.Module = self._pipeline.transformer
         self.prediction_type = self._pipeline.scheduler.config.prediction_type

@@ -55,14 +55,13 @@ def update(
     Returns:
         Every loss term unweighted, `total`, `lr` and `grad_norm` (before clipping).
     Raises:
-        NonFiniteError: a term or the gradient is not finite; nothing was updated.
+        NonFiniteError: a term or the gradient is not finite; the network was not updated.
     """
     lr = learning_rate(config, step)
     for group in trained.optimizer.param_groups:
         group["lr"] = lr
     num_micro = config.gradient_accumulation_steps
     judged = _update_adversary(stage, trained.network, config, num_items, step, accelerator)
-    _check_finite(judged, step)
     sums: dict[str, float] = {}
     for micro in range(num_micro):
         position = (step * num_micro + micro) * accelerator.num_processes + accelerator.process_index
@@ -100,8 +99,10 @@ def _update_adversary(
         generator = torch.Generator().manual_seed(_mix(_mix(config.seed, position), 1 + i))
         rows = torch.randint(num_items, (config.micro_batch_size,), generator=generator)
         with accelerator.autocast():
-            real, fake = stage.adversary.pairs(network, rows, generator)
-        values = stage.adversary.update(real, fake, accelerator)
+            terms = stage.adversary.loss_terms(*stage.adversary.pairs(network, rows, generator))
+        values = {name: term.item() for name, term in terms.items()}
+        _check_finite(values, step)
+        stage.adversary.step(terms, accelerator)
     return values
 
 

@@ -204,11 +204,6 @@ def test_ratio_of_means():
     assert estimate.value == 2.0 and estimate.low < 2 < estimate.high
 
 
-@pytest.mark.parametrize("degrees", [3, 5, 9, 30, 1000])
-def test_t_quantile(degrees):
-    assert dist._t_quantile(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), rel=0.01)
-
-
 @pytest.mark.parametrize("metric", [dist.kernel_distance, dist.frechet_distance, dist.precision, dist.coverage])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_features_are_refused_by_number(metric, value):

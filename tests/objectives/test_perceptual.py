@@ -20,9 +20,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_distance_by_hand():
     """Differences (3, 4) and (0, 0): squares 25 and 0, mean 12.5; lengths 5 and 0, mean 2.5."""
     a, b = maps((3, 4), (1, 1)), maps((0, 0), (1, 1))
-    assert feature_distance()(a, b).tolist() == [12.5]
+    assert feature_distance(2)(a, b).tolist() == [12.5]
     assert feature_distance(beta=1)(a, b).tolist() == [2.5]
-    assert feature_distance()(a + a, b + b).tolist() == [25]  # maps add up
+    assert feature_distance(2)(a + a, b + b).tolist() == [25]  # maps add up
 
 
 def test_the_energy_score_of_features_by_hand():
@@ -82,6 +82,6 @@ def test_squeezenet_knows_an_enlarged_picture_from_noise():
     shuffled = image.flatten(2)[..., torch.randperm(96 * 96, generator=generator())].reshape(image.shape)
     network = load_squeezenet()
     same, other = [
-        feature_distance()(unit_maps(network, image), unit_maps(network, x)) for x in (0.9 * image, shuffled)
+        feature_distance(2)(unit_maps(network, image), unit_maps(network, x)) for x in (0.9 * image, shuffled)
     ]
     assert same < 0.2 * other

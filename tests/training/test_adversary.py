@@ -73,7 +73,7 @@ def test_its_update_leaves_the_sampler_and_the_sampler_s_leaves_it():
     stage = GanStage(num_discriminator_updates=1)
     sampler, critic = copy.deepcopy(stage.network), copy.deepcopy(stage.adversary.network)
     real, fake = stage.pairs(stage.network, torch.arange(4), torch.Generator().manual_seed(0))
-    stage.adversary.update(real, fake, Accelerator(mixed_precision="no"))
+    stage.adversary.step(stage.adversary.loss_terms(real, fake), Accelerator(mixed_precision="no"))
     assert all(torch.equal(a, b) for a, b in zip(stage.network.parameters(), sampler.parameters(), strict=True))
     after = copy.deepcopy(stage.adversary.network)
     assert any(not torch.equal(a, b) for a, b in zip(after.parameters(), critic.parameters(), strict=True))
