@@ -125,7 +125,10 @@ Weights in half precision. A benchmark model for 64 px emoji; it knows nothing e
 
 
 def _save_half(network: "ModelMixin", target: Path) -> None:
+    from e2ed2.models.pipeline import forget_origin
+
     network.to(torch.float16).save_pretrained(target, safe_serialization=True)
+    forget_origin(target)
 
 
 if __name__ == "__main__":  # python -m e2ed2.models.bundled RUN_FOLDER NAME HARDWARE

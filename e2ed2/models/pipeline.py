@@ -86,8 +86,17 @@ def assemble(
 def save_pipeline(pipeline: "PixArtAlphaPipeline", inference: Inference, folder: Path) -> None:
     """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end)."""
     pipeline.save_pretrained(folder, safe_serialization=True)
+    forget_origin(folder)
     (folder / "README.md").write_text(model_card(inference))
     (folder / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
+
+
+def forget_origin(folder: Path) -> None:
+    """Remove from the configs what diffusers notes there: where on this machine the weights were loaded from."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text())
+        if isinstance(config, dict) and config.pop("_name_or_path", None):
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def model_card(inference: Inference) -> str:

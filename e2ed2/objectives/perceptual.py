@@ -22,7 +22,8 @@ MIN_SIDE = 96  # smaller images are enlarged: ImageNet networks see little in fe
 
 def unit_maps(network: FeatureNetwork, images: Tensor) -> Maps:
     """Feature maps [B, C, h, w] of images [B, 3, H, W], of length 1 over the channels at every place."""
-    return tuple(F.normalize(features.float(), dim=1, eps=1e-8) for features in network(images))
+    maps = (features.float() for features in network(images))
+    return tuple(x * x.square().sum(1, keepdim=True).clamp_min(1e-16).rsqrt() for x in maps)
 
 
 def lpips(samples: Sequence[Maps], x0: Maps) -> Tensor:

@@ -73,7 +73,8 @@ class EndToEndStage(FewStepStage):
         if self._features:
             views = random_views(torch.cat([images, self.data.images(rows)[None]]), generator)
             sample_maps = [unit_maps(self._features, view) for view in views[:-1]]
-            x0_maps = unit_maps(self._features, views[-1].detach())
+            with torch.no_grad():
+                x0_maps = unit_maps(self._features, views[-1])
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
         if self.adversary:
             judged = images if self._judges_pixels else samples

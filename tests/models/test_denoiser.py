@@ -77,3 +77,16 @@ def test_guidance_is_uncond_plus_scale_times_the_difference():
     assert calls == [3, 3]
     assert torch.equal(guided(denoise, 1.0, uncond)(x, t, cond), torch.full((3, 1), 10.0))
     assert calls == [3, 3, 3]  # no guidance, one evaluation
+
+
+def test_the_kernel_for_short_sequences_changes_the_speed_alone(transformer, x_t, monkeypatch):
+    def gradients(short):
+        monkeypatch.setattr("e2ed2.models.denoiser.SHORT", short)
+        transformer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            pixart_denoiser(transformer)(x_t, torch.tensor([10, 900]), prompts(2)).float().square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in transformer.parameters() if p.grad is not None])
+
+    plain, fused = gradients(65), gradients(64)  # x_t has 64 cells
+    assert not torch.equal(plain, fused)
+    assert (plain - fused).norm() < 0.02 * fused.norm()

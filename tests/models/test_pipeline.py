@@ -8,7 +8,7 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, schedule_of
+from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.schedule import linear_schedule
 
 
@@ -20,6 +20,13 @@ def test_a_folder_loads_back_with_its_call(tiny_model):
     assert {p.suffix for p in tiny_model.rglob("*") if "model" in p.name and p.is_file()} <= {".safetensors", ".json"}
     card = (tiny_model / "README.md").read_text()
     assert "num_inference_steps=4" in card and "use_resolution_binning=False" in card
+
+
+def test_a_saved_folder_does_not_name_the_one_it_came_from(tiny_model, tmp_path):
+    pipeline, inference = load_pipeline(tiny_model)
+    save_pipeline(pipeline, inference, tmp_path / "again")
+    configs = [path for path in (tmp_path / "again").rglob("*.json") if str(tiny_model) in path.read_text()]
+    assert configs == [] and load_pipeline(tmp_path / "again")[1] == inference
 
 
 @pytest.mark.parametrize(("solver", "steps"), [("lcm", 4), ("lcm", 2), ("ddim", 25), ("ddim", 4)])
