@@ -29,9 +29,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from e2ed2.errors import UserError
 from e2ed2.evaluation.distribution import t_quantile
 from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, silent
-from e2ed2.evaluation.samples import write_file
+from e2ed2.evaluation.protocols import PROTOCOLS
+from e2ed2.evaluation.samples import model_sha256
 from e2ed2.evaluation.table import central, half_width, metric_of
-from e2ed2.training.config import Config, Count, CountOrZero, load_config
+from e2ed2.files import write_file
+from e2ed2.models.bundled import resolve_model
+from e2ed2.training.config import MAX_INFERENCE_STEPS, Config, Count, CountOrZero, load_config
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
 
@@ -47,7 +50,7 @@ class Suite(BaseModel):
     fields: dict[str, Any] = {}
     protocol: str = "emoji"
     num_images: Count | None = None
-    steps: Annotated[list[Count], Field(min_length=1)] = [4]
+    steps: Annotated[list[Annotated[Count, Field(le=MAX_INFERENCE_STEPS)]], Field(min_length=1)] = [4]
     seeds: Annotated[list[CountOrZero], Field(min_length=1)] = [0]
     baseline: str | None = None
     rows: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -69,7 +72,7 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     if quick and not isinstance(small, dict):
         raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
     if quick:
-        values |= {**small, "fields": {**values.get("fields", {}), **small.get("fields", {})}}
+        values |= {**small, "fields": {**(values.get("fields") or {}), **(small.get("fields") or {})}}
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
@@ -77,6 +80,8 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
+    if suite.protocol not in PROTOCOLS:
+        raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(PROTOCOLS)}")
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
 
 
@@ -118,6 +123,7 @@ def _folder(out: Path, row: str, seed: int) -> Path:
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     """The recipe of a row, None for one that is only measured."""
     if set(suite.rows[row]) == {"model"}:
+        resolve_model(suite.rows[row]["model"])
         return None
     fields = {**suite.fields, **suite.rows[row], "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
     try:
@@ -127,22 +133,18 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
 
 
 def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
-    """An evaluation from its file, or made and kept without its images, which the seed makes again.
-
-    Raises:
-        UserError: the file is of another protocol or number of images: the suite was changed.
-    """
+    """An evaluation from its file, or made and kept without its images, which the seed makes again."""
     path = folder / EVALUATION_FILE
-    if not path.exists():
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    asked: dict[str, Any] = {"protocol": suite.protocol, "model_sha256": model_sha256(resolve_model(model))}
+    if suite.num_images:
+        asked["num_images"] = suite.num_images
+    if any(kept.get(name) != value for name, value in asked.items()):
         result = evaluate_model(
             model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
         )
-        folder.mkdir(parents=True, exist_ok=True)
         write_file(path, (json.dumps(result, indent=1) + "\n").encode())
     row: dict[str, Any] = json.loads(path.read_text())
-    for field, asked in (("protocol", suite.protocol), ("num_images", suite.num_images or row["num_images"])):
-        if row[field] != asked:
-            raise UserError(f"{field}: {asked}, but {path} was made with {row[field]}; remove it or give another --out")
     return row
 
 

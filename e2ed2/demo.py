@@ -11,7 +11,8 @@ from typing import Any
 from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate import FLOORS, Watch, evaluate_model, silent
 from e2ed2.evaluation.protocols import load_protocol
-from e2ed2.evaluation.samples import save_images, write_file
+from e2ed2.evaluation.samples import save_images
+from e2ed2.files import write_file
 from e2ed2.models import bundled
 from e2ed2.report import NUM_PROMPTS, write_report
 from e2ed2.training.config import load_config
@@ -45,6 +46,8 @@ def run_demo(
     Raises:
         UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
     """
+    if any(override.startswith("run.dir=") for override in overrides):
+        raise UserError("run.dir: the demo writes to --out; give that instead")
     config = load_config(find_recipe("demo.yaml"), [f"run.dir={json.dumps(str(out))}", *overrides])
 
     def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:

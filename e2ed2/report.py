@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from e2ed2.charts import interval_chart, line_chart
-from e2ed2.evaluation.samples import png_bytes, read_images, to_picture, write_file
+from e2ed2.evaluation.samples import read_images
 from e2ed2.evaluation.table import METRICS, central, figure, interval, metric_of
+from e2ed2.files import write_file
+from e2ed2.pictures import png_bytes, to_picture
 from e2ed2.training.log import read_metrics
 
 NUM_PROMPTS, SEEDS_PER_PROMPT, NUM_PREVIEWS = 12, 2, 6
@@ -125,7 +126,7 @@ def _curves(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
         terms.remove("total")  # one term of weight 1 is the total
     curves = []
     for name in [*terms, "grad_norm", "lr"]:
-        points = [(row["global_step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+        points = [(row["global_step"], row[name]) for row in rows if row.get(name) is not None]
         if len(points) < 2:
             continue
         xs, ys = zip(*points, strict=True)

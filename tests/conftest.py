@@ -1,6 +1,8 @@
 """Tiny models and a tiny emoji set, so that whole commands run in seconds."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,13 @@ def tiny_bundle(tmp_path, monkeypatch, tiny_emoji) -> Path:
     monkeypatch.setattr(bundled, "WEIGHTS", weights)
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
     return weights
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 128 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a file system needs root")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)

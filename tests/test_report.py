@@ -11,8 +11,8 @@ import torch
 from e2ed2.charts import interval_chart, line_chart, running_mean, ticks
 from e2ed2.evaluation.samples import save_images
 from e2ed2.evaluation.table import central, figure, interval, print_comparison
+from e2ed2.pictures import image_grid
 from e2ed2.report import verdict, write_report
-from e2ed2.training.log import image_grid
 
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
+from e2ed2.files import atomic_file
 from e2ed2.paths import cache_dir
 
 IMAGE_SIZE = 64
@@ -138,9 +139,8 @@ def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tupl
         "keys": "\n".join("\t".join(key) for key in keys),
         "attribution": ATTRIBUTION,
     }
-    temporary = path.with_suffix(".tmp")
-    save_file({"images": images}, temporary, metadata=metadata)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        save_file({"images": images}, temporary, metadata=metadata)
     return images, keys
 
 

@@ -22,8 +22,8 @@ from e2ed2.evaluation.samples import (
     load_model,
     make_samples,
     save_images,
-    write_file,
 )
+from e2ed2.files import write_file
 from e2ed2.models.autoencoder import decode, encode_all, to_uint8
 from e2ed2.models.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.pipeline import load_autoencoder
@@ -110,6 +110,7 @@ def evaluate_floor(
     if kind == "autoencoder":
         images, rate = _reconstruct(images)
     if out:
+        claim_folder(out, EVALUATION_FILE)
         save_images(out, kind, images, asked.prompts)
     result = {
         "model": kind,

@@ -5,7 +5,6 @@ Inception.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from e2ed2.errors import UserError
+from e2ed2.files import atomic_file, file_sha256
 from e2ed2.paths import cache_dir
 
 FEATURE_DIM = 1280
@@ -97,10 +97,8 @@ def cached_rows(name: str, compute: Callable[[], Tensor]) -> Tensor:
     with suppress(OSError, SafetensorError, KeyError):  # absent, or damaged: computed anew
         return load_file(path)["rows"]
     rows = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # ranks of one run may write side by side
-    save_file({"rows": rows.contiguous()}, temporary)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        save_file({"rows": rows.contiguous()}, temporary)
     return rows
 
 
@@ -114,12 +112,6 @@ def _one_thread_workers() -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(num_threads)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_network() -> Any:

@@ -1,7 +1,7 @@
 """Seeded samples: every image has its own noise, so that it does not depend on how images are batched."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +40,7 @@ class Sampler:
 
     def __init__(self, pipeline: "PixArtAlphaPipeline", inference: Inference, num_inference_steps: int | None = None):
         self.timesteps = inference.timesteps(num_inference_steps)
-        self.nfe = len(self.timesteps) * (1 if inference.guidance_scale <= 1 else 2)
+        self.nfe = replace(inference, num_inference_steps=len(self.timesteps)).nfe
         self._pipeline = pipeline
         self._inference = inference
         self._schedule = schedule_of(pipeline)

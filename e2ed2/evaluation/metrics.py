@@ -22,7 +22,7 @@ from e2ed2.evaluation.distribution import (
     recall,
     share_estimate,
 )
-from e2ed2.evaluation.features import EfficientNetFeatures, Progress, cached_features
+from e2ed2.evaluation.features import EfficientNetFeatures, Progress
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ROW_BLOCK = 1024
@@ -41,13 +41,6 @@ class ReferenceSet:
     images: Tensor
     features: Tensor
     groups: Groups = None
-
-
-def load_reference(
-    images: Tensor, extract: EfficientNetFeatures, groups: Groups = None, progress: Progress | None = None
-) -> ReferenceSet:
-    """A reference set whose features are measured once and cached."""
-    return ReferenceSet(images, cached_features(images, extract, progress), groups)
 
 
 def evaluate_images(
@@ -148,14 +141,6 @@ def style_shares(
         style: share_estimate(torch.tensor([f == style for f in found]), groups)
         for style in sorted(set(reference_styles))
     }
-
-
-def style_accuracy(
-    features: Tensor, styles: Sequence[str], reference_features: Tensor, reference_styles: Sequence[str]
-) -> Estimate:
-    """How sure the rule of `style_shares` is: share of real images, not in the reference, given their own style."""
-    found = nearest_styles(features, reference_features, reference_styles)
-    return share_estimate(torch.tensor([f == s for f, s in zip(found, styles, strict=True)]))
 
 
 def _check(images: Tensor, prompts: list[str], reference: ReferenceSet) -> None:

@@ -5,12 +5,10 @@ interrupted run goes on where it stopped, and images of another model are never 
 """
 
 import hashlib
-import io
 import json
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,11 @@ from torch import Tensor
 from e2ed2 import __version__
 from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request, Sampler
+from e2ed2.files import write_file
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.pipeline import load_pipeline
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH
-from e2ed2.training.log import image_grid
+from e2ed2.pictures import image_grid, png_bytes, to_picture
 
 MADE_BY = "e2ed2"
 GRID_IMAGES, GRID_COLUMNS = 64, 8
@@ -184,34 +183,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
         return manifest if manifest["made_by"].startswith(MADE_BY) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or name another folder") from error
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """A picture as a PNG file's content."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """uint8 [3, H, W] -> a picture."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def read_images(out: Path) -> list[tuple[dict[str, Any], Tensor]]:

@@ -29,6 +29,21 @@ def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
 
 
+def decode_crop(
+    autoencoder: "AutoencoderKL", latents: Tensor, top: int, left: int, size: int, halo: int
+) -> Tensor:
+    """The size x size cells at (top, left) of scaled latents [B, C, h, w] as images [B, 3, H, W].
+
+    `halo` cells around them, as far as there are any, are decoded with them and cut off. A halo as wide as the reach of
+    the decoder's convolutions makes the picture that of `decode`, but for what attention and group statistics see.
+    """
+    y, x = min(top, halo), min(left, halo)  # cells above and left of the crop
+    window = latents[..., top - y : top + size + halo, left - x : left + size + halo]
+    images = decode(autoencoder, window)
+    scale = images.shape[-1] // window.shape[-1]
+    return images[..., y * scale : (y + size) * scale, x * scale : (x + size) * scale]
+
+
 @torch.no_grad()
 def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int = 64) -> Tensor:
     """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device."""

@@ -46,10 +46,10 @@ def guided(denoise: Denoise, guidance_scale: float, uncond: PromptEmbeds) -> Den
     """Classifier-free guidance (arXiv:2207.12598) as a denoiser: uncond + scale (cond - uncond), two evaluations.
 
     Args:
-        guidance_scale: 1 means none and costs one evaluation.
+        guidance_scale: 1 or less means none and costs one evaluation.
         uncond: the empty prompt, one row.
     """
-    if guidance_scale == 1:
+    if guidance_scale <= 1:
         return denoise
 
     def denoise_guided(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from e2ed2.errors import UserError
@@ -15,6 +16,7 @@ from e2ed2.schedule import NoiseSchedule, lcm_timesteps, trailing_timesteps, var
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, PixArtAlphaPipeline, SchedulerMixin
 
+LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError)  # of damaged folders
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
 ORIGINAL_INFERENCE_STEPS = 50
@@ -32,6 +34,10 @@ class Inference:
     max_sequence_length: int = MAX_SEQUENCE_LENGTH
     use_resolution_binning: bool = False
     clean_caption: bool = False
+
+    def __post_init__(self) -> None:
+        if self.solver not in ("lcm", "ddim") or not isinstance(self.num_inference_steps, int):
+            raise ValueError(f"inference.json: solver {self.solver}, {self.num_inference_steps} steps")
 
     @property
     def nfe(self) -> int:
@@ -137,8 +143,8 @@ def load_pipeline(folder: Path) -> tuple["PixArtAlphaPipeline", Inference]:
     try:
         inference = Inference(**json.loads((folder / "inference.json").read_text()))
         pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"model {folder}: not a loadable model folder ({str(error).splitlines()[0]})") from error
+    except LOADING_ERRORS as error:
+        raise UserError(f"model {folder}: not a loadable model folder ({_first_line(error)})") from error
     return pipeline, inference
 
 
@@ -153,9 +159,13 @@ def load_autoencoder(folder: Path) -> "AutoencoderKL":
     refuse_pickles(folder)
     try:
         autoencoder = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {folder}: not an autoencoder folder ({str(error).splitlines()[0]})") from error
+    except LOADING_ERRORS as error:
+        raise UserError(f"model {folder}: not an autoencoder folder ({_first_line(error)})") from error
     return autoencoder.eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def refuse_pickles(folder: Path) -> None:

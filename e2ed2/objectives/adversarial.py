@@ -14,22 +14,22 @@ from torch.nn import functional as F
 GanLoss = Literal["hinge", "non_saturating", "least_squares"]
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss) -> Tensor:
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GanLoss) -> Tensor:
     """Mean over the logits [B, ...] of data (to be called real) and of samples (to be called fake)."""
     if kind == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
     if kind == "non_saturating":
-        return F.softplus(-real).mean() + F.softplus(fake).mean()
-    return (real - 1).square().mean() + fake.square().mean()
+        return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    return (real_logits - 1).square().mean() + fake_logits.square().mean()
 
 
-def generator_loss(fake: Tensor, kind: GanLoss) -> Tensor:
+def adversarial_loss(fake_logits: Tensor, kind: GanLoss) -> Tensor:
     """Mean over the logits [B, ...] of samples, which want to be called real."""
     if kind == "hinge":
-        return -fake.mean()
+        return -fake_logits.mean()
     if kind == "non_saturating":
-        return F.softplus(-fake).mean()
-    return (fake - 1).square().mean()
+        return F.softplus(-fake_logits).mean()
+    return (fake_logits - 1).square().mean()
 
 
 def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:

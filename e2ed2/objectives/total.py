@@ -16,7 +16,7 @@ def evaluate_terms(terms: Mapping[str, Term[S, X]], samples: S, x0: X) -> dict[s
 
 
 def total(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """sum of weight x value over the weighted names; other values are only logged, even if not finite.
+    """sum of weight x value over the weighted names; other values do not count.
 
     Raises:
         ValueError: no name has a weight, or a weighted name has no value.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from e2ed2.errors import UserError
 from e2ed2.models.discriminator import Discriminator
-from e2ed2.objectives.adversarial import discriminator_loss, generator_loss, r1_penalty
+from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
 from e2ed2.training.config import AdversarialConfig
 
@@ -54,9 +54,9 @@ class Adversary:
         accelerator.backward(total(terms, self.weights))
         self.optimizer.step()
 
-    def generator_loss(self, fake: Tensor) -> Tensor:
+    def adversarial_loss(self, fake: Tensor) -> Tensor:
         """What the sampler minimises against it; the gradient goes to the samples [B, C, H, W]."""
-        return generator_loss(self.network(fake).float(), self.settings.loss)
+        return adversarial_loss(self.network(fake).float(), self.settings.loss)
 
     def save(self, folder: Path) -> None:
         with (folder / FILE).open("wb") as file:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, encode_all, to_float, to_uint8, whiten
-from e2ed2.training.config import Config
+from e2ed2.models.new import new_network
+from e2ed2.training.config import Config, objective_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -23,8 +24,8 @@ class AutoencoderStage:
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import AutoencoderKL
 
-        self.network: nn.Module = AutoencoderKL(**(config.model.architecture or {})).to(device)
-        self.weights = {"l1": config.objective.l1.weight, "kl": config.objective.kl.weight}
+        self.network: nn.Module = new_network(AutoencoderKL, config.model.architecture).to(device)
+        self.weights = objective_weights(config)
         self._data = data
         self._device = device
 

@@ -1,4 +1,4 @@
-"""Files that a kill, a full disk or a damaged sector cannot spoil: complete checkpoints, whole folders, whole files.
+"""Complete checkpoints, which a kill, a full disk or a damaged sector cannot spoil.
 
 `checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`), with fp16 the loss
 scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size, and
@@ -6,23 +6,20 @@ the SHA-256 of every file. Randomness and the data position are functions of (se
 all there is to restore of them.
 """
 
-import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2ed2.errors import UserError
+from e2ed2.files import atomic_folder, file_sha256
 from e2ed2.training.adversary import Adversary
 
 STATE_FILE = "state.json"
@@ -31,12 +28,13 @@ SCALER_FILE = "scaler.json"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands; `seed` and `global_batch_size` guard against resuming with other data order."""
+    """Where a run stands; seed, batch size and number of items guard against resuming with other data order."""
 
     global_step: int
     images_seen: int
     seed: int
     global_batch_size: int
+    num_items: int
 
 
 def save_checkpoint(
@@ -63,7 +61,7 @@ def save_checkpoint(
             (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
         if adversary is not None:
             adversary.save(temporary)
-        digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        digests = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "sha256": digests}, indent=1))
     return final
 
@@ -125,65 +123,6 @@ def prune_checkpoints(folder: Path, global_step: int, keep: int) -> None:
         shutil.rmtree(numbered[step], ignore_errors=True)
 
 
-@contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well and vanishes when it does not.
-
-    Raises:
-        UserError: the disk is full or refuses.
-    """
-    temporary = final.with_name(final.name + ".tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in temporary.rglob("*"):
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync(final.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise_if_disk_refused(final, error)
-        raise
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Replace the file at once: a reader or a kill meets the old or the new one, never half of one.
-
-    Raises:
-        UserError: the disk is full or refuses.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        _sync(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise_if_disk_refused(path, error)
-        raise
-
-
-def raise_if_disk_refused(path: Path, error: BaseException) -> None:
-    """Turn an error met while writing `path` into a UserError if the disk is at fault; leave others alone."""
-    cause: BaseException | None = error
-    while isinstance(cause, Exception) and not isinstance(cause, OSError | SafetensorError | UserError):
-        cause = cause.__context__  # torch.save hides the disk's error behind one of its own
-    if isinstance(cause, OSError):
-        reason = cause.strerror or str(cause)
-    elif isinstance(cause, SafetensorError) and "I/O error: " in str(cause):
-        reason = str(cause).partition("I/O error: ")[2]
-    else:
-        return
-    raise UserError(
-        f"{path}: cannot be written ({reason}); nothing saved before is lost: "
-        "free space or mend the folder, then run the same command again"
-    ) from error
-
-
 def _numbered(folder: Path) -> dict[int, Path]:
     matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
     return {int(match[1]): path for match, path in matches if match}
@@ -214,20 +153,7 @@ def _problem(checkpoint: Path) -> str | None:
     try:
         read_state(checkpoint)
         digests = json.loads((checkpoint / STATE_FILE).read_text())["sha256"]
-        wrong = [name for name, digest in digests.items() if _digest(checkpoint / name) != digest]
+        wrong = [name for name, digest in digests.items() if file_sha256(checkpoint / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "incomplete"
     return f"{wrong[0]} is damaged" if wrong else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,16 @@ from e2ed2.errors import UserError
 
 MAX_INFERENCE_STEPS = 50  # the LCM sampler's grid
 NUM_TRAIN_TIMESTEPS = 1000
+STARTS = {  # stage -> what model.path must be
+    "base": "an autoencoder's folder, or emoji-autoencoder,",
+    "lcm": "a model folder or a bundled model",
+    "e2ed2": "a model folder or a bundled model",
+}
+TERMS = {  # stage -> the objectives it can weigh
+    "autoencoder": ("l1", "kl"),
+    "e2ed2": ("l1", "l2", "huber", "energy", "patch_energy", "lpips", "lpips_energy", "adversarial"),
+}
+SCORING_RULES = ("energy", "patch_energy", "lpips_energy")
 # What may change between the runs of one run folder: nothing here alters an update.
 FREE_FIELDS = {
     "run.dir",
@@ -34,9 +44,10 @@ def _no_is_text(value: Any) -> Any:
     return "no" if value is False else value  # YAML reads a bare `no` as a switch
 
 
-def _divides_timesteps(value: int) -> int:
-    if NUM_TRAIN_TIMESTEPS % value:
-        raise ValueError(f"must divide {NUM_TRAIN_TIMESTEPS}, or the noisiest timesteps are never trained")
+def _holds_the_grid(value: int) -> int:
+    if NUM_TRAIN_TIMESTEPS % value or value % MAX_INFERENCE_STEPS:
+        grids = [k for k in range(50, 1001, 50) if NUM_TRAIN_TIMESTEPS % k == 0]
+        raise ValueError(f"must be one of {', '.join(map(str, grids))}, or the sampler's timesteps are not all trained")
     return value
 
 
@@ -106,6 +117,16 @@ class EnergyConfig(TermConfig):
     beta: Annotated[Number, Field(gt=0, lt=2)] = 1.0
 
 
+class CropConfig(_Section):
+    """What losses on images decode: `size` x `size` latent cells, a random place per micro-batch (default: all).
+
+    `halo`: cells decoded around them and cut off.
+    """
+
+    size: Count | None = None
+    halo: CountOrZero = 4
+
+
 class AdversarialConfig(TermConfig):
     """The GAN term (Eq. 8, App. C.2); the paper's weight is 0.01. `lr`: of the discriminator, AdamW."""
 
@@ -128,6 +149,7 @@ class ObjectiveConfig(_Section):
     lpips_energy: EnergyConfig = EnergyConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
+    crop: CropConfig = CropConfig()
     num_samples: Count = 1
 
 
@@ -136,7 +158,7 @@ class ConsistencyConfig(_Section):
 
     teacher: str | None = None
     guidance_scale: Annotated[Number, Field(ge=1)] = 2.0
-    num_ddim_steps: Annotated[int, Field(strict=True, ge=2), AfterValidator(_divides_timesteps)] = 50
+    num_ddim_steps: Annotated[int, Field(strict=True), AfterValidator(_holds_the_grid)] = 50
     huber_c: Positive = 1e-3
 
 
@@ -193,7 +215,9 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
         raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")
     for override in overrides or []:
         _apply_override(values, override)
-    return build_config(values)
+    config = build_config(values)
+    check_config(config)
+    return config
 
 
 def build_config(values: dict[str, Any]) -> Config:
@@ -208,20 +232,66 @@ def build_config(values: dict[str, Any]) -> Config:
         raise UserError("; ".join(_explain(item) for item in error.errors())) from error
 
 
+def check_config(config: Config) -> None:
+    """What no field can tell alone.
+
+    Raises:
+        UserError: the stage lacks something, or would not read something that is set.
+    """
+    stage, model, data = config.stage, config.model, config.data
+    if stage in STARTS and model.path is None:
+        raise UserError(f"model.path: missing; stage {stage} needs {STARTS[stage]} to start from")
+    if stage in ("autoencoder", "base") and model.architecture is None:
+        raise UserError(f"model.architecture: missing; stage {stage} makes a new network, see its recipe")
+    if data.source == "folder" and data.path is None:
+        raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
+    if data.source == "emoji" and data.path is not None:
+        raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+    weights = objective_weights(config)
+    if stage == "autoencoder" and "l1" not in weights:
+        raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")
+    if stage == "e2ed2" and not weights:
+        terms = ", ".join(TERMS[stage])
+        raise UserError(
+            f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
+        )
+    if config.objective.num_samples < 2 and any(name in weights for name in SCORING_RULES):
+        found = config.objective.num_samples
+        raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: give 2 or more")
+
+
+def objective_weights(config: Config) -> dict[str, float]:
+    """name -> weight of the terms that count in the config's stage.
+
+    Raises:
+        UserError: a term has a weight that the stage would not read.
+    """
+    weights = {}
+    for name, field in ObjectiveConfig.model_fields.items():
+        term = getattr(config.objective, name)
+        if not isinstance(term, TermConfig) or term.weight == 0:
+            continue
+        if name in TERMS.get(config.stage, ()):
+            weights[name] = term.weight
+        elif term != field.default:
+            terms = ", ".join(TERMS.get(config.stage, ())) or "none: its loss is fixed"
+            raise UserError(f"objective.{name}.weight: {term.weight}, but stage {config.stage} has the terms {terms}")
+    return weights
+
+
 def changed_fields(recorded: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
     """field -> (recorded value, value now) where a run's recorded config differs in what an update computes.
 
-    At a constant rate a run may also become longer. Fields that only one side knows do not count: another version
-    wrote the record.
+    At a constant rate a run may also become longer. A field that the record does not know, written by an earlier
+    version, had its default; one that only the record knows does not count.
     """
-    before, now = _flatten(recorded), _flatten(config.model_dump(mode="json"))
+    defaults = Config(stage=config.stage, run=config.run).model_dump(mode="json")
+    before = _flatten(defaults) | _flatten(recorded)
+    now = _flatten(config.model_dump(mode="json"))
     free = FREE_FIELDS | ({"train.max_train_steps"} if config.train.lr_schedule == "constant" else set())
-    changed = {}
-    for name in before | now:
-        is_known = name in before and name in now or name.startswith("model.architecture")
-        if is_known and name not in free and before.get(name) != now.get(name):
-            changed[name] = (before.get(name), now.get(name))
-    return changed
+    names = [name for name in before | now if name in now or name.startswith("model.architecture")]
+    pairs = {name: (before.get(name), now.get(name)) for name in names if name not in free}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

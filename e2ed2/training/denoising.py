@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.new import new_network
 from e2ed2.models.pipeline import (
     Inference,
     assemble,
@@ -39,10 +39,8 @@ class DenoisingStage:
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import PixArtTransformer2DModel
 
-        if config.model.path is None:
-            raise UserError("model.path: missing; stage base needs the folder of a trained autoencoder")
-        autoencoder = load_autoencoder(resolve_model(config.model.path))
-        self.network: nn.Module = PixArtTransformer2DModel(**(config.model.architecture or {})).to(device)
+        autoencoder = load_autoencoder(resolve_model(str(config.model.path)))
+        self.network: nn.Module = new_network(PixArtTransformer2DModel, config.model.architecture).to(device)
         scheduler = noise_scheduler("ddim", PREDICTION_TYPE)
         self._pipeline = assemble(self.network, autoencoder, scheduler).to(device)
         self._size = data.images.shape[-1]

@@ -1,6 +1,6 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import decode
+from e2ed2.models.autoencoder import decode, decode_crop
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
-from e2ed2.objectives.total import S, Term, X, evaluate_terms
+from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
-from e2ed2.training.config import Config, ObjectiveConfig
+from e2ed2.training.config import Config, ObjectiveConfig, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch
 from e2ed2.trajectory import draw_noises, unroll
@@ -41,22 +41,25 @@ FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {
         scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
     ),
 }
-SCORING_RULES = ("energy", "patch_energy", "lpips_energy")
 
 
 class EndToEndStage(FewStepStage):
     """Unrolls the few-step sampler from noise, or from a noised image at a random step, and trains through it."""
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
-        self.weights = objective_weights(config.objective)
+        self.weights = objective_weights(config)
         super().__init__(config, data, device, say)
-        self._latent_terms = _weighted(LATENT_TERMS, config.objective)
-        self._feature_terms = _weighted(FEATURE_TERMS, config.objective)
+        self._latent_terms = {k: LATENT_TERMS[k](config.objective) for k in self.weights if k in LATENT_TERMS}
+        self._feature_terms = {k: FEATURE_TERMS[k](config.objective) for k in self.weights if k in FEATURE_TERMS}
         self._features = load_squeezenet().to(device) if self._feature_terms else None
         self._judges_pixels = "adversarial" in self.weights and config.objective.adversarial.space == "pixel"
         if "adversarial" in self.weights:
             channels = 3 if self._judges_pixels else self.data.latents.shape[1]
             self.adversary = Adversary(config.objective.adversarial, channels, device, self._real_and_fake)
+        self._crop, side = config.objective.crop, self.data.latents.shape[-1]
+        if self._crop.size is not None and self._crop.size > side:
+            at_most = f"but latents are {side}x{side}: give {side} at most"
+            raise UserError(f"objective.crop.size: {self._crop.size}, {at_most}")
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
         counts = range(1, len(self.timesteps) + 1)
@@ -69,16 +72,18 @@ class EndToEndStage(FewStepStage):
         batch = self.data.batch(rows, generator)
         samples = self._samples(network, batch, generator)
         values = evaluate_terms(self._latent_terms, samples, batch.x0)
-        images = self._decode(samples) if self._features or self._judges_pixels else samples
+        judged = samples
+        if self._features or self._judges_pixels:
+            images, pictures = self._pixels(samples, rows, generator)
+            judged = images if self._judges_pixels else samples
         if self._features:
-            views = random_views(torch.cat([images, self.data.images(rows)[None]]), generator)
+            views = random_views(torch.cat([images, pictures[None]]), generator)
             sample_maps = [unit_maps(self._features, view) for view in views[:-1]]
             with torch.no_grad():
                 x0_maps = unit_maps(self._features, views[-1])
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
         if self.adversary:
-            judged = images if self._judges_pixels else samples
-            values["adversarial"] = self.adversary.generator_loss(judged.flatten(0, 1))
+            values["adversarial"] = self.adversary.adversarial_loss(judged.flatten(0, 1))
         return values
 
     @torch.no_grad()
@@ -86,13 +91,23 @@ class EndToEndStage(FewStepStage):
         """Data and new samples [m B, C, H, W] for an update of the discriminator, as latents or as images."""
         batch = self.data.batch(rows, generator)
         samples = self._samples(network, batch, generator)
-        if not self._judges_pixels:
-            return batch.x0.repeat(self._num_samples, 1, 1, 1), samples.flatten(0, 1)
-        return self.data.images(rows).repeat(self._num_samples, 1, 1, 1), self._decode(samples).flatten(0, 1)
+        real = batch.x0
+        if self._judges_pixels:
+            samples, real = self._pixels(samples, rows, generator)
+        return real.repeat(self._num_samples, 1, 1, 1), samples.flatten(0, 1)
 
-    def _decode(self, samples: Tensor) -> Tensor:
-        """Latents [m, B, C, h, w] -> images [m, B, 3, H, W], about [-1, 1]."""
-        return decode(self._pipeline.vae, samples.flatten(0, 1)).float().unflatten(0, samples.shape[:2])
+    def _pixels(self, samples: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Decoded samples [m, B, 3, H, W], about [-1, 1], and their pictures [B, 3, H, W]: whole, or the same crop."""
+        latents, pictures = samples.flatten(0, 1), self.data.images(rows)
+        if self._crop.size is None:
+            images = decode(self._pipeline.vae, latents)
+        else:
+            size, room = self._crop.size, latents.shape[-1] - self._crop.size
+            top, left = torch.randint(room + 1, (2,), generator=generator).tolist()
+            images = decode_crop(self._pipeline.vae, latents, top, left, size, self._crop.halo)
+            scale = images.shape[-1] // size
+            pictures = pictures[..., top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+        return images.float().unflatten(0, samples.shape[:2]), pictures
 
     def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
         """m finished samples of each caption, latents [m, B, C, h, w], with their graph."""
@@ -119,28 +134,3 @@ class EndToEndStage(FewStepStage):
             gradient_checkpointing=self._trajectory.gradient_checkpointing,
         )
         return samples.float().unflatten(0, (m, len(x0)))
-
-
-def objective_weights(objective: ObjectiveConfig) -> dict[str, float]:
-    """name -> weight of the terms that count.
-
-    Raises:
-        UserError: none has a weight, or a scoring rule has fewer than two samples per caption.
-    """
-    terms = (*LATENT_TERMS, *FEATURE_TERMS, "adversarial")
-    weights = {name: getattr(objective, name).weight for name in terms if getattr(objective, name).weight > 0}
-    if not weights:
-        raise UserError(
-            f"objective: no term has a weight; give one of {', '.join(terms)}, e.g. objective.patch_energy.weight=1"
-        )
-    if objective.num_samples < 2 and any(name in weights for name in SCORING_RULES):
-        raise UserError(
-            f"objective.num_samples: {objective.num_samples}, but a scoring rule compares samples: give 2 or more"
-        )
-    return weights
-
-
-def _weighted(
-    terms: Mapping[str, Callable[[ObjectiveConfig], Term[S, X]]], objective: ObjectiveConfig
-) -> dict[str, Term[S, X]]:
-    return {name: make(objective) for name, make in terms.items() if getattr(objective, name).weight > 0}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import pixart_denoiser
@@ -25,11 +24,7 @@ class FewStepStage:
     adversary: Adversary | None = None
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
-        if config.model.path is None:
-            raise UserError(
-                f"model.path: missing; stage {config.stage} needs a model folder or a bundled model to start from"
-            )
-        self._pipeline, start = load_pipeline(resolve_model(config.model.path))
+        self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
         self._pipeline.to(device)
         self._pipeline.vae.requires_grad_(False)  # losses on decoded samples pass through it
         self._device = device

@@ -1,22 +1,22 @@
 """What a run leaves to read: `metrics.jsonl`, previews, versions and hardware."""
 
-import io
 import json
 import math
 import os
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import e2ed2
-from e2ed2.training.checkpoint import raise_if_disk_refused, write_file
+from e2ed2.files import raise_if_disk_refused, write_file
+from e2ed2.pictures import image_grid, png_bytes
 
 
 class MetricsFile:
@@ -48,9 +48,9 @@ class MetricsFile:
             raise_if_disk_refused(self._path, error)
 
 
-def _line(row: dict[str, float]) -> bytes:
+def _line(row: Mapping[str, float | None]) -> bytes:
     """One line of JSON, which has no word for infinity (an overflow that fp16 skipped): null."""
-    plain = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    plain = {k: value if value is not None and math.isfinite(value) else None for k, value in row.items()}
     return (json.dumps(plain) + "\n").encode()
 
 
@@ -71,25 +71,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def image_grid(images: Tensor, columns: int) -> Image.Image:
-    """uint8 [N, 3, H, W] -> one picture, row by row, white where N does not fill the last row."""
-    count, _, height, width = images.shape
-    rows = -(-count // columns)
-    grid = torch.full((rows * columns, 3, height, width), 255, dtype=torch.uint8)
-    grid[:count] = images
-    tiled = grid.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
-    return Image.fromarray(tiled.reshape(rows * height, columns * width, 3).numpy())
-
-
 def write_preview(path: Path, images: Tensor) -> None:
     """A grid of uint8 images [N, 3, H, W], eight in a row, as PNG.
 
     Raises:
         UserError: the disk is full or refuses.
     """
-    buffer = io.BytesIO()
-    image_grid(images, columns=8).save(buffer, "PNG")
-    write_file(path, buffer.getvalue())
+    write_file(path, png_bytes(image_grid(images, columns=8)))
 
 
 def peak_memory_bytes() -> int:
@@ -97,6 +85,14 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def reset_peak_memory() -> None:
+    """Begin anew with what `peak_memory_bytes` reports; on a CPU only Linux can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def environment() -> dict[str, object]:

@@ -17,18 +17,17 @@ from accelerate import Accelerator, PartialState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.errors import NonFiniteError, UserError
+from e2ed2.files import atomic_folder, write_file
 from e2ed2.training.checkpoint import (
     TrainState,
-    atomic_folder,
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
     read_state,
     save_checkpoint,
-    write_file,
 )
-from e2ed2.training.config import Config, changed_fields
-from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, write_preview
+from e2ed2.training.config import Config, changed_fields, check_config
+from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
 
@@ -48,7 +47,9 @@ def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row
         UserError: something the user can mend. NonFiniteError: training diverged.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
+    check_config(config)
     accelerator = _create_accelerator(config.train.mixed_precision)
+    reset_peak_memory()
     is_main = accelerator.is_main_process
     say = say if is_main else lambda line: None
     model = config.run.dir / "model"
@@ -60,7 +61,7 @@ def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row
         if is_main:
             _write_run_files(config)
         run = _prepare(config, accelerator, checkpoint, state, say)
-        state = _train_steps(run, state, say, tick)
+        state = _train_steps(run, replace(state, num_items=run.num_items), say, tick)
         if is_main:
             _export(run, state, model)
         accelerator.wait_for_everyone()
@@ -115,9 +116,18 @@ def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, T
     train, run_dir = config.train, config.run.dir
     global_batch_size = train.micro_batch_size * train.gradient_accumulation_steps * num_processes
     checkpoint = latest_checkpoint(run_dir / "checkpoints", say)
-    if checkpoint is None:
-        return None, TrainState(0, 0, train.seed, global_batch_size)
-    state = read_state(checkpoint)
+    exported = _exported_step(run_dir / "model")
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+    elif exported is None:
+        return None, TrainState(0, 0, train.seed, global_batch_size, 0)
+    elif exported != train.max_train_steps:
+        raise UserError(
+            f"run.dir {run_dir}: holds a model of step {exported} but no complete checkpoint to go on from; "
+            "name another run.dir"
+        )
+    else:
+        state = TrainState(exported, 0, train.seed, global_batch_size, 0)
     changes = _recorded_changes(config)
     changes["train.seed"] = (state.seed, train.seed)
     changes["global batch size"] = (state.global_batch_size, global_batch_size)
@@ -161,6 +171,11 @@ def _prepare(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
+    if state.num_items not in (0, len(data)):
+        raise UserError(
+            f"data: {len(data)} items, but {config.run.dir} was begun with {state.num_items}, and their order would "
+            "be another: bring them back, or name another run.dir"
+        )
     if checkpoint is not None:
         load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")

@@ -40,8 +40,7 @@ def load_training_set(config: DataConfig, say: Callable[[str], None]) -> ImageTe
                 f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
             )
         return load_emoji("train")
-    if config.path is None:
-        raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
+    assert config.path is not None  # check_config
     data = FolderSource(config.path, config.size, config.max_bad_fraction).load()
     for item in data.skipped:
         say(f"skipped {item}")

@@ -98,6 +98,7 @@ def _update_adversary(
         position = step * accelerator.num_processes + accelerator.process_index
         generator = torch.Generator().manual_seed(_mix(_mix(config.seed, position), 1 + i))
         rows = torch.randint(num_items, (config.micro_batch_size,), generator=generator)
+        torch.manual_seed(_mix(_mix(config.seed, position), -1 - i))  # for dropout
         with accelerator.autocast():
             terms = stage.adversary.loss_terms(*stage.adversary.pairs(network, rows, generator))
         values = {name: term.item() for name, term in terms.items()}

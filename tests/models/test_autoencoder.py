@@ -1,9 +1,11 @@
 """The autoencoder's edges: value ranges, scaling, whitening."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from e2ed2.models.autoencoder import decode, encode, encode_all, to_float, to_uint8, whiten
+from e2ed2.models.autoencoder import decode, decode_crop, encode, encode_all, to_float, to_uint8, whiten
 
 
 @pytest.fixture
@@ -57,3 +59,27 @@ def test_whitened_latents_have_mean_0_and_deviation_1_and_the_round_trip_is_unch
     # the posterior's spread shrinks with its mean
     shrink = new_std.mean.std((0, 2, 3)) / old_std.mean.std((0, 2, 3))
     assert torch.allclose(new_std.std.mean((0, 2, 3)), old_std.std.mean((0, 2, 3)) * shrink, rtol=1e-3)
+
+
+class ConvolutionalDecoder(torch.nn.Module):
+    """Doubles the side; its two 3x3 convolutions reach two cells far."""
+
+    config = SimpleNamespace(scaling_factor=0.5)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        up = torch.nn.Upsample(scale_factor=2)
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, padding=1), up, torch.nn.Conv2d(8, 3, 3, padding=1))
+
+    def decode(self, latents, return_dict):
+        return (self.layers(latents),)
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (3, 5), (8, 1), (8, 8)])
+def test_a_crop_with_its_halo_is_a_part_of_the_whole(top, left):
+    autoencoder = ConvolutionalDecoder()
+    latents = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    part = decode(autoencoder, latents)[..., 2 * top : 2 * top + 8, 2 * left : 2 * left + 8]
+    assert torch.allclose(decode_crop(autoencoder, latents, top, left, size=4, halo=2), part, atol=1e-6)
+    assert not torch.allclose(decode_crop(autoencoder, latents, top, left, size=4, halo=0), part, atol=1e-3)

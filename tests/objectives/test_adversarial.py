@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from e2ed2.objectives.adversarial import discriminator_loss, generator_loss, r1_penalty
+from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 
 REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
 
@@ -25,14 +25,14 @@ REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
 )
 def test_losses_by_hand(kind, discriminator, generator):
     assert discriminator_loss(REAL, FAKE, kind).item() == pytest.approx(discriminator, rel=1e-6)
-    assert generator_loss(FAKE, kind).item() == pytest.approx(generator, rel=1e-6)
+    assert adversarial_loss(FAKE, kind).item() == pytest.approx(generator, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["hinge", "non_saturating", "least_squares"])
 def test_the_sides_pull_a_sample_s_logit_apart(kind):
     logit = torch.tensor([0.0], requires_grad=True)
     (down,) = torch.autograd.grad(discriminator_loss(torch.tensor([0.0]), logit, kind), logit)
-    (up,) = torch.autograd.grad(generator_loss(logit, kind), logit)
+    (up,) = torch.autograd.grad(adversarial_loss(logit, kind), logit)
     assert up < 0 <= down  # the sampler's descent raises the logit, the discriminator's does not
 
 

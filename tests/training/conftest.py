@@ -49,7 +49,9 @@ def tiny_config(run_dir: Path, **train):
     """A recipe of the tiny stage: 12 updates, a checkpoint every 5, every row logged."""
     defaults = {"max_train_steps": 12, "micro_batch_size": 4, "gradient_accumulation_steps": 2, "lr": 1e-2}
     often = {"checkpoint_every": 5, "log_every": 1, "preview_every": 6, "mixed_precision": "no"}
-    return build_config({"stage": "base", "run": {"dir": run_dir}, "train": {**defaults, **often, **train}})
+    model = {"path": "unused", "architecture": {}}
+    train = {**defaults, **often, **train}
+    return build_config({"stage": "base", "run": {"dir": run_dir}, "model": model, "train": train})
 
 
 def timeless(rows):

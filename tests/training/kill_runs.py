@@ -75,7 +75,7 @@ MOMENTS = {
     "half of a row": (log.MetricsFile, "write", 8, half_of_a_row),
     "first checkpoint half written": (checkpoint, "save_file", 1, half_of_the_weights),
     "second checkpoint half written": (checkpoint, "save_file", 4, half_of_the_weights),
-    "weights without state": (checkpoint, "_digest", 5, no_more),
+    "weights without state": (checkpoint, "file_sha256", 5, no_more),
     "checkpoint not renamed": (checkpoint, "_sync", 12, no_more),
     "checkpoint saved, old ones not removed": (loop, "prune_checkpoints", 2, no_more),
     "old checkpoint half removed": (loop, "prune_checkpoints", 3, half_of_step_5),

@@ -24,7 +24,7 @@ class GanStage:
 
     def __init__(self, config=None, data=None, device="cpu", say=print, **settings):
         torch.manual_seed(0)
-        self.network = nn.Linear(1, 1)
+        self.network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.1), nn.Linear(8, 1))
         self.weights = {"adversarial": 1.0}
         self.adversary = Adversary(AdversarialConfig(**settings), 1, torch.device("cpu"), self.pairs)
         self.pair_rows = []
@@ -38,13 +38,13 @@ class GanStage:
         return network(torch.ones(len(rows), 1))[..., None, None].expand(-1, 1, 16, 16)
 
     def loss_terms(self, network, ema, rows, generator):
-        return {"adversarial": self.adversary.generator_loss(self.images(network, rows))}
+        return {"adversarial": self.adversary.adversarial_loss(self.images(network, rows))}
 
     def preview(self, network):
         return torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
     def export(self, network, folder):
-        (folder / "level.txt").write_text(str(float(network(torch.ones(1, 1)))))
+        (folder / "level.txt").write_text(str(network(torch.ones(1, 1)).item()))
 
 
 def run(stage, num_updates, **settings):
@@ -78,7 +78,7 @@ def test_its_update_leaves_the_sampler_and_the_sampler_s_leaves_it():
     after = copy.deepcopy(stage.adversary.network)
     assert any(not torch.equal(a, b) for a, b in zip(after.parameters(), critic.parameters(), strict=True))
     stage.loss_terms(stage.network, None, torch.arange(4), None)["adversarial"].backward()
-    assert stage.network.weight.grad is not None
+    assert stage.network[0].weight.grad is not None
     assert all(torch.equal(a, b) for a, b in zip(after.parameters(), stage.adversary.network.parameters(), strict=True))
 
 
@@ -87,7 +87,7 @@ def test_the_sampler_reaches_the_data(loss):
     """The data is an image of level 2; the sampler starts elsewhere and is told only by the discriminator."""
     stage = GanStage(loss=loss, r1_weight=0.1, lr=1e-3)
     rows = run(stage, 250)
-    assert stage.network(torch.ones(1, 1)).item() == pytest.approx(2, abs=0.4)
+    assert stage.network.eval()(torch.ones(1, 1)).item() == pytest.approx(2, abs=0.4)
     assert {"discriminator", "r1", "adversarial"} <= set(rows[-1])
 
 

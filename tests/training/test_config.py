@@ -12,6 +12,7 @@ from e2ed2.training.config import (
     EnergyConfig,
     build_config,
     changed_fields,
+    check_config,
     load_config,
 )
 
@@ -23,7 +24,9 @@ MINIMAL = {"stage": "e2ed2", "run": {"dir": "runs/x"}}
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("stage: e2ed2\nrun: {dir: runs/x}\ntrain: {lr: 1e-4}\n")
+    path.write_text(
+        "stage: e2ed2\nrun: {dir: runs/x}\nmodel: {path: x}\nobjective: {l2: {weight: 1}}\ntrain: {lr: 1e-4}\n"
+    )
     return path
 
 
@@ -33,7 +36,8 @@ def test_shipped_recipes_are_valid_and_write_to_a_folder_of_their_own_name(path)
 
 
 def test_the_resolved_config_reads_back_as_itself(recipe, tmp_path):
-    config = load_config(recipe, ["objective.energy.weight=0.5", "model.architecture={layers: [1, 2]}"])
+    overrides = ["objective.energy.weight=0.5", "objective.num_samples=2", "model.architecture={layers: [1, 2]}"]
+    config = load_config(recipe, overrides)
     resolved = tmp_path / "config.yaml"
     resolved.write_text(config.to_yaml())
     assert load_config(resolved) == config
@@ -41,6 +45,7 @@ def test_the_resolved_config_reads_back_as_itself(recipe, tmp_path):
 
 def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
     overrides = ["train.lr=3e-5", "train.seed=7", "objective.energy={weight: 2, beta: 0.5}", "run.dir=elsewhere"]
+    overrides += ["objective.num_samples=2"]
     config = load_config(recipe, [*overrides, "train.mixed_precision=no", "trajectory.gradient_checkpointing=yes"])
     assert (config.train.lr, config.train.seed, config.run.dir) == (3e-5, 7, Path("elsewhere"))
     assert config.objective.energy == EnergyConfig(weight=2, beta=0.5)
@@ -67,7 +72,16 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("trajectory.num_inference_steps=0", ["trajectory.num_inference_steps: 0", "greater than or equal to 1"]),
         ("trajectory.num_inference_steps=51", ["trajectory.num_inference_steps: 51", "less than or equal to 50"]),
         ("trajectory.start=noise", ["trajectory.start: 'noise'", "'pure_noise' or 'random_step'"]),
-        ("consistency.num_ddim_steps=300", ["consistency.num_ddim_steps: 300", "must divide 1000"]),
+        ("consistency.num_ddim_steps=300", ["consistency.num_ddim_steps: 300", "one of 50, 100, 200, 250, 500, 1000"]),
+        ("consistency.num_ddim_steps=20", ["consistency.num_ddim_steps: 20", "must be one of 50, 100"]),
+        ("objective.l2.weight=0", ["objective: no term has a weight", "objective.patch_energy.weight=1"]),
+        ("objective.energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
+        ("objective.lpips_energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
+        ("objective.kl.weight=1", ["objective.kl.weight: 1.0, but stage e2ed2 has the terms l1, l2"]),
+        ("stage=lcm", ["objective.l2.weight: 1.0, but stage lcm has the terms none: its loss is fixed"]),
+        ("model.path=", ["model.path: missing; stage e2ed2 needs a model folder"]),
+        ("data.source=folder", ["data.path: missing"]),
+        ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
         ("objective.energy.beta=2", ["objective.energy.beta: 2", "less than 2"]),
         ("data.max_bad_fraction=5", ["data.max_bad_fraction: 5", "less than or equal to 1"]),
         ("stage=gan", ["stage: 'gan'", "'autoencoder', 'base', 'lcm' or 'e2ed2'"]),
@@ -85,6 +99,20 @@ def test_a_mistake_names_field_value_and_what_is_allowed_in_one_line(recipe, ove
         load_config(recipe, [override])
     message = str(caught.value)
     assert all(part in message for part in parts) and "\n" not in message, message
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        ("autoencoder", {"model": {}}, "model.architecture: missing; stage autoencoder"),
+        ("autoencoder", {"model": {"architecture": {}}}, "objective.l1.weight: 0, but it is what makes"),
+        ("base", {"model": {"architecture": {}}}, "model.path: missing; stage base needs an autoencoder's folder"),
+        ("base", {"model": {"path": "x"}}, "model.architecture: missing; stage base"),
+    ],
+)
+def test_what_a_stage_needs_is_asked_for(stage, fields, message):
+    with pytest.raises(UserError, match=message):
+        check_config(build_config({**MINIMAL, "stage": stage, **fields}))
 
 
 def test_every_mistake_is_reported_at_once(recipe):
@@ -149,8 +177,10 @@ def test_a_run_may_become_longer_only_at_a_constant_rate():
     assert changes(cosine, longer) == {"train.max_train_steps": (1000, 2000)}
 
 
-def test_fields_of_another_version_do_not_count():
+def test_a_field_that_an_earlier_version_did_not_know_had_its_default():
     recorded = yaml.safe_load(build_config(MINIMAL).to_yaml())
     recorded["train"]["momentum"] = 0.9
     del recorded["train"]["max_grad_norm"]
     assert changed_fields(recorded, build_config(MINIMAL)) == {}
+    stricter = build_config({**MINIMAL, "train": {"max_grad_norm": 0.5}})
+    assert changed_fields(recorded, stricter) == {"train.max_grad_norm": (1.0, 0.5)}

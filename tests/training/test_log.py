@@ -50,6 +50,8 @@ def test_a_torn_line_is_left_out_and_overwritten(tmp_path, torn):
 def test_infinity_becomes_null(tmp_path):
     MetricsFile(tmp_path / "m", 0).write({"global_step": 1, "grad_norm": float("inf")})
     assert (tmp_path / "m").read_text() == '{"global_step": 1, "grad_norm": null}\n'
+    MetricsFile(tmp_path / "m", 1)  # resuming reads it again
+    assert read_metrics(tmp_path / "m") == [{"global_step": 1, "grad_norm": None}]
 
 
 def test_a_row_that_does_not_fit_leaves_the_rows_before(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,27 @@ def test_seed_and_batch_are_guarded_without_the_recorded_config(tiny):
         train(tiny(seed=1), quiet)
     with pytest.raises(UserError, match="global batch size: 12, but .* begun with 8"):
         train(tiny(gradient_accumulation_steps=3), quiet)
+
+
+def test_a_model_without_checkpoints_is_not_begun_anew(tiny):
+    config = tiny()
+    train(config, quiet)
+    shutil.rmtree(config.run.dir / "checkpoints")
+    before, said = files(config.run.dir), []
+    train(config, said.append, pytest.fail)
+    assert "finished at step 12" in said[0]
+    with pytest.raises(UserError, match=r"train\.lr: 1\.0, but .* begun with 0\.01"):
+        train(tiny(lr=1.0), quiet)
+    with pytest.raises(UserError, match="holds a model of step 12 but no complete checkpoint to go on from"):
+        train(tiny(max_train_steps=20), quiet)
+    assert files(config.run.dir) == before
+
+
+def test_a_set_that_grew_is_refused(tiny, monkeypatch):
+    train(tiny(), quiet)
+    monkeypatch.setattr(loop, "load_training_set", lambda config, say: range(24))
+    with pytest.raises(UserError, match="data: 24 items, but .* begun with 23, and their order would be another"):
+        train(tiny(max_train_steps=20), quiet)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tiny, tiny_stage, monkeypatch):

@@ -122,17 +122,25 @@ def test_lpips_compares_the_decoded_samples_with_the_pictures(tiny_model, tiny_e
     assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("objective", "message"),
-    [
-        ({}, "objective: no term has a weight"),
-        ({"energy": {"weight": 1}}, "objective.num_samples: 1, but a scoring rule"),
-        ({"lpips_energy": {"weight": 1}}, "objective.num_samples: 1, but a scoring rule"),
-    ],
-)
-def test_an_objective_that_cannot_be_is_refused(tiny_model, tiny_emoji, objective, message):
-    with pytest.raises(UserError, match=message):
-        make("e2ed2", tiny_model, objective=objective)
+def test_a_crop_of_samples_and_pictures_is_the_same_and_moves(tiny_model, tiny_emoji, monkeypatch):
+    """A decoder that returns the pictures' own part makes the distance of crops zero, wherever they are."""
+    stage = end_to_end_stage(tiny_model, lpips={"weight": 1}, crop={"size": 6, "halo": 1})
+    places = set()
+
+    def pictures(vae, latents, top, left, size, halo):
+        assert (size, halo) == (6, 1)
+        places.add((top, left))
+        return stage.data.images(ROWS)[..., 4 * top : 4 * (top + 6), 4 * left : 4 * (left + 6)]
+
+    monkeypatch.setattr(end_to_end, "decode_crop", pictures)
+    for seed in range(8):
+        assert stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))["lpips"].item() == 0
+    assert len(places) > 4 and {x for place in places for x in place} <= set(range(16 - 6 + 1))
+
+
+def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):
+    with pytest.raises(UserError, match="objective.crop.size: 17, but latents are 16x16: give 16 at most"):
+        end_to_end_stage(tiny_model, lpips={"weight": 1}, crop={"size": 17})
 
 
 def test_the_consistency_loss_is_zero_where_the_estimate_is_already_consistent(tiny_model, tiny_emoji, monkeypatch):

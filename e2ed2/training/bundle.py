@@ -1,0 +1,71 @@
+"""Makes a finished run one of the models that ship with e2ed2: half precision, a card."""
+
+import json
+import sys
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+
+from e2ed2.models.bundled import AUTOENCODER, WEIGHTS
+from e2ed2.models.pipeline import forget_origin, load_autoencoder, load_pipeline
+from e2ed2.training.log import read_metrics
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+
+def bundle(run: Path, name: str, hardware: str) -> Path:
+    """Copy a finished run's network into `weights/NAME` in half precision, with a card; evaluations there stay.
+
+    Args:
+        run: the run folder of the stage. hardware: what it ran on, for the card.
+    """
+    target = WEIGHTS / name
+    if name == AUTOENCODER:
+        _save_half(load_autoencoder(run / "model"), target)
+    else:
+        pipeline, inference = load_pipeline(run / "model")
+        _save_half(pipeline.transformer, target)
+        (target / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
+    (target / "README.md").write_text(card(run, name, hardware))
+    return target
+
+
+def card(run: Path, name: str, hardware: str) -> str:
+    """What a bundled model is and how it came about, from its run folder."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    rows = read_metrics(run / "metrics.jsonl")
+    seconds = sum(row["images_seen"] - last["images_seen"] for last, row in pairwise(rows)) / mean(
+        row["images_per_second"] for row in rows
+    )
+    losses = {k: v for k, v in rows[-1].items() if k in (*config["objective"], "denoising", "consistency")}
+    return f"""# {name}
+
+| | |
+|---|---|
+| made by | `e2ed2 train recipes/emoji/{config["stage"]}.yaml` |
+| seed | {config["train"]["seed"]} |
+| updates | {rows[-1]["global_step"]:,} ({rows[-1]["images_seen"]:,} captions) |
+| hardware | {hardware}, about {seconds / 3600:.2f} hours |
+| software | torch {environment["torch"]}, diffusers {environment["diffusers"]} |
+| data | emoji set, train split: Twemoji (CC-BY-4.0), OpenMoji (CC-BY-SA-4.0); see docs/data.md |
+| last losses | {", ".join(f"{k} {v:.4f}" for k, v in losses.items())} |
+| metrics | `evaluation/*.json`, each with its command; docs/results.md |
+
+Weights in half precision. A benchmark model for 64 px emoji; it knows nothing else. Its images are synthetic.
+"""
+
+
+def _save_half(network: "ModelMixin", target: Path) -> None:
+    network.to(torch.float16).save_pretrained(target, safe_serialization=True)
+    forget_origin(target)
+
+
+if __name__ == "__main__":  # python -m e2ed2.training.bundle RUN_FOLDER NAME HARDWARE
+    print(bundle(Path(sys.argv[1]), *sys.argv[2:]))
