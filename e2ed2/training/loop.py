@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ from e2ed2.training.step import Stage, Trained, update
 Say = Callable[[str], None]
 Tick = Callable[[int, int, dict[str, float]], None]
 
+PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for so long, is at its least
 EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
 
 
@@ -190,7 +192,7 @@ def _prepare(
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
     train = run.config.train
-    saved = state.global_step
+    saved, pinned = state.global_step, 0
     if saved == 0:
         _preview(run, 0)
     with _DelayedInterrupt() as interrupt:
@@ -200,6 +202,12 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
             if run.metrics is not None and (step % train.log_every == 0 or step == 1):
                 run.metrics.write(row)
             tick(step, train.max_train_steps, row)
+            pinned = pinned + 1 if row.get("discriminator", math.inf) < PINNED_LOSS else 0
+            if pinned == PINNED_STEPS:
+                say(
+                    f"step {step}: the discriminator has won for {PINNED_STEPS} updates and teaches nothing; try "
+                    "a lower objective.adversarial.lr, a smaller num_discriminator_updates, or an r1_weight"
+                )
             if step % train.preview_every == 0 or is_last:
                 _preview(run, step)
             if step % train.checkpoint_every == 0 or is_last:

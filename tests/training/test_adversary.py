@@ -102,6 +102,18 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
     assert rows[0] == rows[1] and "discriminator" in rows[0][-1]
 
 
+def test_a_discriminator_that_wins_is_reported_once(tmp_path, monkeypatch):
+    """Against a sampler that hardly moves."""
+    monkeypatch.setattr(loop, "create_stage", lambda *args: GanStage(lr=1e-2))
+    monkeypatch.setattr(loop, "load_training_set", lambda *args: range(NUM_ITEMS))
+    said = []
+    train(tiny_config(tmp_path / "run", lr=1e-9, max_train_steps=120, preview_every=500), said.append)
+    (line,) = [line for line in said if "discriminator has won" in line]
+    step = int(line.split()[1].rstrip(":"))
+    rows = {row["global_step"]: row["discriminator"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    assert step > 50 and max(rows[s] for s in range(step - 49, step + 1)) < 1e-3 <= rows[step - 50]
+
+
 def test_a_state_of_another_discriminator_is_refused(tmp_path):
     GanStage().adversary.save(tmp_path)
     other = Adversary(AdversarialConfig(), 3, torch.device("cpu"), GanStage().pairs)
