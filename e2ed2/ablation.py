@@ -95,6 +95,8 @@ def run_suite(
 ) -> str:
     """Train and measure what is missing under `out`, then write `table.md` there; returns its text.
 
+    `suite.yaml` beside it is the suite as it was measured.
+
     Every recipe is checked before the first is trained.
 
     Raises:
@@ -102,6 +104,7 @@ def run_suite(
     """
     jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
     configs = {job: _config(suite, *job, out) for job in jobs}
+    write_file(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
     results: dict[str, list[dict[int, dict[str, Any]]]] = {row: [] for row in suite.rows}
     for number, (row, seed) in enumerate(jobs, start=1):
         say(f"{number}/{len(jobs)} {row}, seed {seed}")
