@@ -22,15 +22,14 @@ class NoiseSchedule:
         return len(self.alphas)
 
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t) of integer timesteps t (scalar or [B]), to broadcast over `like` [B, ...].
+        """(alpha_t, sigma_t) of timesteps t (scalar or [B]), to broadcast over `like` [B, ...].
 
-        A timestep of -1 is clean data: alpha 1, sigma 0.
+        A timestep of -1 is clean data: alpha 1, sigma 0. Timesteps that are not integers lie on straight lines between
+        their neighbours, with a gradient to t: a learned grid.
         """
-        clean = t < 0
-        index = t.clamp(min=0)
         one = torch.ones_like(self.alphas[:1])
-        alpha = torch.where(clean, one.to(t.device), self.alphas.to(t.device)[index])
-        sigma = torch.where(clean, 0 * one.to(t.device), self.sigmas.to(t.device)[index])
+        alpha = _at(torch.cat([one, self.alphas]).to(t.device), t + 1)
+        sigma = _at(torch.cat([0 * one, self.sigmas]).to(t.device), t + 1)
         shape = (-1,) + (1,) * (like.ndim - 1)
         return alpha.reshape(shape).to(like), sigma.reshape(shape).to(like)
 
@@ -38,6 +37,14 @@ class NoiseSchedule:
         """x_t [B, ...] from clean data, noise and timesteps [B] (Eq. 1)."""
         alpha, sigma = self.levels(t, x0)
         return alpha * x0 + sigma * noise
+
+
+def _at(values: Tensor, place: Tensor) -> Tensor:
+    """values [T + 1] at places from 0 to T; below 0 it is the first."""
+    if not place.is_floating_point():
+        return values[place.clamp(min=0)]
+    lower = place.detach().floor().long().clamp(0, len(values) - 2)
+    return torch.lerp(values[lower], values[lower + 1], place - lower)
 
 
 def linear_schedule(

@@ -71,6 +71,26 @@ def test_lcm_chain_is_that_of_diffusers(num_steps, prediction_type, monkeypatch)
     assert next(fed, None) is None  # diffusers drew as many noises as we were given
 
 
+def test_lcm_chain_on_a_learned_grid_is_that_of_diffusers(monkeypatch):
+    timesteps = torch.tensor([999, 713, 402, 95])
+    x, noises = draw(3)
+    fed = iter(noises)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: next(fed))
+    scheduler = LCMScheduler(**BETAS, prediction_type="v_prediction", original_inference_steps=50)
+    scheduler.set_timesteps(timesteps=timesteps.tolist())
+    _, states = unroll(
+        lambda x_t, t, _: network(x_t, t),
+        x,
+        timesteps,
+        None,
+        schedule=linear_schedule(),
+        prediction_type="v_prediction",
+        noises=noises,
+        return_intermediates=True,
+    )
+    assert_same_states(states, diffusers_states(scheduler, x))
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 25])  # divisors of 1000: see ddim_step
 def test_ddim_chain_is_that_of_diffusers(num_steps, prediction_type):

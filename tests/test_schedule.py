@@ -54,6 +54,18 @@ def test_levels_of_one_timestep_serve_the_whole_batch():
     assert sigma.tolist() == [[schedule.sigmas[499].item()]]
 
 
+def test_levels_between_timesteps_are_on_a_line_with_its_gradient():
+    schedule = linear_schedule()
+    t = torch.tensor([-1.0, 0.0, 498.25, 999.0], requires_grad=True)
+    alpha, sigma = schedule.levels(t, torch.zeros(4))
+    whole = schedule.levels(torch.tensor([-1, 0, 498, 999]), torch.zeros(4))
+    assert torch.equal(alpha[[0, 1, 3]], whole[0][[0, 1, 3]]) and torch.equal(sigma[[0, 1, 3]], whole[1][[0, 1, 3]])
+    slope = schedule.alphas[499] - schedule.alphas[498]
+    torch.testing.assert_close(alpha[2], schedule.alphas[498] + 0.25 * slope)
+    (gradient,) = torch.autograd.grad(alpha[2], t)
+    torch.testing.assert_close(gradient[2], slope)
+
+
 def test_levels_beyond_the_grid_are_refused():
     with pytest.raises(IndexError):
         linear_schedule().levels(torch.tensor([1000]), torch.zeros(1, 2))

@@ -39,7 +39,7 @@ class Sampler:
     """
 
     def __init__(self, pipeline: "PixArtAlphaPipeline", inference: Inference, num_inference_steps: int | None = None):
-        self.timesteps = inference.timesteps(num_inference_steps)
+        self.timesteps = inference.grid(num_inference_steps)
         self.nfe = replace(inference, num_inference_steps=len(self.timesteps)).nfe
         self._pipeline = pipeline
         self._inference = inference

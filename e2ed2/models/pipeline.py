@@ -24,7 +24,10 @@ ORIGINAL_INFERENCE_STEPS = 50
 
 @dataclass(frozen=True)
 class Inference:
-    """The call a model was made for, in the pipeline's own words; `solver` is `lcm` or `ddim`."""
+    """The call a model was made for, in the pipeline's own words; `solver` is `lcm` or `ddim`.
+
+    `timesteps`: a learned grid for `num_inference_steps` steps; other numbers of steps keep the solver's own.
+    """
 
     solver: str
     num_inference_steps: int
@@ -34,6 +37,7 @@ class Inference:
     max_sequence_length: int = MAX_SEQUENCE_LENGTH
     use_resolution_binning: bool = False
     clean_caption: bool = False
+    timesteps: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.solver not in ("lcm", "ddim") or not isinstance(self.num_inference_steps, int):
@@ -43,13 +47,15 @@ class Inference:
     def nfe(self) -> int:
         return self.num_inference_steps * (1 if self.guidance_scale <= 1 else 2)
 
-    def timesteps(self, num_inference_steps: int | None = None) -> torch.Tensor:
-        """The descending grid, int64 [K].
+    def grid(self, num_inference_steps: int | None = None) -> torch.Tensor:
+        """The descending timesteps, int64 [K].
 
         Raises:
             UserError: K outside the grid.
         """
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if self.timesteps is not None and steps == self.num_inference_steps:
+            return torch.tensor(self.timesteps)
         try:
             if self.solver == "lcm":
                 return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
@@ -107,6 +113,9 @@ def forget_origin(folder: Path) -> None:
 
 def model_card(inference: Inference) -> str:
     """How to call the model with plain diffusers."""
+    steps = f"num_inference_steps={inference.num_inference_steps}"
+    if inference.timesteps is not None:
+        steps = f"timesteps={inference.timesteps}"
     return f"""# A few-step model made with e2ed2
 
 A pipeline's call has defaults of its own (20 steps, guidance on); this model wants {inference.nfe} network evaluations:
@@ -117,7 +126,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
 image = pipeline(
     "red apple, twemoji style",
-    num_inference_steps={inference.num_inference_steps},
+    {steps},
     guidance_scale={inference.guidance_scale},
     height={inference.height},
     width={inference.width},

@@ -96,12 +96,14 @@ class TrajectoryConfig(_Section):
     """The sampler that is unrolled (Eq. 7) or distilled for.
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
-    serves them all.
+    serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
+    frozen one.
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
     start: Literal["pure_noise", "random_step"] = "random_step"
+    time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
     gradient_checkpointing: bool = False
 
 
@@ -247,6 +249,12 @@ def check_config(config: Config) -> None:
         raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
     if data.source == "emoji" and data.path is not None:
         raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+    trajectory = config.trajectory
+    if trajectory.time_grid != "fixed" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
+        raise UserError(
+            f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
+            "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
+        )
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
         raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")

@@ -68,7 +68,7 @@ class DenoisingStage:
         x0 = unroll(
             guided(pixart_denoiser(network), GUIDANCE_SCALE, self._data.uncond),
             noise,
-            self._inference().timesteps().to(noise.device),
+            self._inference().grid().to(noise.device),
             batch.cond,
             schedule=self._schedule,
             prediction_type=PREDICTION_TYPE,

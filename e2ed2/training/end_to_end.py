@@ -1,7 +1,6 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop
-from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
@@ -18,8 +16,9 @@ from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, ObjectiveConfig, objective_weights
 from e2ed2.training.few_step import FewStepStage
+from e2ed2.training.few_step_network import FewStepNetwork
 from e2ed2.training.latents import LatentBatch
-from e2ed2.trajectory import draw_noises, unroll
+from e2ed2.trajectory import draw_noises
 
 LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
 FeatureTerm = Term[list[Maps], Maps]  # of decoded images: the m samples' feature maps, the data's
@@ -62,8 +61,13 @@ class EndToEndStage(FewStepStage):
             raise UserError(f"objective.crop.size: {self._crop.size}, {at_most}")
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
-        counts = range(1, len(self.timesteps) + 1)
-        self._grids = [replace(self.inference, num_inference_steps=k).timesteps().to(device) for k in counts]
+        learned = config.trajectory.time_grid != "fixed"
+        transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
+        self.network = FewStepNetwork(transformer, self.schedule, self.prediction_type, self._grids, learned).to(device)
+
+    def sampler_of(self, network: nn.Module) -> FewStepNetwork:
+        assert isinstance(network, FewStepNetwork)
+        return network
 
     def loss_terms(
         self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
@@ -111,26 +115,20 @@ class EndToEndStage(FewStepStage):
 
     def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
         """m finished samples of each caption, latents [m, B, C, h, w], with their graph."""
-        x0, m = batch.x0, self._num_samples
-        timesteps, start = self.timesteps, 0
+        x0, m, steps, start = batch.x0, self._num_samples, len(self._grids), 0
         if self._trajectory.random_num_steps:
-            timesteps = self._grids[int(torch.randint(len(self._grids), (), generator=generator))]
+            steps = 1 + int(torch.randint(steps, (), generator=generator))
         if self._trajectory.start == "random_step":
-            start = int(torch.randint(len(timesteps), (), generator=generator))
-        timesteps = timesteps[start:]
-        noises = draw_noises((m, *x0.shape), len(timesteps), generator).to(x0)
-        if start == 0:
-            x = noises[0]  # pure noise: nothing of x0 leaks, and samples of a caption differ from the start
-        else:  # samples of a caption share x_t, without which the scoring rule is not proper
-            x = self.schedule.add_noise(x0, noises[0, 0], timesteps[:1].expand(len(x0))).expand(m, *x0.shape)
-        samples = unroll(
-            pixart_denoiser(network),
-            x.flatten(0, 1),
-            timesteps,
+            start = int(torch.randint(steps, (), generator=generator))
+        noises = draw_noises((m, *x0.shape), steps - start, generator).to(x0)
+        if start > 0:  # samples of a caption share x_t, without which the scoring rule is not proper
+            noises = torch.cat([noises[:1, :1].expand_as(noises[:1]), noises[1:]])
+        samples = network(
+            noises.flatten(1, 2),
             batch.cond.repeat(m),
-            schedule=self.schedule,
-            prediction_type=self.prediction_type,
-            noises=noises[1:].flatten(1, 2),
+            x0=x0.repeat(m, 1, 1, 1),
+            num_steps=steps,
+            start=start,
             gradient_checkpointing=self._trajectory.gradient_checkpointing,
         )
         return samples.float().unflatten(0, (m, len(x0)))

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
+from e2ed2.training.few_step_network import FewStepNetwork
 from e2ed2.training.latents import LatentSet
-from e2ed2.trajectory import draw_noises, unroll
+from e2ed2.trajectory import draw_noises
 
 
 class FewStepStage:
@@ -34,7 +34,11 @@ class FewStepStage:
         self.data = LatentSet(data, config.data, self._pipeline, device, say)
         steps = config.trajectory.num_inference_steps
         self.inference = replace(start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0)
-        self.timesteps = self.inference.timesteps().to(device)
+        self._grids = [replace(self.inference, num_inference_steps=k).grid() for k in range(1, steps + 1)]
+
+    def sampler_of(self, network: nn.Module) -> FewStepNetwork:
+        """The few-step sampler of the network that this stage trains, by default the transformer alone."""
+        return FewStepNetwork(network, self.schedule, self.prediction_type, self._grids)
 
     def frozen_copy(self, path: str | None) -> nn.Module:
         """The transformer of another model folder (None: of the start), not trained."""
@@ -45,19 +49,12 @@ class FewStepStage:
     def preview(self, network: nn.Module) -> Tensor:
         """Few-step samples for fixed captions and noise, uint8 [16, 3, H, W]."""
         batch = self.data.preview_batch()
-        noises = draw_noises(batch.x0.shape, len(self.timesteps), torch.Generator().manual_seed(0)).to(batch.x0)
-        x0 = unroll(
-            pixart_denoiser(network),
-            noises[0],
-            self.timesteps,
-            batch.cond,
-            schedule=self.schedule,
-            prediction_type=self.prediction_type,
-            noises=noises[1:],
-        )
-        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+        noises = draw_noises(batch.x0.shape, len(self._grids), torch.Generator().manual_seed(0)).to(batch.x0)
+        return to_uint8(decode(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))).cpu()
 
     def export(self, network: nn.Module, folder: Path) -> None:
         """A pipeline folder whose scheduler is the LCM rule on this grid."""
-        self._pipeline.register_modules(transformer=network, scheduler=noise_scheduler("lcm", self.prediction_type))
-        save_pipeline(self._pipeline, self.inference, folder)
+        sampler, scheduler = self.sampler_of(network), noise_scheduler("lcm", self.prediction_type)
+        self._pipeline.register_modules(transformer=sampler.transformer, scheduler=scheduler)
+        learned = sampler.time_grid.rounded() if sampler.time_grid is not None else None
+        save_pipeline(self._pipeline, replace(self.inference, timesteps=learned), folder)

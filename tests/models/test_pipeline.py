@@ -33,7 +33,7 @@ def test_a_saved_folder_does_not_name_the_one_it_came_from(tiny_model, tmp_path)
 def test_the_baked_in_scheduler_walks_our_grid(solver, steps):
     scheduler = noise_scheduler(solver, "v_prediction")
     scheduler.set_timesteps(steps)
-    ours = Inference(solver, steps, 1.0, 64, 64).timesteps()
+    ours = Inference(solver, steps, 1.0, 64, 64).grid()
     assert scheduler.timesteps.tolist() == ours.tolist()
 
 
@@ -45,7 +45,7 @@ def test_nfe_counts_guidance():
 @pytest.mark.parametrize("steps", [0, 51])
 def test_steps_outside_the_grid_are_refused(steps):
     with pytest.raises(UserError, match=rf"num_inference_steps {steps}: must be 1 to 50"):
-        Inference("lcm", 4, 1.0, 64, 64).timesteps(steps)
+        Inference("lcm", 4, 1.0, 64, 64).grid(steps)
 
 
 def test_a_pickle_or_no_pipeline_is_refused_before_anything_is_loaded(tiny_model, tmp_path):
@@ -65,5 +65,5 @@ def test_inference_json_is_the_whole_call(tiny_model):
     keys = set(json.loads((tiny_model / "inference.json").read_text()))
     assert keys == {
         "solver", "num_inference_steps", "guidance_scale", "height", "width",
-        "max_sequence_length", "use_resolution_binning", "clean_caption",
+        "max_sequence_length", "use_resolution_binning", "clean_caption", "timesteps",
     }  # fmt: skip

@@ -82,6 +82,7 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("model.path=", ["model.path: missing; stage e2ed2 needs a model folder"]),
         ("data.source=folder", ["data.path: missing"]),
         ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
+        ("trajectory.time_grid=learned", ["trajectory.time_grid: learned needs trajectory.start=pure_noise"]),
         ("objective.energy.beta=2", ["objective.energy.beta: 2", "less than 2"]),
         ("data.max_bad_fraction=5", ["data.max_bad_fraction: 5", "less than or equal to 1"]),
         ("stage=gan", ["stage: 'gan'", "'autoencoder', 'base', 'lcm' or 'e2ed2'"]),

@@ -8,7 +8,7 @@ import torch
 from e2ed2.errors import UserError
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_autoencoder, load_pipeline
-from e2ed2.training import end_to_end
+from e2ed2.training import end_to_end, few_step_network
 from e2ed2.training.config import build_config
 from e2ed2.training.stages import create_stage, load_training_set
 
@@ -43,13 +43,13 @@ def end_to_end_stage(path, start="random_step", **objective):
 def watched(monkeypatch):
     """What the end-to-end stage hands to `unroll`, one entry per call."""
     calls = []
-    real = end_to_end.unroll
+    real = few_step_network.unroll
 
     def spy(denoise, x, timesteps, cond, **options):
         calls.append({"x": x, "timesteps": timesteps, "cond": cond, **options})
         return real(denoise, x, timesteps, cond, **options)
 
-    monkeypatch.setattr(end_to_end, "unroll", spy)
+    monkeypatch.setattr(few_step_network, "unroll", spy)
     return calls
 
 
@@ -95,7 +95,8 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
     terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     assert set(terms) == {"l1", "l2"} and terms["l1"] ** 2 <= terms["l2"]  # Jensen
     terms["l2"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in stage.network.transformer_blocks.parameters())
+    blocks = stage.network.transformer.transformer_blocks
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in blocks.parameters())
 
 
 @pytest.mark.parametrize("term", ["l2", "patch_energy", "lpips", "lpips_energy", "adversarial"])
@@ -107,7 +108,7 @@ def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, mo
         offset = iter(offsets)
         return lambda x, t, cond: pixart_denoiser(network)(x, t, cond) + next(offset)
 
-    monkeypatch.setattr(end_to_end, "pixart_denoiser", denoiser)
+    monkeypatch.setattr(few_step_network, "pixart_denoiser", denoiser)
     stage = end_to_end_stage(tiny_model, start="pure_noise", **{term: {"weight": 1}, "num_samples": 2})
     stage.loss_terms(stage.network, stage.network, ROWS, generator())[term].backward()
     assert offsets.grad.isfinite().all() and (offsets.grad != 0).all()
@@ -136,6 +137,30 @@ def test_a_crop_of_samples_and_pictures_is_the_same_and_moves(tiny_model, tiny_e
     for seed in range(8):
         assert stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))["lpips"].item() == 0
     assert len(places) > 4 and {x for place in places for x in place} <= set(range(16 - 6 + 1))
+
+
+def test_a_learned_grid_has_a_gradient_and_alone_nothing_else_has(tiny_model, tiny_emoji):
+    def gradients(time_grid):
+        trajectory = {"start": "pure_noise", "num_inference_steps": 3, "time_grid": time_grid}
+        stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+        stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
+        return {name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.norm() > 0}
+
+    assert gradients("learned_alone") == {"time_grid.logits"}
+    assert {"time_grid.logits", "transformer.pos_embed.proj.weight"} <= gradients("learned")
+
+
+def test_a_learned_grid_is_exported_as_the_call(tiny_model, tiny_emoji, tmp_path):
+    trajectory = {"start": "pure_noise", "time_grid": "learned_alone"}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    with torch.no_grad():
+        stage.network.time_grid.logits[1] -= 0.01
+    timesteps = stage.network.time_grid.rounded()
+    stage.export(stage.network, tmp_path / "model")
+    _, inference = load_pipeline(tmp_path / "model")
+    assert inference.timesteps == timesteps != [999, 759, 499, 259]
+    assert inference.grid().tolist() == timesteps and inference.grid(2).tolist() == [999, 499]
+    assert f"timesteps={timesteps}" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):
