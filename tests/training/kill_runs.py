@@ -20,6 +20,7 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401 - else every child imports it at its first optimizer step
 from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
 
+from e2ed2 import files
 from e2ed2.training import checkpoint, log, loop
 from e2ed2.training.log import read_metrics
 
@@ -76,7 +77,7 @@ MOMENTS = {
     "first checkpoint half written": (checkpoint, "save_file", 1, half_of_the_weights),
     "second checkpoint half written": (checkpoint, "save_file", 4, half_of_the_weights),
     "weights without state": (checkpoint, "file_sha256", 5, no_more),
-    "checkpoint not renamed": (checkpoint, "_sync", 12, no_more),
+    "checkpoint not renamed": (files, "_sync", 12, no_more),
     "checkpoint saved, old ones not removed": (loop, "prune_checkpoints", 2, no_more),
     "old checkpoint half removed": (loop, "prune_checkpoints", 3, half_of_step_5),
     "preview": (loop, "write_preview", 2, no_more),
