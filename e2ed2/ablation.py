@@ -34,9 +34,10 @@ from e2ed2.evaluation.samples import model_sha256
 from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import write_file
 from e2ed2.models.bundled import resolve_model
-from e2ed2.training.config import MAX_INFERENCE_STEPS, Config, Count, CountOrZero, load_config
+from e2ed2.training.config import MAX_INFERENCE_STEPS, Config, Count, CountOrZero
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
+from e2ed2.training.recipe import load_config
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 

@@ -88,7 +88,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
 ) -> None:
     """Train a stage. The same command again resumes it, exactly."""
-    from e2ed2.training.config import load_config
+    from e2ed2.training.recipe import load_config
 
     config = load_config(recipe, overrides)
     if dry_run:

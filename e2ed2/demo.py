@@ -15,8 +15,8 @@ from e2ed2.evaluation.samples import save_images
 from e2ed2.files import write_file
 from e2ed2.models import bundled
 from e2ed2.report import NUM_PROMPTS, write_report
-from e2ed2.training.config import load_config
 from e2ed2.training.loop import Say, Tick, train
+from e2ed2.training.recipe import load_config
 
 PROTOCOL = "emoji"
 NFE = 4  # of the row before and the row after

@@ -86,12 +86,19 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone in the folder, among processes that ask; waits for the others. A kill releases it."""
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Alone in the folder, among processes that ask; a kill releases it.
+
+    Raises:
+        OSError: it cannot be opened. BlockingIOError: another process is in it, and we do not wait.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network disks have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # some network disks have no locks
+            if isinstance(error, BlockingIOError):
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -69,7 +69,7 @@ def test_full_measures_every_row_here(tmp_path, tiny_bundle):
 
 
 def test_the_recipe_is_found_and_is_what_the_demo_promises():
-    from e2ed2.training.config import load_config
+    from e2ed2.training.recipe import load_config
 
     config = load_config(find_recipe("demo.yaml"))
     assert (config.stage, config.model.path, config.trajectory.num_inference_steps) == ("e2ed2", "emoji-lcm", 4)

@@ -63,3 +63,10 @@ def test_a_lock_waits_for_the_other(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "other"]
+
+
+def test_a_lock_that_does_not_wait_says_so_and_is_free_again_afterwards(tmp_path):
+    with locked(tmp_path, wait=False), pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+        pytest.fail("two in one folder")
+    with locked(tmp_path, wait=False):
+        pass

@@ -1,7 +1,7 @@
 """Seeded samples: every image has its own noise, so that it does not depend on how images are batched."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +40,7 @@ class Sampler:
 
     def __init__(self, pipeline: "PixArtAlphaPipeline", inference: Inference, num_inference_steps: int | None = None):
         self.timesteps = inference.grid(num_inference_steps)
-        self.nfe = replace(inference, num_inference_steps=len(self.timesteps)).nfe
+        self.nfe = len(self.timesteps) * inference.evaluations_per_step
         self._pipeline = pipeline
         self._inference = inference
         self._schedule = schedule_of(pipeline)

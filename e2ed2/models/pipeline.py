@@ -42,10 +42,16 @@ class Inference:
     def __post_init__(self) -> None:
         if self.solver not in ("lcm", "ddim") or not isinstance(self.num_inference_steps, int):
             raise ValueError(f"inference.json: solver {self.solver}, {self.num_inference_steps} steps")
+        if self.timesteps is not None and len(self.timesteps) != self.num_inference_steps:
+            raise ValueError(f"inference.json: {self.num_inference_steps} steps, but timesteps {self.timesteps}")
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 1 if self.guidance_scale <= 1 else 2
 
     @property
     def nfe(self) -> int:
-        return self.num_inference_steps * (1 if self.guidance_scale <= 1 else 2)
+        return self.num_inference_steps * self.evaluations_per_step
 
     def grid(self, num_inference_steps: int | None = None) -> torch.Tensor:
         """The descending timesteps, int64 [K].

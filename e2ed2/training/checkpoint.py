@@ -1,9 +1,9 @@
 """Complete checkpoints, which a kill, a full disk or a damaged sector cannot spoil.
 
 `checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`), with fp16 the loss
-scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size, and
-the SHA-256 of every file. Randomness and the data position are functions of (seed, rank, step), so that the step is
-all there is to restore of them.
+scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size,
+number of items, and the SHA-256 of every file. Randomness and the data position are functions of (seed, rank, step), so
+that the step is all there is to restore of them.
 """
 
 import json
@@ -28,7 +28,7 @@ SCALER_FILE = "scaler.json"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands; seed, batch size and number of items guard against resuming with other data order."""
+    """Where a run stands; seed, batch size and number of items (0: none read yet) guard against other data order."""
 
     global_step: int
     images_seen: int

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop
+from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
@@ -16,7 +17,6 @@ from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, ObjectiveConfig, objective_weights
 from e2ed2.training.few_step import FewStepStage
-from e2ed2.training.few_step_network import FewStepNetwork
 from e2ed2.training.latents import LatentBatch
 from e2ed2.trajectory import draw_noises
 
@@ -122,7 +122,7 @@ class EndToEndStage(FewStepStage):
             start = int(torch.randint(steps, (), generator=generator))
         noises = draw_noises((m, *x0.shape), steps - start, generator).to(x0)
         if start > 0:  # samples of a caption share x_t, without which the scoring rule is not proper
-            noises = torch.cat([noises[:1, :1].expand_as(noises[:1]), noises[1:]])
+            noises[0] = noises[0, :1].clone()
         samples = network(
             noises.flatten(1, 2),
             batch.cond.repeat(m),

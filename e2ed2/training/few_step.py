@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
+from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
-from e2ed2.training.few_step_network import FewStepNetwork
 from e2ed2.training.latents import LatentSet
 from e2ed2.trajectory import draw_noises
 
@@ -33,8 +33,11 @@ class FewStepStage:
         self.schedule = schedule_of(self._pipeline)
         self.data = LatentSet(data, config.data, self._pipeline, device, say)
         steps = config.trajectory.num_inference_steps
-        self.inference = replace(start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0)
-        self._grids = [replace(self.inference, num_inference_steps=k).grid() for k in range(1, steps + 1)]
+        learned = start.timesteps if start.num_inference_steps == steps else None
+        self.inference = replace(
+            start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0, timesteps=learned
+        )
+        self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the transformer alone."""
@@ -56,5 +59,7 @@ class FewStepStage:
         """A pipeline folder whose scheduler is the LCM rule on this grid."""
         sampler, scheduler = self.sampler_of(network), noise_scheduler("lcm", self.prediction_type)
         self._pipeline.register_modules(transformer=sampler.transformer, scheduler=scheduler)
-        learned = sampler.time_grid.rounded() if sampler.time_grid is not None else None
-        save_pipeline(self._pipeline, replace(self.inference, timesteps=learned), folder)
+        inference = self.inference
+        if sampler.time_grid is not None:
+            inference = replace(inference, timesteps=sampler.time_grid.rounded())
+        save_pipeline(self._pipeline, inference, folder)

@@ -1,14 +1,12 @@
 """The training loop, top to bottom: run folder, data, network, resume, update, log, preview, checkpoint, model."""
 
-import fcntl
 import json
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from accelerate import Accelerator, PartialState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.errors import NonFiniteError, UserError
-from e2ed2.files import atomic_folder, write_file
+from e2ed2.files import atomic_folder, locked, write_file
 from e2ed2.training.checkpoint import (
     TrainState,
     latest_checkpoint,
@@ -27,8 +25,9 @@ from e2ed2.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from e2ed2.training.config import Config, changed_fields, check_config
+from e2ed2.training.config import Config
 from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
+from e2ed2.training.recipe import changed_fields, check_config
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
 
@@ -95,22 +94,18 @@ def _claimed(run_dir: Path, is_main: bool) -> Iterator[None]:
     if not is_main:
         yield
         return
+    lock = ExitStack()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir, os.O_RDONLY)
+        lock.enter_context(locked(run_dir, wait=False))
+    except BlockingIOError as error:
+        raise UserError(f"run.dir {run_dir}: another training is running there; name another") from error
     except OSError as error:
         raise UserError(
             f"run.dir {run_dir}: not a folder that can be written ({error.strerror}); name another"
         ) from error
-    try:
-        with suppress(OSError):  # some network disks have no locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"run.dir {run_dir}: another training is running there; name another") from error
+    with lock:
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, TrainState]:

@@ -37,6 +37,11 @@ def test_the_baked_in_scheduler_walks_our_grid(solver, steps):
     assert scheduler.timesteps.tolist() == ours.tolist()
 
 
+def test_a_learned_grid_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="4 steps, but timesteps"):
+        Inference("lcm", 4, 1.0, 64, 64, timesteps=[999, 499])
+
+
 def test_nfe_counts_guidance():
     assert Inference("ddim", 25, 2.0, 64, 64).nfe == 50
     assert Inference("lcm", 4, 1.0, 64, 64).nfe == 4

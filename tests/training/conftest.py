@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from e2ed2.training import loop
-from e2ed2.training.config import build_config
+from e2ed2.training.recipe import build_config
 
 NUM_ITEMS = 23
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from e2ed2.training.config import build_config
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
+from e2ed2.training.recipe import build_config
 
 AUTOENCODER = {
     "sample_size": 64,

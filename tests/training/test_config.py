@@ -7,14 +7,9 @@ import yaml
 
 from e2ed2.errors import UserError
 from e2ed2.models.pipeline import ORIGINAL_INFERENCE_STEPS
-from e2ed2.training.config import (
-    MAX_INFERENCE_STEPS,
-    EnergyConfig,
-    build_config,
-    changed_fields,
-    check_config,
-    load_config,
-)
+from e2ed2.training.config import MAX_INFERENCE_STEPS, TERMS, EnergyConfig
+from e2ed2.training.end_to_end import FEATURE_TERMS, LATENT_TERMS
+from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 RECIPES = [path for path in FILES if path.parent.name != "ablation"]  # suites: tests/test_ablation.py
@@ -147,6 +142,10 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 def test_the_largest_number_of_steps_is_the_samplers_grid():
     assert MAX_INFERENCE_STEPS == ORIGINAL_INFERENCE_STEPS
+
+
+def test_every_term_of_the_config_is_one_of_the_stage_s():
+    assert set(TERMS["e2ed2"]) == LATENT_TERMS.keys() | FEATURE_TERMS.keys() | {"adversarial"}
 
 
 def changes(before, now):

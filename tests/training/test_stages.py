@@ -1,15 +1,17 @@
 """What each stage of the chain asks of its network, on a tiny model and a tiny emoji set."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from e2ed2.errors import UserError
+from e2ed2.models import few_step_network
 from e2ed2.models.denoiser import pixart_denoiser
-from e2ed2.models.pipeline import load_autoencoder, load_pipeline
-from e2ed2.training import end_to_end, few_step_network
-from e2ed2.training.config import build_config
+from e2ed2.models.pipeline import load_autoencoder, load_pipeline, save_pipeline
+from e2ed2.training import end_to_end
+from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage, load_training_set
 
 ROWS = torch.arange(6)
@@ -161,6 +163,22 @@ def test_a_learned_grid_is_exported_as_the_call(tiny_model, tiny_emoji, tmp_path
     assert inference.timesteps == timesteps != [999, 759, 499, 259]
     assert inference.grid().tolist() == timesteps and inference.grid(2).tolist() == [999, 499]
     assert f"timesteps={timesteps}" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_learned_grid_of_the_start_stays_its_grid(tiny_model, tiny_emoji, tmp_path):
+    """Of its own number of steps; other numbers keep the usual grid."""
+    pipeline, inference = load_pipeline(tiny_model)
+    save_pipeline(pipeline, replace(inference, timesteps=[999, 700, 400, 100]), tmp_path / "start")
+    any_k = {"random_num_steps": True, "start": "pure_noise"}
+    stage = make("e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory=any_k)
+    grids = [stage.network.timesteps(k, torch.device("cpu")).tolist() for k in (1, 2, 4)]
+    assert grids == [[999], [999, 499], [999, 700, 400, 100]]
+    stage.export(stage.network, tmp_path / "model")
+    assert load_pipeline(tmp_path / "model")[1].timesteps == [999, 700, 400, 100]
+    shorter = make(
+        "e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2}
+    )
+    assert shorter.network.timesteps(2, torch.device("cpu")).tolist() == [999, 499]
 
 
 def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):

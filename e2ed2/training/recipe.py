@@ -1,0 +1,156 @@
+"""A recipe file -> `Config`: overrides, one line for every mistake, and what may change when a run is resumed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from e2ed2.errors import UserError
+from e2ed2.training.config import TERMS, Config, EnergyConfig, objective_weights
+
+STARTS = {  # stage -> what model.path must be
+    "base": "an autoencoder's folder, or emoji-autoencoder,",
+    "lcm": "a model folder or a bundled model",
+    "e2ed2": "a model folder or a bundled model",
+}
+# What may change between the runs of one run folder: nothing here alters an update.
+FREE_FIELDS = {
+    "run.dir",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.preview_every",
+    "train.keep_checkpoints",
+}
+
+
+def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
+    """A recipe file with `field.path=value` overrides, validated.
+
+    Raises:
+        UserError: unreadable file, malformed override, unknown field, wrong type or range.
+    """
+    try:
+        values = yaml.safe_load(recipe.read_text())
+    except OSError as error:
+        raise UserError(f"recipe {recipe}: {error.strerror}; see recipes/ for examples") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+        raise UserError(f"recipe {recipe}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else type(values).__name__
+        raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")
+    for override in overrides or []:
+        _apply_override(values, override)
+    config = build_config(values)
+    check_config(config)
+    return config
+
+
+def build_config(values: dict[str, Any]) -> Config:
+    """Plain values, validated.
+
+    Raises:
+        UserError: every mistake, in one line.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def check_config(config: Config) -> None:
+    """What no field can tell alone.
+
+    Raises:
+        UserError: the stage lacks something, or would not read something that is set.
+    """
+    stage, model, data = config.stage, config.model, config.data
+    if stage in STARTS and model.path is None:
+        raise UserError(f"model.path: missing; stage {stage} needs {STARTS[stage]} to start from")
+    if stage in ("autoencoder", "base") and model.architecture is None:
+        raise UserError(f"model.architecture: missing; stage {stage} makes a new network, see its recipe")
+    if data.source == "folder" and data.path is None:
+        raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
+    if data.source == "emoji" and data.path is not None:
+        raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+    trajectory = config.trajectory
+    if trajectory.time_grid != "fixed" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
+        raise UserError(
+            f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
+            "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
+        )
+    weights = objective_weights(config)
+    if stage == "autoencoder" and "l1" not in weights:
+        raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")
+    if stage == "e2ed2" and not weights:
+        terms = ", ".join(TERMS[stage])
+        raise UserError(
+            f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
+        )
+    is_scoring = any(isinstance(getattr(config.objective, name), EnergyConfig) for name in weights)
+    if config.objective.num_samples < 2 and is_scoring:
+        found = config.objective.num_samples
+        raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: give 2 or more")
+
+
+def changed_fields(recorded: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+    """field -> (recorded value, value now) where a run's recorded config differs in what an update computes.
+
+    At a constant rate a run may also become longer. A field that the record does not know, written by an earlier
+    version, had its default; one that only the record knows does not count.
+    """
+    defaults = Config(stage=config.stage, run=config.run).model_dump(mode="json")
+    before = _flatten(defaults) | _flatten(recorded)
+    now = _flatten(config.model_dump(mode="json"))
+    free = FREE_FIELDS | ({"train.max_train_steps"} if config.train.lr_schedule == "constant" else set())
+    names = [name for name in before | now if name in now or name.startswith("model.architecture")]
+    pairs = {name: (before.get(name), now.get(name)) for name in names if name not in free}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise UserError(f"override '{override}': expected field.path=value, for example train.lr=1e-5")
+    *parents, leaf = path.split(".")
+    target = values
+    for parent in parents:
+        child = target.get(parent)
+        if child is None:
+            child = target[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"override '{override}': {parent} is a value, not a section")
+        target = child
+    try:
+        target[leaf] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"override '{override}': '{text}' is not a YAML value") from error
+
+
+def _explain(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; allowed here: {', '.join(_section(item['loc'][:-1]).model_fields)}"
+    if item["type"] == "missing":
+        field = {"run": "run.dir"}.get(field, field)
+        return f"{field}: missing; add it to the recipe or pass {field}=VALUE"
+    value = repr(item["input"])
+    if item["type"] == "model_type":
+        allowed = ", ".join(_section(item["loc"]).model_fields)
+        return f"{field}: {value} is not allowed; expected a section with fields among {allowed}"
+    return f"{field}: {value} is not allowed ({item['msg'].removeprefix('Value error, ')})"
+
+
+def _section(path: tuple[Any, ...]) -> type[BaseModel]:
+    section: Any = Config
+    for part in path:
+        section = section.model_fields[part].annotation
+    return section
