@@ -146,7 +146,10 @@ class ConsistencyConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """Optimisation. Counts are optimizer steps; `micro_batch_size`: captions per device and forward pass."""
+    """Optimisation. Counts are optimizer steps; `micro_batch_size`: captions per device and forward pass.
+
+    `mixed_precision`: `auto` is bf16 where the hardware has it; a run keeps what it was begun with.
+    """
 
     max_train_steps: Count = 1000
     micro_batch_size: Count = 16
@@ -157,7 +160,7 @@ class TrainConfig(_Section):
     weight_decay: NonNegative = 0.03
     max_grad_norm: Positive = 1.0
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.95
-    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_no_is_text)] = "bf16"
+    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_no_is_text)] = "auto"
     seed: CountOrZero = 0
     checkpoint_every: Count = 500
     log_every: Count = 10

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -27,6 +28,7 @@ from e2ed2.training.checkpoint import (
 )
 from e2ed2.training.config import Config
 from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
+from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, check_config
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
@@ -49,6 +51,7 @@ def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     check_config(config)
+    config = resolve_precision(config, _recorded(config.run.dir), PartialState().device)
     accelerator = _create_accelerator(config.train.mixed_precision)
     reset_peak_memory()
     is_main = accelerator.is_main_process
@@ -125,7 +128,8 @@ def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, T
         )
     else:
         state = TrainState(exported, 0, train.seed, global_batch_size, 0)
-    changes = _recorded_changes(config)
+    recorded = _recorded(run_dir)
+    changes = changed_fields(recorded, config) if recorded else {}
     changes["train.seed"] = (state.seed, train.seed)
     changes["global batch size"] = (state.global_batch_size, global_batch_size)
     for field, (before, now) in changes.items():
@@ -142,12 +146,13 @@ def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, T
     return checkpoint, state
 
 
-def _recorded_changes(config: Config) -> dict[str, tuple[object, object]]:
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """The config that a run was begun with, empty for a new one."""
     try:
-        recorded = yaml.safe_load((config.run.dir / "config.yaml").read_text())
+        recorded = yaml.safe_load((run_dir / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):  # the user removed or broke it: the state still guards
         return {}
-    return changed_fields(recorded, config) if isinstance(recorded, dict) else {}
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def _write_run_files(config: Config) -> None:

@@ -63,7 +63,7 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("train.micro_batch_size=true", ["train.micro_batch_size: True", "integer"]),
         ("train.seed=-1", ["train.seed: -1", "greater than or equal to 0"]),
         ("train.seed=18446744073709551616", ["train.seed", "less than 9223372036854775808"]),
-        ("train.mixed_precision=fp8", ["train.mixed_precision: 'fp8'", "'no', 'fp16' or 'bf16'"]),
+        ("train.mixed_precision=fp8", ["train.mixed_precision: 'fp8'", "'auto', 'no', 'fp16' or 'bf16'"]),
         ("trajectory.num_inference_steps=0", ["trajectory.num_inference_steps: 0", "greater than or equal to 1"]),
         ("trajectory.num_inference_steps=51", ["trajectory.num_inference_steps: 51", "less than or equal to 50"]),
         ("trajectory.start=noise", ["trajectory.start: 'noise'", "'pure_noise' or 'random_step'"]),
