@@ -57,7 +57,7 @@ def test_lcm_chain_is_that_of_diffusers(num_steps, prediction_type, monkeypatch)
     scheduler.set_timesteps(num_steps)
     timesteps = lcm_timesteps(num_steps)
     assert torch.equal(timesteps, scheduler.timesteps)
-    _, states = unroll(
+    _, states, _ = unroll(
         lambda x_t, t, _: network(x_t, t),
         x,
         timesteps,
@@ -78,7 +78,7 @@ def test_lcm_chain_on_a_learned_grid_is_that_of_diffusers(monkeypatch):
     monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: next(fed))
     scheduler = LCMScheduler(**BETAS, prediction_type="v_prediction", original_inference_steps=50)
     scheduler.set_timesteps(timesteps=timesteps.tolist())
-    _, states = unroll(
+    _, states, _ = unroll(
         lambda x_t, t, _: network(x_t, t),
         x,
         timesteps,
@@ -105,7 +105,7 @@ def test_ddim_chain_is_that_of_diffusers(num_steps, prediction_type):
     scheduler.set_timesteps(num_steps)
     timesteps = trailing_timesteps(num_steps)
     assert torch.equal(timesteps, scheduler.timesteps)
-    _, states = unroll(
+    _, states, _ = unroll(
         lambda x_t, t, _: network(x_t, t),
         x,
         timesteps,
@@ -149,7 +149,7 @@ def test_flow_chain_is_that_of_diffusers(grid, num_steps, shift):
         schedule, timesteps = flow_schedule(shift=shift), trailing_timesteps(num_steps)
         scheduler.set_timesteps(sigmas=((timesteps + 1) / 1000).tolist())
     torch.testing.assert_close(1000 * schedule.sigmas[timesteps], scheduler.timesteps, rtol=1e-5, atol=1e-4)
-    _, states = unroll(
+    _, states, _ = unroll(
         lambda x_t, t, _: network(x_t, 1000 * schedule.sigmas[t]),
         x,
         timesteps,

@@ -187,10 +187,10 @@ def test_nothing_is_attached_under_no_grad(gradient_checkpointing):
     arguments = (LCM, lambda x_t, t, _: linear(x_t, parameter), x, lcm_timesteps(3), noises)
     options = {"gradient_checkpointing": gradient_checkpointing, "return_intermediates": True}
     with torch.no_grad():
-        x0, states = run(*arguments, **options)
-    assert not any(s.requires_grad or s.grad_fn is not None for s in [x0, *states])
-    x0, states = run(*arguments, **options)
-    assert all(s.grad_fn is not None for s in [x0, *states])
+        x0, states, estimates = run(*arguments, **options)
+    assert not any(s.requires_grad or s.grad_fn is not None for s in [x0, *states, *estimates])
+    x0, states, estimates = run(*arguments, **options)
+    assert all(s.grad_fn is not None for s in [x0, *states, *estimates])
 
 
 def test_intermediate_states_are_the_chain_cut_short():
@@ -201,7 +201,7 @@ def test_intermediate_states_are_the_chain_cut_short():
     def denoise(x_t: Tensor, t: Tensor, _: None) -> Tensor:
         return torch.tanh(linear(x_t, weights) + t[0] / 1000)
 
-    x0, states = run(LCM, denoise, x, timesteps, noises, return_intermediates=True)
+    x0, states, estimates = run(LCM, denoise, x, timesteps, noises, return_intermediates=True)
     assert len(states) == 4 and states[-1] is x0
     for k in range(1, 4):
         rest = run(LCM, denoise, states[k - 1], timesteps[k:], noises[k:])
@@ -297,3 +297,56 @@ print(sorted({name.partition(".")[0] for name in sys.modules} - before))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_each_step_can_have_a_denoiser_of_its_own():
+    x, noises, _, weights = draw(3)
+    timesteps, sets = lcm_timesteps(3), [weights, 2 * weights, weights.T.contiguous()]
+    denoisers = [lambda x_t, t, _, w=w: linear(x_t, w) for w in sets]
+    by_hand = x
+    for k, (t, t_prev) in enumerate(pairwise([*timesteps.tolist(), -1])):
+        a, b, c = affine_step(*LCM, t, t_prev)
+        by_hand = a * by_hand + b * linear(by_hand, sets[k]) + (c * noises[k] if k < 2 else 0)
+    torch.testing.assert_close(run(LCM, denoisers, x, timesteps, noises), by_hand, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="denoise: 3 denoisers, but 2 steps"):
+        run(LCM, denoisers, x, timesteps[1:], noises)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_truncated_back_propagation_is_that_of_the_last_steps_alone(kept, gradient_checkpointing):
+    """The same sample; its gradient is that of a chain begun at a state that nothing can change."""
+    x, noises, y, weights = draw(3)
+    timesteps, parameter = lcm_timesteps(3), nn.Parameter(weights)
+
+    def gradient(x: Tensor, first: int, **options) -> tuple[Tensor, Tensor]:
+        x0 = run(LCM, lambda x_t, t, _: linear(x_t, parameter), x, timesteps[first:], noises[first:], **options)
+        return x0, torch.autograd.grad((x0 - y).square().sum(), parameter)[0]
+
+    options = {"num_backprop_steps": kept, "gradient_checkpointing": gradient_checkpointing}
+    sample, truncated = gradient(x, 0, **options)
+    with torch.no_grad():
+        _, states, _ = run(
+            LCM, lambda x_t, t, _: linear(x_t, parameter), x, timesteps, noises, return_intermediates=True
+        )
+    again, expected = gradient([x, *states][3 - kept], 3 - kept)
+    torch.testing.assert_close(sample, again, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(truncated, expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(truncated, gradient(x, 0)[1]) == (kept == 3)
+
+
+def test_no_step_to_back_propagate_through_is_refused():
+    with pytest.raises(ValueError, match="num_backprop_steps: 0"):
+        run(LCM, lambda x_t, t, _: x_t, torch.zeros(1, 1, 1, 1), lcm_timesteps(1), num_backprop_steps=0)
+
+
+def test_estimates_are_what_the_network_said_of_x0():
+    x, noises, _, weights = draw(3)
+    said = []
+
+    def denoise(x_t: Tensor, t: Tensor, _: None) -> Tensor:
+        said.append(linear(x_t, weights))
+        return said[-1]
+
+    _, _, estimates = run(LCM, denoise, x, lcm_timesteps(3), noises, return_intermediates=True)  # predicts x0
+    assert all(torch.equal(a, b) for a, b in zip(estimates, said, strict=True))

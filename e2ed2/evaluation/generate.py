@@ -1,11 +1,11 @@
 """Seeded samples: every image has its own noise, so that it does not depend on how images are batched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
@@ -34,21 +34,30 @@ class Sampler:
     Args:
         pipeline, inference: from `load_pipeline`.
         num_inference_steps: None for the number the model was made for.
+        transformers: one for each step, where they are not all the pipeline's (`load_transformers`).
     Raises:
         UserError: a step count outside the model's grid.
     """
 
-    def __init__(self, pipeline: "PixArtAlphaPipeline", inference: Inference, num_inference_steps: int | None = None):
+    def __init__(
+        self,
+        pipeline: "PixArtAlphaPipeline",
+        inference: Inference,
+        num_inference_steps: int | None = None,
+        transformers: Sequence[nn.Module] | None = None,
+    ):
         self.timesteps = inference.grid(num_inference_steps)
         self.nfe = len(self.timesteps) * inference.evaluations_per_step
         self._pipeline = pipeline
         self._inference = inference
         self._schedule = schedule_of(pipeline)
         self._device = next(pipeline.transformer.parameters()).device
-        for module in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
+        networks = list(transformers or [pipeline.transformer])
+        for module in (*networks, pipeline.vae, pipeline.text_encoder):
             module.eval()
         uncond = encode_prompts([""], pipeline.tokenizer, pipeline.text_encoder).to(self._device)
-        self._denoise = guided(pixart_denoiser(pipeline.transformer), inference.guidance_scale, uncond)
+        denoisers = [guided(pixart_denoiser(network), inference.guidance_scale, uncond) for network in networks]
+        self._denoisers = denoisers if len(denoisers) > 1 else denoisers * len(self.timesteps)
 
     def __call__(self, requests: list[Request], batch_size: int = 32, progress: Progress | None = None) -> Tensor:
         """uint8 images [N, 3, H, W], one per request, in order."""
@@ -73,7 +82,7 @@ class Sampler:
             [draw_noises(shape, len(self.timesteps), torch.Generator().manual_seed(seed)) for seed in seeds], dim=1
         ).to(self._device)
         x0 = unroll(
-            self._denoise,
+            self._denoisers,
             noises[0],
             self.timesteps.to(self._device),
             cond,

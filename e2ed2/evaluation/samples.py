@@ -23,7 +23,7 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request, Sampler
 from e2ed2.files import write_file
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.pipeline import load_pipeline, load_transformers
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.pictures import image_grid, png_bytes, to_picture
 
@@ -69,7 +69,7 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
     folder = resolve_model(model)
     pipeline, inference = load_pipeline(folder)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(pipeline, inference, steps)
+    sampler = Sampler(pipeline, inference, steps, load_transformers(folder, pipeline, inference))
     return LoadedModel(model, model_sha256(folder), len(sampler.timesteps), sampler, pipeline.tokenizer)
 
 

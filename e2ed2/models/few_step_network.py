@@ -1,5 +1,6 @@
 """The trained part of a few-step sampler as one module: its forward is the whole unrolled chain (Eq. 7)."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,26 +13,29 @@ from e2ed2.schedule import NoiseSchedule
 from e2ed2.time_grid import TimeGrid
 from e2ed2.trajectory import unroll
 
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
+
 
 class FewStepNetwork(nn.Module):
-    """A transformer, and with `learned_grid` the timesteps it is run at.
+    """A transformer for all steps, or one for each, and with `learned_grid` the timesteps they are run at.
 
     One forward is one whole sample, however many steps it takes, as wrappers that count forwards expect.
 
     Args:
+        transformers: one, or as many as the sampler has steps (App. D.1); then only that sampler is run.
         grids: int64 [K] for K = 1, 2, ... up to the sampler's own number of steps, which alone is learned.
     """
 
     def __init__(
         self,
-        transformer: nn.Module,
+        transformers: Sequence[nn.Module],
         schedule: NoiseSchedule,
         prediction_type: PredictionType,
         grids: Sequence[Tensor],
         learned_grid: bool = False,
     ):
         super().__init__()
-        self.transformer = transformer
+        self.transformers = nn.ModuleList(transformers)
         self.time_grid = TimeGrid(grids[-1]) if learned_grid else None
         self._schedule = schedule
         self._prediction_type = prediction_type
@@ -52,6 +56,8 @@ class FewStepNetwork(nn.Module):
         num_steps: int | None = None,
         start: int = 0,
         gradient_checkpointing: bool = False,
+        num_backprop_steps: int | None = None,
+        every_step: bool = False,
     ) -> Tensor:
         """Finished samples, latents [B, C, h, w].
 
@@ -59,14 +65,18 @@ class FewStepNetwork(nn.Module):
             noises: [steps, B, C, h, w], of the start and after each step but the last.
             x0: what a later start is a noised version of, [B, C, h, w].
             num_steps: of the sampler, by default all. start: the step to begin at, 0 for noise itself.
+            gradient_checkpointing, num_backprop_steps: as in `trajectory.unroll`.
+            every_step: return the estimates of x0 after each step, the finished sample last, [steps, B, C, h, w].
         """
-        timesteps = self.timesteps(num_steps or len(self._grids), noises.device)[start:]
+        num_steps = num_steps or len(self._grids)
+        timesteps = self.timesteps(num_steps, noises.device)[start:]
         x = noises[0]
         if start > 0:
             assert x0 is not None
             x = self._schedule.add_noise(x0, x, timesteps[:1].expand(len(x)))
-        return unroll(
-            pixart_denoiser(self.transformer),
+        transformers = list(self.transformers) if len(self.transformers) > 1 else [*self.transformers] * num_steps
+        x, _, estimates = unroll(
+            [pixart_denoiser(transformer) for transformer in transformers[start:]],
             x,
             timesteps,
             cond,
@@ -74,4 +84,31 @@ class FewStepNetwork(nn.Module):
             prediction_type=self._prediction_type,
             noises=noises[1:],
             gradient_checkpointing=gradient_checkpointing,
+            num_backprop_steps=num_backprop_steps,
+            return_intermediates=True,
         )
+        return torch.stack([*estimates[:-1], x]) if every_step else x
+
+
+def copies(transformer: nn.Module, num_steps: int) -> list[nn.Module]:
+    """A parameter set for each step, all beginning as the same (App. D.1)."""
+    return [transformer, *(copy.deepcopy(transformer) for _ in range(num_steps - 1))]
+
+
+def lora_copies(transformer: nn.Module, num_steps: int, rank: int) -> list[nn.Module]:
+    """A low-rank adapter for each step (arXiv:2106.09685) on one frozen transformer, whose memory they share."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS)
+    frozen = transformer.requires_grad_(False)
+    same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
+    return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
+
+
+def merged(transformer: nn.Module) -> nn.Module:
+    """The transformer itself; one of `lora_copies` with its adapter added in, apart from the others."""
+    from peft import PeftModel
+
+    if isinstance(transformer, PeftModel):
+        return copy.deepcopy(transformer).merge_and_unload()
+    return transformer

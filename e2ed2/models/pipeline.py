@@ -1,9 +1,10 @@
 """Model folders: diffusers pipelines that plain diffusers loads, with the exact call in `inference.json`."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +15,7 @@ from e2ed2.models.text import MAX_SEQUENCE_LENGTH, minilm_folder
 from e2ed2.schedule import NoiseSchedule, lcm_timesteps, trailing_timesteps, variance_preserving
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, PixArtAlphaPipeline, SchedulerMixin
+    from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
 
 LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError)  # of damaged folders
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -27,6 +28,7 @@ class Inference:
     """The call a model was made for, in the pipeline's own words; `solver` is `lcm` or `ddim`.
 
     `timesteps`: a learned grid for `num_inference_steps` steps; other numbers of steps keep the solver's own.
+    `transformers`: where each step has a network of its own, their subfolders in order.
     """
 
     solver: str
@@ -38,12 +40,15 @@ class Inference:
     use_resolution_binning: bool = False
     clean_caption: bool = False
     timesteps: list[int] | None = None
+    transformers: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.solver not in ("lcm", "ddim") or not isinstance(self.num_inference_steps, int):
             raise ValueError(f"inference.json: solver {self.solver}, {self.num_inference_steps} steps")
         if self.timesteps is not None and len(self.timesteps) != self.num_inference_steps:
             raise ValueError(f"inference.json: {self.num_inference_steps} steps, but timesteps {self.timesteps}")
+        if self.transformers is not None and len(self.transformers) != self.num_inference_steps:
+            raise ValueError(f"inference.json: {self.num_inference_steps} steps, but transformers {self.transformers}")
 
     @property
     def evaluations_per_step(self) -> int:
@@ -57,9 +62,11 @@ class Inference:
         """The descending timesteps, int64 [K].
 
         Raises:
-            UserError: K outside the grid.
+            UserError: K outside the grid, or not the one that there are networks for.
         """
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if self.transformers is not None and steps != self.num_inference_steps:
+            raise UserError(f"{steps} steps: the model has a network for each of its {self.num_inference_steps}")
         if self.timesteps is not None and steps == self.num_inference_steps:
             return torch.tensor(self.timesteps)
         try:
@@ -101,9 +108,20 @@ def assemble(
     )
 
 
-def save_pipeline(pipeline: "PixArtAlphaPipeline", inference: Inference, folder: Path) -> None:
-    """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end)."""
+def save_pipeline(
+    pipeline: "PixArtAlphaPipeline", inference: Inference, folder: Path, later_transformers: Sequence[nn.Module] = ()
+) -> None:
+    """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end).
+
+    Args:
+        later_transformers: of the steps after the first, where each has its own.
+    """
     pipeline.save_pretrained(folder, safe_serialization=True)
+    if later_transformers:
+        names = [f"transformer_{k}" for k in range(2, 2 + len(later_transformers))]
+        inference = replace(inference, transformers=["transformer", *names])
+        for name, transformer in zip(names, later_transformers, strict=True):
+            cast("ModelMixin", transformer).save_pretrained(folder / name, safe_serialization=True)
     forget_origin(folder)
     (folder / "README.md").write_text(model_card(inference))
     (folder / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
@@ -122,15 +140,28 @@ def model_card(inference: Inference) -> str:
     steps = f"num_inference_steps={inference.num_inference_steps}"
     if inference.timesteps is not None:
         steps = f"timesteps={inference.timesteps}"
+    imports, swap, callback = "from diffusers import DiffusionPipeline", "", ""
+    if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
+        imports += ", PixArtTransformer2DModel"
+        swap = f"""names = {inference.transformers}
+networks = [PixArtTransformer2DModel.from_pretrained("THIS FOLDER", subfolder=name) for name in names]
+
+
+def use_next(step, timestep, latents):
+    pipeline.transformer = networks[(step + 1) % len(networks)]
+
+
+"""
+        callback = "    callback=use_next,\n"
     return f"""# A few-step model made with e2ed2
 
 A pipeline's call has defaults of its own (20 steps, guidance on); this model wants {inference.nfe} network evaluations:
 
 ```python
-from diffusers import DiffusionPipeline
+{imports}
 
 pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
-image = pipeline(
+{swap}image = pipeline(
     "red apple, twemoji style",
     {steps},
     guidance_scale={inference.guidance_scale},
@@ -139,7 +170,7 @@ image = pipeline(
     use_resolution_binning={inference.use_resolution_binning},
     clean_caption={inference.clean_caption},
     max_sequence_length={inference.max_sequence_length},
-).images[0]
+{callback}).images[0]
 ```
 
 `e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
@@ -161,6 +192,28 @@ def load_pipeline(folder: Path) -> tuple["PixArtAlphaPipeline", Inference]:
     except LOADING_ERRORS as error:
         raise UserError(f"model {folder}: not a loadable model folder ({_first_line(error)})") from error
     return pipeline, inference
+
+
+def load_transformers(
+    folder: Path, pipeline: "PixArtAlphaPipeline", inference: Inference
+) -> list[nn.Module]:
+    """The networks of a loaded pipeline: one for all steps, or one for each.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    from diffusers import PixArtTransformer2DModel
+
+    transformers: list[nn.Module] = [pipeline.transformer]
+    for name in (inference.transformers or [])[1:]:
+        try:
+            later = PixArtTransformer2DModel.from_pretrained(
+                folder / name, local_files_only=True, use_safetensors=True
+            )
+        except LOADING_ERRORS as error:
+            raise UserError(f"model {folder}: {name} is not a loadable network ({_first_line(error)})") from error
+        transformers.append(later.to(pipeline.device))
+    return transformers
 
 
 def load_autoencoder(folder: Path) -> "AutoencoderKL":

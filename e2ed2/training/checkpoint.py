@@ -53,8 +53,8 @@ def save_checkpoint(
     """
     final = folder / f"step-{state.global_step}"
     with atomic_folder(final) as temporary:
-        save_file(_contiguous(network), temporary / "model.safetensors")
-        save_file(_contiguous(ema), temporary / "ema.safetensors")
+        save_file(_tensors(network), temporary / "model.safetensors")
+        save_file(_tensors(ema), temporary / "ema.safetensors")
         with (temporary / "optimizer.pt").open("wb") as file:
             torch.save(optimizer.state_dict(), file)
         if scaler is not None:
@@ -130,7 +130,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 def _load_weights(path: Path, module: nn.Module) -> None:
     weights = load_file(path)
-    expected = module.state_dict()
+    expected = _tensors(module)
     wrong = [k for k in expected.keys() | weights.keys() if _shape(expected, k) != _shape(weights, k)]
     if wrong:
         name = min(wrong)
@@ -138,15 +138,17 @@ def _load_weights(path: Path, module: nn.Module) -> None:
             f"{path}: checkpoint of another architecture ({name}: {_shape(weights, name)} in the file, "
             f"{_shape(expected, name)} in the model); use another run.dir or the recipe it was made with"
         )
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, strict=False)  # one that is shared under another name follows
 
 
 def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
     return str(list(weights[name].shape)) if name in weights else "absent"
 
 
-def _contiguous(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict, tensors that several names share under the first of them alone."""
+    once = dict([*module.named_parameters(), *module.named_buffers()])
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name in once}
 
 
 def _problem(checkpoint: Path) -> str | None:

@@ -78,14 +78,18 @@ class TrajectoryConfig(_Section):
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
     serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
-    frozen one.
+    frozen one. `parameters`: one set for all steps, one for each, or for each a LoRA of rank `lora_rank` on a frozen
+    one (App. D.1). `num_backprop_steps`: steps at the end that the gradient passes through (default: all).
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
     start: Literal["pure_noise", "random_step"] = "random_step"
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
+    parameters: Literal["shared", "per_step", "lora_per_step"] = "shared"
+    lora_rank: Count = 16
     gradient_checkpointing: bool = False
+    num_backprop_steps: Count | None = None
 
 
 class TermConfig(_Section):
@@ -121,7 +125,10 @@ class AdversarialConfig(TermConfig):
 
 
 class ObjectiveConfig(_Section):
-    """Weights of the end-to-end loss's terms; `num_samples` samples per caption (scoring rules need 2)."""
+    """Weights of the end-to-end loss's terms; `num_samples` samples per caption (scoring rules need 2).
+
+    `intermediate_weight`: of the latent terms on each earlier step's estimate of x0, relative to the end's.
+    """
 
     l1: TermConfig = TermConfig()
     l2: TermConfig = TermConfig()
@@ -134,6 +141,7 @@ class ObjectiveConfig(_Section):
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
     num_samples: Count = 1
+    intermediate_weight: NonNegative = 0.0
 
 
 class ConsistencyConfig(_Section):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop
-from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
 from e2ed2.models.squeezenet import load_squeezenet
 from e2ed2.objectives import reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
@@ -47,9 +47,18 @@ class EndToEndStage(FewStepStage):
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         self.weights = objective_weights(config)
+        self._intermediate_weight = config.objective.intermediate_weight
+        if self._intermediate_weight > 0 and not self.weights.keys() & LATENT_TERMS.keys():
+            raise UserError(
+                f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
+                f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
+            )
         super().__init__(config, data, device, say)
         self._latent_terms = {k: LATENT_TERMS[k](config.objective) for k in self.weights if k in LATENT_TERMS}
         self._feature_terms = {k: FEATURE_TERMS[k](config.objective) for k in self.weights if k in FEATURE_TERMS}
+        if self._intermediate_weight > 0:
+            terms = self._latent_terms
+            self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
         self._features = load_squeezenet().to(device) if self._feature_terms else None
         self._judges_pixels = "adversarial" in self.weights and config.objective.adversarial.space == "pixel"
         if "adversarial" in self.weights:
@@ -63,7 +72,12 @@ class EndToEndStage(FewStepStage):
         self._num_samples = config.objective.num_samples
         learned = config.trajectory.time_grid != "fixed"
         transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
-        self.network = FewStepNetwork(transformer, self.schedule, self.prediction_type, self._grids, learned).to(device)
+        sets, num_steps = [transformer], len(self._grids)
+        if config.trajectory.parameters == "per_step":
+            sets = copies(transformer, num_steps)
+        elif config.trajectory.parameters == "lora_per_step":
+            sets = lora_copies(transformer, num_steps, config.trajectory.lora_rank)
+        self.network = FewStepNetwork(sets, self.schedule, self.prediction_type, self._grids, learned).to(device)
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         assert isinstance(network, FewStepNetwork)
@@ -74,8 +88,12 @@ class EndToEndStage(FewStepStage):
     ) -> dict[str, Tensor]:
         """Every weighted objective of m samples per caption against the data."""
         batch = self.data.batch(rows, generator)
-        samples = self._samples(network, batch, generator)
+        *earlier, samples = self._samples(network, batch, generator)
         values = evaluate_terms(self._latent_terms, samples, batch.x0)
+        if self._intermediate_weight > 0:
+            at_steps = [evaluate_terms(self._latent_terms, estimate, batch.x0) for estimate in earlier]
+            for name, value in values.copy().items():  # a chain of one step has none: then 0
+                values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
         judged = samples
         if self._features or self._judges_pixels:
             images, pictures = self._pixels(samples, rows, generator)
@@ -94,7 +112,7 @@ class EndToEndStage(FewStepStage):
     def _real_and_fake(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Data and new samples [m B, C, H, W] for an update of the discriminator, as latents or as images."""
         batch = self.data.batch(rows, generator)
-        samples = self._samples(network, batch, generator)
+        samples = self._samples(network, batch, generator)[-1]
         real = batch.x0
         if self._judges_pixels:
             samples, real = self._pixels(samples, rows, generator)
@@ -114,7 +132,10 @@ class EndToEndStage(FewStepStage):
         return images.float().unflatten(0, samples.shape[:2]), pictures
 
     def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
-        """m finished samples of each caption, latents [m, B, C, h, w], with their graph."""
+        """m samples of each caption, latents [1, m, B, C, h, w], with their graph.
+
+        With a loss on intermediate states: every step's estimate of x0, [steps, m, B, C, h, w], the sample last.
+        """
         x0, m, steps, start = batch.x0, self._num_samples, len(self._grids), 0
         if self._trajectory.random_num_steps:
             steps = 1 + int(torch.randint(steps, (), generator=generator))
@@ -130,5 +151,7 @@ class EndToEndStage(FewStepStage):
             num_steps=steps,
             start=start,
             gradient_checkpointing=self._trajectory.gradient_checkpointing,
+            num_backprop_steps=self._trajectory.num_backprop_steps,
+            every_step=self._intermediate_weight > 0,
         )
-        return samples.float().unflatten(0, (m, len(x0)))
+        return samples.float().unflatten(-4, (m, len(x0))).reshape(-1, m, *x0.shape)

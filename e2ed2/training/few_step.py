@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.few_step_network import FewStepNetwork, merged
 from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
@@ -25,6 +26,10 @@ class FewStepStage:
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
+        if start.transformers is not None:
+            raise UserError(
+                f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
+            )
         self._pipeline.to(device)
         self._pipeline.vae.requires_grad_(False)  # losses on decoded samples pass through it
         self._device = device
@@ -41,7 +46,7 @@ class FewStepStage:
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the transformer alone."""
-        return FewStepNetwork(network, self.schedule, self.prediction_type, self._grids)
+        return FewStepNetwork([network], self.schedule, self.prediction_type, self._grids)
 
     def frozen_copy(self, path: str | None) -> nn.Module:
         """The transformer of another model folder (None: of the start), not trained."""
@@ -58,8 +63,9 @@ class FewStepStage:
     def export(self, network: nn.Module, folder: Path) -> None:
         """A pipeline folder whose scheduler is the LCM rule on this grid."""
         sampler, scheduler = self.sampler_of(network), noise_scheduler("lcm", self.prediction_type)
-        self._pipeline.register_modules(transformer=sampler.transformer, scheduler=scheduler)
+        transformers = [merged(transformer) for transformer in sampler.transformers]
+        self._pipeline.register_modules(transformer=transformers[0], scheduler=scheduler)
         inference = self.inference
         if sampler.time_grid is not None:
             inference = replace(inference, timesteps=sampler.time_grid.rounded())
-        save_pipeline(self._pipeline, inference, folder)
+        save_pipeline(self._pipeline, inference, folder, later_transformers=transformers[1:])

@@ -80,6 +80,14 @@ def check_config(config: Config) -> None:
             f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
             "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
         )
+    if trajectory.parameters != "shared" and (
+        trajectory.random_num_steps or trajectory.num_inference_steps == 1 or trajectory.time_grid == "learned_alone"
+    ):
+        raise UserError(
+            f"trajectory.parameters: {trajectory.parameters} needs num_inference_steps of 2 or more, "
+            "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
+            "(time_grid not learned_alone)"
+        )
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
         raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")

@@ -71,4 +71,5 @@ def test_inference_json_is_the_whole_call(tiny_model):
     assert keys == {
         "solver", "num_inference_steps", "guidance_scale", "height", "width",
         "max_sequence_length", "use_resolution_binning", "clean_caption", "timesteps",
+        "transformers",
     }  # fmt: skip

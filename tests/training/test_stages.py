@@ -97,7 +97,7 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
     terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     assert set(terms) == {"l1", "l2"} and terms["l1"] ** 2 <= terms["l2"]  # Jensen
     terms["l2"].backward()
-    blocks = stage.network.transformer.transformer_blocks
+    blocks = stage.network.transformers[0].transformer_blocks
     assert all(p.grad is not None and p.grad.isfinite().all() for p in blocks.parameters())
 
 
