@@ -14,15 +14,19 @@ A suite is a YAML file; its recipe is relative to it:
       L2: {objective.l2.weight: 1}       # field: value
     quick: {seeds: [0], num_images: 128} # what --quick changes of the above
 
-Results lie in OUT/ROW/seed-S; what is there is not made again.
+Results lie in OUT/ROW/seed-S; what is there is not made again, also when its checkpoints and models were deleted to
+save space. The same command in several shells, on several GPUs say, shares the rows out among them.
 """
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Annotated, Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,12 +36,13 @@ from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, si
 from e2ed2.evaluation.protocols import PROTOCOLS
 from e2ed2.evaluation.samples import model_sha256
 from e2ed2.evaluation.table import central, half_width, metric_of
-from e2ed2.files import write_file
+from e2ed2.files import locked, write_file
 from e2ed2.models.bundled import resolve_model
 from e2ed2.training.config import MAX_INFERENCE_STEPS, Config, Count, CountOrZero
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
-from e2ed2.training.recipe import load_config
+from e2ed2.training.precision import resolve_precision
+from e2ed2.training.recipe import changed_fields, load_config
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 
@@ -106,17 +111,73 @@ def run_suite(
     jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
     configs = {job: _config(suite, *job, out) for job in jobs}
     write_file(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
-    results: dict[str, list[dict[int, dict[str, Any]]]] = {row: [] for row in suite.rows}
+    text, elsewhere = "", []
     for number, (row, seed) in enumerate(jobs, start=1):
         say(f"{number}/{len(jobs)} {row}, seed {seed}")
-        config, folder = configs[row, seed], _folder(out, row, seed)
-        model = suite.rows[row].get("model") if config is None else str(train(config, say, tick))
-        measured = {}
-        for steps in suite.steps:
-            measured[steps] = _measured(suite, str(model), steps, seed, folder / f"evaluation-{steps}", watch)
-        results[row].append(measured)
-        text = _table(suite, results, _costs(suite, out))
-        write_file(out / "table.md", text.encode())
+        try:
+            with _claimed(_folder(out, row, seed), wait=False):
+                _run_job(suite, configs[row, seed], row, seed, out, say, watch, tick)
+        except BlockingIOError:
+            say("another process is at it; the next row meanwhile")
+            elsewhere.append((row, seed))
+        text = _write_table(suite, out)
+    for row, seed in elsewhere:
+        say(f"waiting for {row}, seed {seed}, or taking it over")
+        with _claimed(_folder(out, row, seed), wait=True):
+            _run_job(suite, configs[row, seed], row, seed, out, say, watch, tick)
+        text = _write_table(suite, out)
+    return text
+
+
+@contextmanager
+def _claimed(folder: Path, wait: bool) -> Iterator[None]:
+    """Alone at a row and seed; raises BlockingIOError where another process is and we do not wait."""
+    lock = folder.parent / f"{folder.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    with locked(lock, wait):
+        yield
+
+
+def _run_job(
+    suite: Suite, config: Config | None, row: str, seed: int, out: Path, say: Say, watch: Watch, tick: Tick
+) -> None:
+    """Train and measure one row and seed, where that is not done."""
+    folder = _folder(out, row, seed)
+    if config is None:
+        model = str(suite.rows[row]["model"])
+    elif _is_kept(suite, config, seed, folder):
+        return
+    else:
+        model = str(train(config, say, tick))
+    for steps in suite.steps:
+        _measure(suite, model, steps, seed, folder / f"evaluation-{steps}", watch)
+
+
+def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
+    """Whether all figures of this very recipe are there and its model is not."""
+    try:
+        recorded = yaml.safe_load((folder / "config.yaml").read_text())
+        kept = [json.loads((folder / f"evaluation-{k}" / EVALUATION_FILE).read_text()) for k in suite.steps]
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    config = resolve_precision(config, recorded, torch.device("cpu"))
+    same = not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
+    asked = {"protocol": suite.protocol, "seed": seed} | ({"num_images": suite.num_images} if suite.num_images else {})
+    return same and not (folder / "model").exists() and all(asked.items() <= figures.items() for figures in kept)
+
+
+def _write_table(suite: Suite, out: Path) -> str:
+    """The table of what is measured so far, in `out/table.md` and returned."""
+    results: dict[str, list[dict[int, dict[str, Any]]]] = {}
+    for row in suite.rows:
+        results[row] = []
+        for seed in suite.seeds:
+            paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in suite.steps}
+            if all(path.exists() for path in paths.values()):
+                results[row].append({k: json.loads(path.read_text()) for k, path in paths.items()})
+    text = _table(suite, results, _costs(suite, out))
+    write_file(out / "table.md", text.encode())
     return text
 
 
@@ -136,8 +197,8 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
         raise UserError(f"row {row}: {error}") from error
 
 
-def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
-    """An evaluation from its file, or made and kept without its images, which the seed makes again."""
+def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:
+    """Keep an evaluation without its images, which the seed makes again; one of this model and size is kept already."""
     path = folder / EVALUATION_FILE
     kept = json.loads(path.read_text()) if path.exists() else {}
     asked: dict[str, Any] = {"protocol": suite.protocol, "model_sha256": model_sha256(resolve_model(model))}
@@ -148,8 +209,6 @@ def _measured(suite: Suite, model: str, steps: int, seed: int, folder: Path, wat
             model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
         )
         write_file(path, (json.dumps(result, indent=1) + "\n").encode())
-    row: dict[str, Any] = json.loads(path.read_text())
-    return row
 
 
 def over_seeds(estimates: list[dict[str, float]]) -> dict[str, float]:

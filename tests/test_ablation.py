@@ -1,6 +1,7 @@
 """Suites: what they accept, what a second run skips, and the mean and interval over seeds."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def calls(monkeypatch):
 
     def train(config, say, tick):
         made["train"].append(config)
-        config.run.dir.mkdir(parents=True, exist_ok=True)
+        (config.run.dir / "model").mkdir(parents=True, exist_ok=True)
+        (config.run.dir / "config.yaml").write_text(config.to_yaml())
         rate = 5.0 if config.objective.l1.weight else 10.0
         row = {"global_step": 1, "images_per_second": rate, "peak_memory_bytes": 100}
         (config.run.dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
@@ -54,7 +56,7 @@ def calls(monkeypatch):
         made["evaluate"].append((model, steps, seed))
         value = 0.1 * steps + seed
         metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
-        about = {"model": model, "model_sha256": made["weights"], "protocol": protocol, "nfe": steps}
+        about = {"model": model, "model_sha256": made["weights"], "protocol": protocol, "nfe": steps, "seed": seed}
         return {**about, "num_images": num_images or 8, "metrics": metrics}
 
     monkeypatch.setattr(ablation, "train", train)
@@ -78,6 +80,37 @@ def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suit
     lines = [line.split(" | ") for line in table.splitlines()]
     assert [line[0].strip("| ") for line in lines[2:]] == ["start", "start", "L1", "L1", "L2", "L2"]
     assert lines[4][-2:] == ["2.00", "1.00 |"] and lines[6][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
+
+
+def test_figures_outlive_the_models_they_were_measured_on(suite_file, calls, tmp_path):
+    """Until the recipe changes: then the row is trained again."""
+    suite = load_suite(suite_file)
+    table = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    for model in (tmp_path / "out").glob("*/seed-*/model"):
+        model.rmdir()
+    calls["train"].clear()
+    assert run_suite(suite, tmp_path / "out", say=lambda line: None) == table and calls["train"] == []
+    for change in ({"train.max_train_steps": 4}, {"train.max_train_steps": 3, "train.lr": 1e-4}):
+        run_suite(suite.model_copy(update={"fields": change}), tmp_path / "out", say=lambda line: None)
+        assert len(calls["train"]) == 4
+        calls["train"].clear()
+
+
+def test_two_processes_share_the_rows(suite_file, calls, tmp_path, monkeypatch):
+    """While another process is at a row the rest is done; then it is waited for, and not done twice."""
+    suite, said = load_suite(suite_file), []
+    other = ExitStack()
+    other.enter_context(ablation._claimed(tmp_path / "out" / "L1" / "seed-0", wait=False))
+
+    def say(line):
+        said.append(line)
+        if line.startswith("waiting"):
+            assert len(calls["train"]) == 3
+            other.close()
+
+    run_suite(suite, tmp_path / "out", say=say)
+    assert len(calls["train"]) == 4 and any("another process is at it" in line for line in said)
+    assert calls["train"][-1].run.dir == tmp_path / "out" / "L1" / "seed-0"
 
 
 @pytest.mark.parametrize("change", [{"protocol": "emoji-heldout"}, {"num_images": 16}, {"weights": "second"}])

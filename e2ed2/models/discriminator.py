@@ -1,10 +1,16 @@
-"""The critic of Eq. 8: four 4x4 convolutions, of which the first three halve the size (App. C.2)."""
+"""The critics of Eq. 8: the paper's convolutions on images or latents, and small heads on frozen features."""
+
+import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """Images or latents [B, C, H, W], H and W at least 16 -> logits [B, 1, H/8 - 1, W/8 - 1], one per patch."""
+    """Four 4x4 convolutions, of which the first three halve the size (App. C.2).
+
+    One map of images or latents [B, C, H, W], H and W at least 16 -> logits [B, 1, H/8 - 1, W/8 - 1], one per patch.
+    """
 
     def __init__(self, channels: int, width: int = 64):
         super().__init__()
@@ -18,5 +24,29 @@ class Discriminator(nn.Module):
             nn.Conv2d(4 * width, 1, 4, padding=1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        (x,) = maps
+        return [self.layers(x)]
+
+
+class FeatureDiscriminator(nn.Module):
+    """A small head on each map of a frozen feature network, as in Projected GANs (Sauer et al. 2021, arXiv:2111.01007).
+
+    Maps [B, C, h, w] of length 1 over the channels -> logits [B, 1, h, w] for each.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 64):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(c, width, 1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, 1, 1),
+            )
+            for c in channels
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [head(math.sqrt(x.shape[1]) * x) for head, x in zip(self.heads, maps, strict=True)]

@@ -22,6 +22,7 @@ FIRES = {  # name -> channels in, squeezed, and of each of the two expansions
     "fire8": (384, 64, 256),
     "fire9": (512, 64, 256),
 }
+CHANNELS = (64, 128, 256, 384, 384, 512, 512)  # of the maps that LPIPS reads
 
 
 class Fire(nn.Module):

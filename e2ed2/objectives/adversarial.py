@@ -5,6 +5,7 @@ Every loss pairs what the discriminator minimises with what the sampler minimise
 arXiv:1611.04076).
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,11 +33,11 @@ def adversarial_loss(fake_logits: Tensor, kind: GanLoss) -> Tensor:
     return (fake_logits - 1).square().mean()
 
 
-def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
+def r1_penalty(logits: Tensor, real: Sequence[Tensor]) -> Tensor:
     """Half the mean over images of ||grad of the summed logits||^2 (Mescheder et al. 2018, arXiv:1801.04406, Eq. 9).
 
     Args:
-        logits: the discriminator's on `real` [B, ...], which needs a gradient.
+        logits: the discriminator's, summed or not, on the maps `real` [B, ...], which need a gradient.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return 0.5 * gradient.square().flatten(1).sum(1).mean()
+    gradients = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return 0.5 * sum((g.square().flatten(1).sum(1).mean() for g in gradients), start=logits.new_zeros(()))

@@ -1,4 +1,4 @@
-"""The discriminator in training: its own AdamW, its updates before each of the sampler's, its state on disk."""
+"""The discriminator in training: its own AdamW, its updates before each of the sampler's, past samples, its state."""
 
 import pickle
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from e2ed2.errors import UserError
-from e2ed2.models.discriminator import Discriminator
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
 from e2ed2.training.config import AdversarialConfig
 
-Pairs = Callable[[nn.Module, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Draw = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+Look = Callable[[Tensor, torch.Generator], list[Tensor]]
 
 FILE = "discriminator.pt"
 
@@ -22,30 +22,51 @@ FILE = "discriminator.pt"
 class Adversary:
     """A discriminator that learns to tell data from samples, and tells the sampler (Eq. 8).
 
+    A stack is m samples of each caption and, last, its data: [m + 1, B, C, H, W], latents or images, without a graph.
+
+    Args:
+        network: maps [n, C, h, w] -> a list of logits.
+        draw: (sampler's network, rows [B], generator) -> a stack of new samples.
+        look: (stack, generator) -> the maps that the discriminator is shown of it, [(m + 1) B, C, h, w] each.
     Attributes:
         weights: of the discriminator's own terms by name.
-        pairs: (sampler's network, rows [B], generator) -> data and samples, [n, C, H, W] each, without a graph.
     """
 
-    def __init__(self, settings: AdversarialConfig, channels: int, device: torch.device, pairs: Pairs):
+    def __init__(self, settings: AdversarialConfig, network: nn.Module, device: torch.device, draw: Draw, look: Look):
         self.settings = settings
-        self.pairs = pairs
-        self.network = Discriminator(channels).to(device)
+        self.network = network.to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, betas=(0.5, 0.99))
         self.weights = {"discriminator": 1.0} | ({"r1": settings.r1_weight} if settings.r1_weight > 0 else {})
+        self._draw, self._look, self._device = draw, look, device
+        self._buffer: list[Tensor] = []
         self._training: nn.Module = self.network
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Its updates average over the processes, like the sampler's."""
         self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 
-    def loss_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """`discriminator`, and with a weight `r1`, on data and samples [n, C, H, W]."""
-        real = real.detach().requires_grad_("r1" in self.weights)
-        real_logits, fake_logits = self._training(torch.cat([real, fake.detach()])).float().chunk(2)
-        terms = {"discriminator": discriminator_loss(real_logits, fake_logits, self.settings.loss)}
+    def remember(self, stack: Tensor) -> None:
+        """Keep what the sampler was just trained on, for as many micro-batches as `buffer_size`."""
+        if self.settings.buffer_size > 0:
+            self._buffer = [*self._buffer, stack.detach()][-self.settings.buffer_size :]
+
+    def loss_terms(self, sampler: nn.Module, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """`discriminator`, and with a weight `r1`, on a stack from the buffer, or on a new one where there is none."""
+        if self._buffer:
+            stack = self._buffer[int(torch.randint(len(self._buffer), (), generator=generator))]
+        else:
+            stack = self._draw(sampler, rows, generator)
+        with torch.no_grad():
+            maps = self._look(stack, generator)
+        num_real = stack.shape[1]
+        real = [x[-num_real:].requires_grad_("r1" in self.weights) for x in maps]
+        fake = [x[:-num_real] for x in maps]
+        logits = self._training([torch.cat(pair) for pair in zip(fake, real, strict=True)])
+        split = [(x[-num_real:].float(), x[:-num_real].float()) for x in logits]
+        losses = [discriminator_loss(*pair, self.settings.loss) for pair in split]
+        terms = {"discriminator": torch.stack(losses).mean()}
         if "r1" in self.weights:
-            terms["r1"] = r1_penalty(real_logits, real)
+            terms["r1"] = r1_penalty(torch.stack([logits.sum() for logits, _ in split]), real)
         return terms
 
     def step(self, terms: dict[str, Tensor], accelerator: Accelerator) -> None:
@@ -54,13 +75,14 @@ class Adversary:
         accelerator.backward(total(terms, self.weights))
         self.optimizer.step()
 
-    def adversarial_loss(self, fake: Tensor) -> Tensor:
-        """What the sampler minimises against it; the gradient goes to the samples [B, C, H, W]."""
-        return adversarial_loss(self.network(fake).float(), self.settings.loss)
+    def adversarial_loss(self, fake: list[Tensor]) -> Tensor:
+        """What the sampler minimises against it; the gradient goes to the maps [n, C, h, w] of its samples."""
+        return torch.stack([adversarial_loss(x.float(), self.settings.loss) for x in self.network(fake)]).mean()
 
     def save(self, folder: Path) -> None:
         with (folder / FILE).open("wb") as file:
-            torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}, file)
+            states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save({**states, "buffer": self._buffer}, file)
 
     def load(self, folder: Path) -> None:
         """Raises UserError when `folder` holds no state of this discriminator."""
@@ -69,5 +91,6 @@ class Adversary:
             state = torch.load(path, weights_only=True, map_location="cpu")
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self._buffer = [stack.to(self._device) for stack in state["buffer"]]
         except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             raise UserError(f"{path}: not the state of this discriminator; use another run.dir") from error

@@ -115,13 +115,18 @@ class CropConfig(_Section):
 
 
 class AdversarialConfig(TermConfig):
-    """The GAN term (Eq. 8, App. C.2); the paper's weight is 0.01. `lr`: of the discriminator, AdamW."""
+    """The GAN term (Eq. 8, App. C.2); the paper's weight is 0.01. `lr`: of the discriminator, AdamW.
 
-    space: Literal["latent", "pixel"] = "latent"
+    `space`: what it looks at; `feature` is maps of the frozen feature network. `buffer_size`: micro-batches of past
+    samples that its updates reuse instead of new ones.
+    """
+
+    space: Literal["latent", "pixel", "feature"] = "latent"
     loss: Literal["hinge", "non_saturating", "least_squares"] = "hinge"
     num_discriminator_updates: Count = 5
     lr: Positive = 2e-4
     r1_weight: NonNegative = 0.0
+    buffer_size: CountOrZero = 0
 
 
 class ObjectiveConfig(_Section):
@@ -137,6 +142,8 @@ class ObjectiveConfig(_Section):
     patch_energy: EnergyConfig = EnergyConfig()
     lpips: TermConfig = TermConfig()
     lpips_energy: EnergyConfig = EnergyConfig()
+    mmd: TermConfig = TermConfig()
+    drifting: TermConfig = TermConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()

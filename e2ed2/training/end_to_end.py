@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop
+from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
-from e2ed2.models.squeezenet import load_squeezenet
-from e2ed2.objectives import reconstruction, scoring
+from e2ed2.models.squeezenet import CHANNELS, load_squeezenet
+from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
 from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
@@ -22,6 +23,7 @@ from e2ed2.trajectory import draw_noises
 
 LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
 FeatureTerm = Term[list[Maps], Maps]  # of decoded images: the m samples' feature maps, the data's
+Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 LATENT_TERMS: dict[str, Callable[[ObjectiveConfig], LatentTerm]] = {
     "l1": lambda objective: reconstruction.l1,
@@ -39,6 +41,8 @@ FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {
     "lpips_energy": lambda objective: partial(
         scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
     ),
+    "mmd": lambda objective: kernel.of_pooled_features(kernel.mmd),
+    "drifting": lambda objective: kernel.of_pooled_features(kernel.drifting),
 }
 
 
@@ -54,17 +58,21 @@ class EndToEndStage(FewStepStage):
                 f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
             )
         super().__init__(config, data, device, say)
+        self._objective, self._crop = config.objective, config.objective.crop
         self._latent_terms = {k: LATENT_TERMS[k](config.objective) for k in self.weights if k in LATENT_TERMS}
         self._feature_terms = {k: FEATURE_TERMS[k](config.objective) for k in self.weights if k in FEATURE_TERMS}
         if self._intermediate_weight > 0:
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
-        self._features = load_squeezenet().to(device) if self._feature_terms else None
-        self._judges_pixels = "adversarial" in self.weights and config.objective.adversarial.space == "pixel"
-        if "adversarial" in self.weights:
-            channels = 3 if self._judges_pixels else self.data.latents.shape[1]
-            self.adversary = Adversary(config.objective.adversarial, channels, device, self._real_and_fake)
-        self._crop, side = config.objective.crop, self.data.latents.shape[-1]
+        self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
+        needs_features = self._feature_terms or self._space == "feature"
+        self._features = load_squeezenet().to(device) if needs_features else None
+        if self._space == "feature":
+            self.adversary = self._adversary(FeatureDiscriminator(CHANNELS))
+        elif self._space is not None:
+            channels = 3 if self._space == "pixel" else self.data.latents.shape[1]
+            self.adversary = self._adversary(Discriminator(channels))
+        side = self.data.latents.shape[-1]
         if self._crop.size is not None and self._crop.size > side:
             at_most = f"but latents are {side}x{side}: give {side} at most"
             raise UserError(f"objective.crop.size: {self._crop.size}, {at_most}")
@@ -94,42 +102,72 @@ class EndToEndStage(FewStepStage):
             at_steps = [evaluate_terms(self._latent_terms, estimate, batch.x0) for estimate in earlier]
             for name, value in values.copy().items():  # a chain of one step has none: then 0
                 values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
-        judged = samples
-        if self._features or self._judges_pixels:
-            images, pictures = self._pixels(samples, rows, generator)
-            judged = images if self._judges_pixels else samples
+        place = self._place(generator)
+        if self._features or self._space == "pixel":
+            images = self._decode(samples, place)
         if self._features:
-            views = random_views(torch.cat([images, pictures[None]]), generator)
-            sample_maps = [unit_maps(self._features, view) for view in views[:-1]]
-            with torch.no_grad():
-                x0_maps = unit_maps(self._features, views[-1])
+            pictures = self._cut(self.data.images(rows), place)
+            *sample_maps, x0_maps = self._maps(torch.cat([images, pictures[None]]), generator)
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
         if self.adversary:
-            values["adversarial"] = self.adversary.adversarial_loss(judged.flatten(0, 1))
+            judged = images if self._space == "pixel" else samples
+            fake = [judged.flatten(0, 1)]
+            if self._space == "feature":
+                judged, fake = images, [torch.cat(maps) for maps in zip(*sample_maps, strict=True)]
+            values["adversarial"] = self.adversary.adversarial_loss(fake)
+            self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
 
-    @torch.no_grad()
-    def _real_and_fake(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Data and new samples [m B, C, H, W] for an update of the discriminator, as latents or as images."""
-        batch = self.data.batch(rows, generator)
-        samples = self._samples(network, batch, generator)[-1]
-        real = batch.x0
-        if self._judges_pixels:
-            samples, real = self._pixels(samples, rows, generator)
-        return real.repeat(self._num_samples, 1, 1, 1), samples.flatten(0, 1)
+    def _adversary(self, network: nn.Module) -> Adversary:
+        return Adversary(self._objective.adversarial, network, self._device, self._draw_stack, self._look)
 
-    def _pixels(self, samples: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Decoded samples [m, B, 3, H, W], about [-1, 1], and their pictures [B, 3, H, W]: whole, or the same crop."""
-        latents, pictures = samples.flatten(0, 1), self.data.images(rows)
-        if self._crop.size is None:
-            images = decode(self._pipeline.vae, latents)
+    @torch.no_grad()
+    def _draw_stack(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """New samples and their data [m + 1, B, C, H, W], as the discriminator judges them: latents or images."""
+        batch = self.data.batch(rows, generator)
+        samples, place = self._samples(network, batch, generator)[-1], self._place(generator)
+        return self._stack(samples if self._space == "latent" else self._decode(samples, place), batch.x0, place)
+
+    @torch.no_grad()
+    def _stack(self, judged: Tensor, x0: Tensor, place: Place) -> Tensor:
+        """Samples and data together; of images the autoencoder's copies, or its blur would be all there is to learn."""
+        real = x0[None] if self._space == "latent" else self._decode(x0[None], place)
+        return torch.cat([judged.detach(), real])
+
+    def _look(self, stack: Tensor, generator: torch.Generator) -> list[Tensor]:
+        if self._space != "feature":
+            return [stack.flatten(0, 1)]
+        return [torch.cat(maps) for maps in zip(*self._maps(stack, generator), strict=True)]
+
+    def _maps(self, images: Tensor, generator: torch.Generator) -> list[Maps]:
+        """Feature maps of images [n, B, 3, H, W], seen in views that the n of a caption share."""
+        assert self._features is not None
+        return [unit_maps(self._features, view) for view in random_views(images, generator)]
+
+    def _place(self, generator: torch.Generator) -> Place:
+        """Where losses on images look."""
+        size = self._crop.size
+        if size is None:
+            return None
+        top, left = torch.randint(self.data.latents.shape[-1] - size + 1, (2,), generator=generator).tolist()
+        return top, left, size
+
+    def _decode(self, latents: Tensor, place: Place) -> Tensor:
+        """Images [n, B, 3, H, W], about [-1, 1], of latents [n, B, C, h, w]."""
+        flat = latents.flatten(0, 1)
+        if place is None:
+            images = decode(self._pipeline.vae, flat)
         else:
-            size, room = self._crop.size, latents.shape[-1] - self._crop.size
-            top, left = torch.randint(room + 1, (2,), generator=generator).tolist()
-            images = decode_crop(self._pipeline.vae, latents, top, left, size, self._crop.halo)
-            scale = images.shape[-1] // size
-            pictures = pictures[..., top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-        return images.float().unflatten(0, samples.shape[:2]), pictures
+            images = decode_crop(self._pipeline.vae, flat, *place, halo=self._crop.halo)
+        return images.float().unflatten(0, latents.shape[:2])
+
+    def _cut(self, pictures: Tensor, place: Place) -> Tensor:
+        """The same square of pictures [B, 3, H, W]."""
+        if place is None:
+            return pictures
+        scale = pictures.shape[-1] // self.data.latents.shape[-1]
+        top, left, side = (scale * cells for cells in place)
+        return pictures[..., top : top + side, left : left + side]
 
     def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
         """m samples of each caption, latents [1, m, B, C, h, w], with their graph.

@@ -90,7 +90,10 @@ def update(
 def _update_adversary(
     stage: Stage, network: nn.Module, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator
 ) -> dict[str, float]:
-    """The discriminator's updates before update `step` of the sampler, on samples of their own (App. C.2)."""
+    """The discriminator's updates before update `step` of the sampler, on samples of their own (App. C.2).
+
+    Or on past samples, where it has a buffer of them.
+    """
     values: dict[str, float] = {}
     if stage.adversary is None:
         return values
@@ -100,7 +103,7 @@ def _update_adversary(
         rows = torch.randint(num_items, (config.micro_batch_size,), generator=generator)
         torch.manual_seed(_mix(_mix(config.seed, position), -1 - i))  # for dropout
         with accelerator.autocast():
-            terms = stage.adversary.loss_terms(*stage.adversary.pairs(network, rows, generator))
+            terms = stage.adversary.loss_terms(network, rows, generator)
         values = {name: term.item() for name, term in terms.items()}
         _check_finite(values, step)
         stage.adversary.step(terms, accelerator)

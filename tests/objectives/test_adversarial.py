@@ -40,7 +40,7 @@ def test_the_penalty_of_a_linear_critic_is_half_its_squared_weights_and_reaches_
     """D(x) = w . x: the gradient is w at every image, so R1 = ||w||^2 / 2 and its gradient is w."""
     weight = torch.tensor([3.0, -4.0], requires_grad=True)
     real = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    penalty = r1_penalty(real @ weight, real)
+    penalty = r1_penalty(real @ weight, [real])
     assert penalty.item() == pytest.approx(12.5)
     penalty.backward()
     assert weight.grad.tolist() == pytest.approx([3, -4])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from e2ed2.errors import UserError
-from e2ed2.models.discriminator import Discriminator
+from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.training import loop
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import AdversarialConfig, TrainConfig
@@ -26,19 +26,25 @@ class GanStage:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.1), nn.Linear(8, 1))
         self.weights = {"adversarial": 1.0}
-        self.adversary = Adversary(AdversarialConfig(**settings), 1, torch.device("cpu"), self.pairs)
-        self.pair_rows = []
+        settings = AdversarialConfig(**settings)
+        self.adversary = Adversary(settings, Discriminator(1), torch.device("cpu"), self.stack, self.look)
+        self.drawn_rows = []
 
-    def pairs(self, network, rows, generator):
-        self.pair_rows.append(rows)
+    def stack(self, network, rows, generator):
+        self.drawn_rows.append(rows)
         noise = torch.randn(len(rows), 1, 16, 16, generator=generator)
-        return 2 + 0.1 * noise, self.images(network, rows).detach() + 0.1 * noise.flip(0)
+        return torch.stack([self.images(network, rows).detach() + 0.1 * noise.flip(0), 2 + 0.1 * noise])
+
+    def look(self, stack, generator):
+        return [stack.flatten(0, 1)]
 
     def images(self, network, rows):
         return network(torch.ones(len(rows), 1))[..., None, None].expand(-1, 1, 16, 16)
 
     def loss_terms(self, network, ema, rows, generator):
-        return {"adversarial": self.adversary.adversarial_loss(self.images(network, rows))}
+        images = self.images(network, rows)
+        self.adversary.remember(torch.stack([images, torch.full_like(images, 2)]))
+        return {"adversarial": self.adversary.adversarial_loss([images])}
 
     def preview(self, network):
         return torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
@@ -58,22 +64,46 @@ def run(stage, num_updates, **settings):
 def test_four_convolutions_4x4_three_of_which_halve():
     layers = [layer for layer in Discriminator(3).layers if isinstance(layer, nn.Conv2d)]
     assert [(layer.kernel_size, layer.stride) for layer in layers] == [((4, 4), (2, 2))] * 3 + [((4, 4), (1, 1))]
-    assert Discriminator(3)(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 7, 7)
-    assert Discriminator(4)(torch.zeros(2, 4, 16, 16)).shape == (2, 1, 1, 1)
+    assert Discriminator(3)([torch.zeros(2, 3, 64, 64)])[0].shape == (2, 1, 7, 7)
+    assert Discriminator(4)([torch.zeros(2, 4, 16, 16)])[0].shape == (2, 1, 1, 1)
+
+
+def test_heads_on_features_see_a_place_and_its_neighbours_only():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 8, 9, 9), torch.randn(2, 16, 4, 4)]
+    network = FeatureDiscriminator([8, 16])
+    before = network(maps)
+    assert [tuple(logits.shape) for logits in before] == [(2, 1, 9, 9), (2, 1, 4, 4)]
+    maps[0][0, :, 4, 4] += 1
+    after = network(maps)
+    moved = (after[0] - before[0]).abs() > 0
+    assert moved[0, 0, 3:6, 3:6].all() and moved.sum() == 9 and torch.equal(after[1], before[1])
+
+
+def test_a_buffer_of_past_samples_replaces_new_ones_and_forgets_the_oldest():
+    stage = GanStage(buffer_size=2, num_discriminator_updates=3)
+    run(stage, 1)
+    assert len(stage.drawn_rows) == 3  # nothing is remembered before the sampler's first update
+    seen = []
+    look = stage.adversary._look
+    stage.adversary._look = lambda stack, generator: seen.append(stack[0, 0, 0, 0, 0].item()) or look(stack, generator)
+    run(stage, 6)
+    assert len(stage.drawn_rows) == 3
+    assert len(seen) == 18 and len(set(seen)) > 4  # of the newest two each time
 
 
 def test_five_updates_on_fresh_rows_before_each_of_the_sampler_s_whatever_the_accumulation():
     stage = GanStage()
     run(stage, 2, gradient_accumulation_steps=3)
-    assert len(stage.pair_rows) == 10
-    assert len({tuple(rows.tolist()) for rows in stage.pair_rows}) == 10
+    assert len(stage.drawn_rows) == 10
+    assert len({tuple(rows.tolist()) for rows in stage.drawn_rows}) == 10
 
 
 def test_its_update_leaves_the_sampler_and_the_sampler_s_leaves_it():
     stage = GanStage(num_discriminator_updates=1)
     sampler, critic = copy.deepcopy(stage.network), copy.deepcopy(stage.adversary.network)
-    real, fake = stage.pairs(stage.network, torch.arange(4), torch.Generator().manual_seed(0))
-    stage.adversary.step(stage.adversary.loss_terms(real, fake), Accelerator(mixed_precision="no"))
+    terms = stage.adversary.loss_terms(stage.network, torch.arange(4), torch.Generator().manual_seed(0))
+    stage.adversary.step(terms, Accelerator(mixed_precision="no"))
     assert all(torch.equal(a, b) for a, b in zip(stage.network.parameters(), sampler.parameters(), strict=True))
     after = copy.deepcopy(stage.adversary.network)
     assert any(not torch.equal(a, b) for a, b in zip(after.parameters(), critic.parameters(), strict=True))
@@ -91,8 +121,9 @@ def test_the_sampler_reaches_the_data(loss):
     assert {"discriminator", "r1", "adversarial"} <= set(rows[-1])
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "create_stage", GanStage)
+@pytest.mark.parametrize("buffer_size", [0, 3])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch, buffer_size):
+    monkeypatch.setattr(loop, "create_stage", lambda *args: GanStage(buffer_size=buffer_size))
     monkeypatch.setattr(loop, "load_training_set", lambda *args: range(NUM_ITEMS))
     whole = train(tiny_config(tmp_path / "whole"))
     train(tiny_config(tmp_path / "parts", max_train_steps=5))
@@ -116,6 +147,7 @@ def test_a_discriminator_that_wins_is_reported_once(tmp_path, monkeypatch):
 
 def test_a_state_of_another_discriminator_is_refused(tmp_path):
     GanStage().adversary.save(tmp_path)
-    other = Adversary(AdversarialConfig(), 3, torch.device("cpu"), GanStage().pairs)
+    stage = GanStage()
+    other = Adversary(AdversarialConfig(), Discriminator(3), torch.device("cpu"), stage.stack, stage.look)
     with pytest.raises(UserError, match="discriminator.pt: not the state"):
         other.load(tmp_path)

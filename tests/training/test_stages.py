@@ -8,6 +8,7 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.models import few_step_network
+from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_autoencoder, load_pipeline, save_pipeline
 from e2ed2.training import end_to_end
@@ -101,14 +102,16 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
     assert all(p.grad is not None and p.grad.isfinite().all() for p in blocks.parameters())
 
 
-@pytest.mark.parametrize("term", ["l2", "patch_energy", "lpips", "lpips_energy", "adversarial"])
+@pytest.mark.parametrize("term", ["l2", "patch_energy", "lpips", "lpips_energy", "mmd", "drifting", "adversarial"])
 def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, monkeypatch, term):
     """A number added to each step's prediction has a gradient of its own, also behind the decoder and the features."""
     offsets = torch.zeros(4, requires_grad=True)
 
-    def denoiser(network):
-        offset = iter(offsets)
-        return lambda x, t, cond: pixart_denoiser(network)(x, t, cond) + next(offset)
+    remaining = iter(offsets)
+
+    def denoiser(network):  # made once for each step
+        offset = next(remaining)
+        return lambda x, t, cond: pixart_denoiser(network)(x, t, cond) + offset
 
     monkeypatch.setattr(few_step_network, "pixart_denoiser", denoiser)
     stage = end_to_end_stage(tiny_model, start="pure_noise", **{term: {"weight": 1}, "num_samples": 2})
@@ -149,7 +152,7 @@ def test_a_learned_grid_has_a_gradient_and_alone_nothing_else_has(tiny_model, ti
         return {name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.norm() > 0}
 
     assert gradients("learned_alone") == {"time_grid.logits"}
-    assert {"time_grid.logits", "transformer.pos_embed.proj.weight"} <= gradients("learned")
+    assert {"time_grid.logits", "transformers.0.pos_embed.proj.weight"} <= gradients("learned")
 
 
 def test_a_learned_grid_is_exported_as_the_call(tiny_model, tiny_emoji, tmp_path):
@@ -179,6 +182,75 @@ def test_a_learned_grid_of_the_start_stays_its_grid(tiny_model, tiny_emoji, tmp_
         "e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2}
     )
     assert shorter.network.timesteps(2, torch.device("cpu")).tolist() == [999, 499]
+
+
+@pytest.mark.parametrize("space", ["latent", "pixel", "feature"])
+def test_the_discriminator_judges_samples_and_data_in_its_space(tiny_model, tiny_emoji, space):
+    """It is shown the samples and the autoencoder's copies of the data; the sampler's gradient passes through both."""
+    settings = {"weight": 1, "space": space, "buffer_size": 2}
+    stage = end_to_end_stage(tiny_model, start="pure_noise", adversarial=settings, num_samples=2)
+    shown = []
+    look = stage.adversary._look
+    stage.adversary._look = lambda stack, generator: shown.append(stack) or look(stack, generator)
+    fresh = stage.adversary.loss_terms(stage.network, ROWS, generator())["discriminator"]
+    value = stage.loss_terms(stage.network, stage.network, ROWS, generator(1))["adversarial"]
+    stage.adversary.loss_terms(stage.network, ROWS, generator())
+    assert fresh.isfinite() and value.isfinite()
+    stack, remembered = shown
+    assert stack.shape == (3, 6, *((4, 16, 16) if space == "latent" else (3, 64, 64))) == remembered.shape
+    x0 = stage.data.latents[ROWS]
+    real = x0 if space == "latent" else decode(stage._pipeline.vae, x0)
+    assert torch.allclose(remembered[-1], real, atol=1e-5) and not remembered.requires_grad
+    value.backward()
+    assert stage.network.transformers[0].proj_out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("parameters", ["per_step", "lora_per_step"])
+def test_a_set_per_step_trains_the_steps_that_were_run(tiny_model, tiny_emoji, parameters):
+    trajectory = {"parameters": parameters, "lora_rank": 2, "start": "random_step"}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    starts = set()
+    for seed in range(8):
+        stage.network.zero_grad()
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))["l2"].backward()
+        moved = [any(p.grad is not None and p.grad.any() for p in t.parameters()) for t in stage.network.transformers]
+        starts.add(moved.index(True))
+        assert moved[moved.index(True) :] == [True] * (4 - moved.index(True))
+    assert len(starts) > 1
+
+
+def test_a_loss_on_intermediate_states_is_each_step_s_own_error(tiny_model, tiny_emoji):
+    """With one step's prediction shifted, by hand: the mean over the earlier steps of the same distance."""
+    stage = end_to_end_stage(tiny_model, start="pure_noise", l2={"weight": 2}, intermediate_weight=0.5)
+    assert stage.weights == {"l2": 2, "intermediate_l2": 1}
+    terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    batch = stage.data.batch(ROWS, again := generator())
+    with torch.no_grad():
+        *earlier, last = stage._samples(stage.network, batch, again)
+    errors = [(x[0] - batch.x0).square().mean() for x in earlier]
+    assert len(errors) == 3 and terms["intermediate_l2"].item() == pytest.approx(sum(errors).item() / 3, rel=1e-5)
+    assert terms["l2"].item() == pytest.approx((last[0] - batch.x0).square().mean().item(), rel=1e-5)
+
+
+def test_a_loss_on_intermediate_states_needs_one_on_latents(tiny_model, tiny_emoji):
+    with pytest.raises(UserError, match="objective.intermediate_weight: 0.5 .* give one to l1, l2"):
+        end_to_end_stage(tiny_model, lpips={"weight": 1}, intermediate_weight=0.5)
+
+
+def test_truncated_back_propagation_reaches_the_last_steps_alone(tiny_model, tiny_emoji):
+    trajectory = {"start": "pure_noise", "parameters": "per_step", "num_backprop_steps": 2}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
+    moved = [t.proj_out.weight.grad is not None for t in stage.network.transformers]
+    assert moved == [False, False, True, True]
+
+
+def test_a_start_with_a_network_per_step_is_refused(tiny_model, tiny_emoji, tmp_path):
+    trajectory = {"parameters": "per_step", "num_inference_steps": 2}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    stage.export(stage.network, tmp_path / "model")
+    with pytest.raises(UserError, match="model.path: .* has a network for each of its steps"):
+        end_to_end_stage(tmp_path / "model")
 
 
 def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):
