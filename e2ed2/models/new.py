@@ -1,14 +1,24 @@
-"""Networks with random weights, from a recipe's `model.architecture`."""
+"""Networks and pipelines with random weights, from a recipe's `model.architecture`."""
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from e2ed2.errors import UserError
+from e2ed2.models.bundled import resolve_model
+from e2ed2.models.pipeline import assemble, load_autoencoder, noise_scheduler
+from e2ed2.prediction import PredictionType
+
+if TYPE_CHECKING:
+    from diffusers import PixArtAlphaPipeline
 
 M = TypeVar("M", bound=nn.Module)
+
+PREDICTION_TYPE: PredictionType = (
+    "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
+)
 
 
 def new_network(kind: type[M], architecture: Mapping[str, Any] | None) -> M:
@@ -26,3 +36,17 @@ def new_network(kind: type[M], architecture: Mapping[str, Any] | None) -> M:
         return kind(**arguments)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"model.architecture: {kind.__name__} refuses it ({' '.join(str(error).split())})") from error
+
+
+def new_pipeline(autoencoder: str, architecture: Mapping[str, Any] | None, solver: str) -> "PixArtAlphaPipeline":
+    """An untrained `PixArtTransformer2DModel`, which predicts v, in the latent space of a trained autoencoder.
+
+    Args:
+        autoencoder: the model folder of an `autoencoder` stage, or emoji-autoencoder. solver: `lcm` or `ddim`.
+    Raises:
+        UserError: no such autoencoder, or an architecture that does not fit together.
+    """
+    from diffusers import PixArtTransformer2DModel
+
+    transformer = new_network(PixArtTransformer2DModel, architecture)
+    return assemble(transformer, load_autoencoder(resolve_model(autoencoder)), noise_scheduler(solver, PREDICTION_TYPE))

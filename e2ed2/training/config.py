@@ -55,7 +55,8 @@ class ModelConfig(_Section):
     """What the stage starts from.
 
     `path`: a model folder or a bundled model's name (`base`: the autoencoder; `lcm`, `e2ed2`: a pipeline).
-    `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights.
+    `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
+    `e2ed2` when it trains from scratch: `path` is then an autoencoder.
     """
 
     path: str | None = None

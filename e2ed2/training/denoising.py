@@ -8,25 +8,14 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, to_uint8
-from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import guided, pixart_denoiser
-from e2ed2.models.new import new_network
-from e2ed2.models.pipeline import (
-    Inference,
-    assemble,
-    load_autoencoder,
-    noise_scheduler,
-    save_pipeline,
-    schedule_of,
-)
-from e2ed2.prediction import PredictionType, training_target
+from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
+from e2ed2.models.pipeline import Inference, save_pipeline, schedule_of
+from e2ed2.prediction import training_target
 from e2ed2.training.config import Config
 from e2ed2.training.latents import LatentSet
 from e2ed2.trajectory import unroll
 
-PREDICTION_TYPE: PredictionType = (
-    "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
-)
 GUIDANCE_SCALE = 2.0
 NUM_INFERENCE_STEPS = 25
 
@@ -37,12 +26,8 @@ class DenoisingStage:
     adversary = None
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
-        from diffusers import PixArtTransformer2DModel
-
-        autoencoder = load_autoencoder(resolve_model(str(config.model.path)))
-        self.network: nn.Module = new_network(PixArtTransformer2DModel, config.model.architecture).to(device)
-        scheduler = noise_scheduler("ddim", PREDICTION_TYPE)
-        self._pipeline = assemble(self.network, autoencoder, scheduler).to(device)
+        self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
+        self.network: nn.Module = self._pipeline.transformer
         self._size = data.images.shape[-1]
         self._data = LatentSet(data, config.data, self._pipeline, device, say)
         self._schedule = schedule_of(self._pipeline)

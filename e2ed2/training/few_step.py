@@ -12,7 +12,8 @@ from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.few_step_network import FewStepNetwork, merged
-from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline, schedule_of
+from e2ed2.models.new import new_pipeline
+from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
 from e2ed2.training.latents import LatentSet
@@ -20,12 +21,20 @@ from e2ed2.trajectory import draw_noises
 
 
 class FewStepStage:
-    """Loads `model.path`, trains its transformer, exports it with the few-step sampler baked in."""
+    """Loads `model.path`, trains its transformer, exports it with the few-step sampler baked in.
+
+    With `model.architecture` the transformer is a new one, and `model.path` an autoencoder.
+    """
 
     adversary: Adversary | None = None
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
-        self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
+        steps = config.trajectory.num_inference_steps
+        if config.model.architecture is not None:  # from scratch
+            self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "lcm")
+            start = Inference("lcm", steps, 1.0, height=data.images.shape[-1], width=data.images.shape[-1])
+        else:
+            self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
@@ -37,7 +46,6 @@ class FewStepStage:
         self.prediction_type = self._pipeline.scheduler.config.prediction_type
         self.schedule = schedule_of(self._pipeline)
         self.data = LatentSet(data, config.data, self._pipeline, device, say)
-        steps = config.trajectory.num_inference_steps
         learned = start.timesteps if start.num_inference_steps == steps else None
         self.inference = replace(
             start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0, timesteps=learned

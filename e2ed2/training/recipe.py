@@ -65,11 +65,13 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: the stage lacks something, or would not read something that is set.
     """
-    stage, model, data = config.stage, config.model, config.data
+    stage, model, data, train = config.stage, config.model, config.data, config.train
     if stage in STARTS and model.path is None:
         raise UserError(f"model.path: missing; stage {stage} needs {STARTS[stage]} to start from")
     if stage in ("autoencoder", "base") and model.architecture is None:
         raise UserError(f"model.architecture: missing; stage {stage} makes a new network, see its recipe")
+    if stage == "lcm" and model.architecture is not None:
+        raise UserError("model.architecture: given, but stage lcm distils a trained network: leave it out")
     if data.source == "folder" and data.path is None:
         raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
     if data.source == "emoji" and data.path is not None:
@@ -96,6 +98,9 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
         )
+    if train.micro_batch_size < 2 and weights.keys() & {"mmd", "drifting"}:
+        term = "mmd" if "mmd" in weights else "drifting"
+        raise UserError(f"train.micro_batch_size: {train.micro_batch_size}, but {term} compares sets: give 2 or more")
     is_scoring = any(isinstance(getattr(config.objective, name), EnergyConfig) for name in weights)
     if config.objective.num_samples < 2 and is_scoring:
         found = config.objective.num_samples

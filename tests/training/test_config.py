@@ -69,6 +69,10 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("trajectory.start=noise", ["trajectory.start: 'noise'", "'pure_noise' or 'random_step'"]),
         ("consistency.num_ddim_steps=300", ["consistency.num_ddim_steps: 300", "one of 50, 100, 200, 250, 500, 1000"]),
         ("consistency.num_ddim_steps=20", ["consistency.num_ddim_steps: 20", "must be one of 50, 100"]),
+        ("trajectory.num_backprop_steps=0", ["trajectory.num_backprop_steps: 0", "greater than or equal to 1"]),
+        ("trajectory={parameters: per_step, random_num_steps: true}", ["trajectory.parameters: per_step needs"]),
+        ("trajectory={parameters: per_step, num_inference_steps: 1}", ["per_step needs num_inference_steps of 2"]),
+        ("objective.adversarial.space=image", ["'latent', 'pixel' or 'feature'"]),
         ("objective.l2.weight=0", ["objective: no term has a weight", "objective.patch_energy.weight=1"]),
         ("objective.energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
         ("objective.lpips_energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
@@ -103,6 +107,7 @@ def test_a_mistake_names_field_value_and_what_is_allowed_in_one_line(recipe, ove
         ("autoencoder", {"model": {}}, "model.architecture: missing; stage autoencoder"),
         ("autoencoder", {"model": {"architecture": {}}}, "objective.l1.weight: 0, but it is what makes"),
         ("base", {"model": {"architecture": {}}}, "model.path: missing; stage base needs an autoencoder's folder"),
+        ("lcm", {"model": {"path": "x", "architecture": {}}}, "model.architecture: given, but stage lcm distils"),
         ("base", {"model": {"path": "x"}}, "model.architecture: missing; stage base"),
     ],
 )

@@ -253,6 +253,24 @@ def test_a_start_with_a_network_per_step_is_refused(tiny_model, tiny_emoji, tmp_
         end_to_end_stage(tmp_path / "model")
 
 
+def test_from_scratch_is_a_new_network_in_a_trained_latent_space(tiny_model, tiny_emoji, tmp_path):
+    load_pipeline(tiny_model)[0].vae.save_pretrained(tmp_path)
+    architecture = dict(load_pipeline(tiny_model)[0].transformer.config) | {"caption_channels": 384}
+    architecture = {k: v for k, v in architecture.items() if not k.startswith("_")}
+    values = {"stage": "e2ed2", "run": {"dir": "unused"}, "objective": {"l2": {"weight": 1}}}
+    config = build_config({**values, "model": {"path": str(tmp_path), "architecture": architecture}})
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        stage = create_stage(config, tiny_emoji, torch.device("cpu"), lambda line: None)
+        weights.append(stage.network.transformers[0].proj_out.weight)
+    assert torch.equal(*weights[:2]) and not torch.equal(*weights[1:])
+    assert (stage.inference.num_inference_steps, stage.inference.height) == (4, 64)
+    stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
+    stage.export(stage.network, tmp_path / "model")
+    assert load_pipeline(tmp_path / "model")[1] == stage.inference
+
+
 def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):
     with pytest.raises(UserError, match="objective.crop.size: 17, but latents are 16x16: give 16 at most"):
         end_to_end_stage(tiny_model, lpips={"weight": 1}, crop={"size": 17})
