@@ -29,6 +29,19 @@ def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
 
 
+def decoder_features(autoencoder: "AutoencoderKL", latents: Tensor) -> list[Tensor]:
+    """What the decoder makes of scaled latents [B, C, h, w] on its way: after its middle and after its first up block.
+
+    Maps [B, C', h', w'] at the latents' own side and, as a rule, at twice it; the costly blocks at higher resolution
+    are not run (latent perceptual loss, arXiv:2411.04873).
+    """
+    decoder, z = autoencoder.decoder, latents / autoencoder.config.scaling_factor
+    if autoencoder.post_quant_conv is not None:
+        z = autoencoder.post_quant_conv(z)
+    middle = decoder.mid_block(decoder.conv_in(z))
+    return [middle, decoder.up_blocks[0](middle)]
+
+
 def decode_crop(
     autoencoder: "AutoencoderKL", latents: Tensor, top: int, left: int, size: int, halo: int
 ) -> Tensor:

@@ -22,7 +22,6 @@ FIRES = {  # name -> channels in, squeezed, and of each of the two expansions
     "fire8": (384, 64, 256),
     "fire9": (512, 64, 256),
 }
-CHANNELS = (64, 128, 256, 384, 384, 512, 512)  # of the maps that LPIPS reads
 
 
 class Fire(nn.Module):
@@ -43,6 +42,8 @@ class SqueezeNet(nn.Module):
     """Images -> the seven feature maps that LPIPS reads from this network (arXiv:1801.03924)."""
 
     mean: Tensor
+    channels = (64, 128, 256, 384, 384, 512, 512)
+    layer_weights = None  # those of LPIPS belong to other weights of the network
 
     def __init__(self) -> None:
         super().__init__()

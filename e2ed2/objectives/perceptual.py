@@ -21,9 +21,22 @@ MIN_SIDE = 96  # smaller images are enlarged: ImageNet networks see little in fe
 
 
 def unit_maps(network: FeatureNetwork, images: Tensor) -> Maps:
-    """Feature maps [B, C, h, w] of images [B, 3, H, W], of length 1 over the channels at every place."""
-    maps = (features.float() for features in network(images))
-    return tuple(x * x.square().sum(1, keepdim=True).clamp_min(1e-16).rsqrt() for x in maps)
+    """Feature maps [B, C, h, w] of images [B, 3, H, W], of length 1 over the channels at every place.
+
+    Of a network with `layer_weights` ([C] of each map) they are then multiplied by the weights' roots, so that
+    `feature_distance(2)` is LPIPS (arXiv:1801.03924, Eq. 1).
+    """
+    maps = [normalised(features) for features in network(images)]
+    weights = getattr(network, "layer_weights", None)
+    if weights is None:
+        return tuple(maps)
+    return tuple(x * w.clamp_min(0).sqrt()[:, None, None] for x, w in zip(maps, weights, strict=True))
+
+
+def normalised(features: Tensor) -> Tensor:
+    """[B, C, h, w] in float32, of length 1 over the channels at every place."""
+    x = features.float()
+    return x * x.square().sum(1, keepdim=True).clamp_min(1e-16).rsqrt()
 
 
 def lpips(samples: Sequence[Maps], x0: Maps) -> Tensor:

@@ -46,9 +46,8 @@ class Adversary:
         self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 
     def remember(self, stack: Tensor) -> None:
-        """Keep what the sampler was just trained on, for as many micro-batches as `buffer_size`."""
-        if self.settings.buffer_size > 0:
-            self._buffer = [*self._buffer, stack.detach()][-self.settings.buffer_size :]
+        """Keep what the sampler was just trained on, for `buffer_size` micro-batches (at least one)."""
+        self._buffer = [*self._buffer, stack.detach()][-self.settings.buffer_size :]
 
     def loss_terms(self, sampler: nn.Module, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """`discriminator`, and with a weight `r1`, on a stack from the buffer, or on a new one where there is none."""

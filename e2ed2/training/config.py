@@ -133,6 +133,7 @@ class AdversarialConfig(TermConfig):
 class ObjectiveConfig(_Section):
     """Weights of the end-to-end loss's terms; `num_samples` samples per caption (scoring rules need 2).
 
+    `perceptual_network`: whose features terms on images compare; all but `bundled` are those of the `lpips` package.
     `intermediate_weight`: of the latent terms on each earlier step's estimate of x0, relative to the end's.
     """
 
@@ -142,12 +143,14 @@ class ObjectiveConfig(_Section):
     energy: EnergyConfig = EnergyConfig()
     patch_energy: EnergyConfig = EnergyConfig()
     lpips: TermConfig = TermConfig()
+    latent_lpips: TermConfig = TermConfig()
     lpips_energy: EnergyConfig = EnergyConfig()
     mmd: TermConfig = TermConfig()
     drifting: TermConfig = TermConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
+    perceptual_network: Literal["bundled", "alex", "vgg", "squeeze"] = "bundled"
     num_samples: Count = 1
     intermediate_weight: NonNegative = 0.0
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import decode, decode_crop
+from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
 from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
-from e2ed2.models.squeezenet import CHANNELS, load_squeezenet
+from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
 from e2ed2.objectives.total import Term, evaluate_terms
@@ -66,9 +66,9 @@ class EndToEndStage(FewStepStage):
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
         needs_features = self._feature_terms or self._space == "feature"
-        self._features = load_squeezenet().to(device) if needs_features else None
-        if self._space == "feature":
-            self.adversary = self._adversary(FeatureDiscriminator(CHANNELS))
+        self._features = load_lpips_network(config.objective.perceptual_network).to(device) if needs_features else None
+        if self._features and self._space == "feature":
+            self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:
             channels = 3 if self._space == "pixel" else self.data.latents.shape[1]
             self.adversary = self._adversary(Discriminator(channels))
@@ -102,12 +102,17 @@ class EndToEndStage(FewStepStage):
             at_steps = [evaluate_terms(self._latent_terms, estimate, batch.x0) for estimate in earlier]
             for name, value in values.copy().items():  # a chain of one step has none: then 0
                 values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
+        if "latent_lpips" in self.weights:
+            values["latent_lpips"] = self._latent_lpips(samples, batch.x0)
         place = self._place(generator)
         if self._features or self._space == "pixel":
             images = self._decode(samples, place)
         if self._features:
             pictures = self._cut(self.data.images(rows), place)
-            *sample_maps, x0_maps = self._maps(torch.cat([images, pictures[None]]), generator)
+            *views, view = random_views(torch.cat([images, pictures[None]]), generator)
+            sample_maps = [unit_maps(self._features, samples) for samples in views]
+            with torch.no_grad():
+                x0_maps = unit_maps(self._features, view)
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
         if self.adversary:
             judged = images if self._space == "pixel" else samples
@@ -115,8 +120,16 @@ class EndToEndStage(FewStepStage):
             if self._space == "feature":
                 judged, fake = images, [torch.cat(maps) for maps in zip(*sample_maps, strict=True)]
             values["adversarial"] = self.adversary.adversarial_loss(fake)
-            self.adversary.remember(self._stack(judged, batch.x0, place))
+            if self._objective.adversarial.buffer_size > 0:
+                self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
+
+    def _latent_lpips(self, samples: Tensor, x0: Tensor) -> Tensor:
+        """LPIPS in features of the decoder, nothing decoded to pixels (arXiv:2411.04873)."""
+        decoder_maps = partial(decoder_features, self._pipeline.vae)
+        with torch.no_grad():
+            x0_maps = unit_maps(decoder_maps, x0)
+        return lpips([unit_maps(decoder_maps, sample) for sample in samples], x0_maps)
 
     def _adversary(self, network: nn.Module) -> Adversary:
         return Adversary(self._objective.adversarial, network, self._device, self._draw_stack, self._look)
@@ -135,14 +148,10 @@ class EndToEndStage(FewStepStage):
         return torch.cat([judged.detach(), real])
 
     def _look(self, stack: Tensor, generator: torch.Generator) -> list[Tensor]:
-        if self._space != "feature":
+        """The maps that the discriminator is shown of a stack; of images their features, in new views."""
+        if self._features is None or self._space != "feature":
             return [stack.flatten(0, 1)]
-        return [torch.cat(maps) for maps in zip(*self._maps(stack, generator), strict=True)]
-
-    def _maps(self, images: Tensor, generator: torch.Generator) -> list[Maps]:
-        """Feature maps of images [n, B, 3, H, W], seen in views that the n of a caption share."""
-        assert self._features is not None
-        return [unit_maps(self._features, view) for view in random_views(images, generator)]
+        return list(unit_maps(self._features, random_views(stack, generator).flatten(0, 1)))
 
     def _place(self, generator: torch.Generator) -> Place:
         """Where losses on images look."""

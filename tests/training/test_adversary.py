@@ -43,7 +43,8 @@ class GanStage:
 
     def loss_terms(self, network, ema, rows, generator):
         images = self.images(network, rows)
-        self.adversary.remember(torch.stack([images, torch.full_like(images, 2)]))
+        if self.adversary.settings.buffer_size > 0:
+            self.adversary.remember(torch.stack([images, torch.full_like(images, 2)]))
         return {"adversarial": self.adversary.adversarial_loss([images])}
 
     def preview(self, network):

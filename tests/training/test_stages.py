@@ -102,7 +102,9 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
     assert all(p.grad is not None and p.grad.isfinite().all() for p in blocks.parameters())
 
 
-@pytest.mark.parametrize("term", ["l2", "patch_energy", "lpips", "lpips_energy", "mmd", "drifting", "adversarial"])
+@pytest.mark.parametrize(
+    "term", ["l2", "patch_energy", "lpips", "latent_lpips", "lpips_energy", "mmd", "drifting", "adversarial"]
+)
 def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, monkeypatch, term):
     """A number added to each step's prediction has a gradient of its own, also behind the decoder and the features."""
     offsets = torch.zeros(4, requires_grad=True)
@@ -126,6 +128,23 @@ def test_lpips_compares_the_decoded_samples_with_the_pictures(tiny_model, tiny_e
     assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() == 0
     monkeypatch.undo()
     assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() > 0.1
+
+
+def test_latent_lpips_compares_the_decoder_s_own_features(tiny_model, tiny_emoji):
+    """Against hooks on a whole decoding; the latents of the data have distance zero; no decoder weight learns."""
+    stage = end_to_end_stage(tiny_model, latent_lpips={"weight": 1})
+    vae, x0 = stage._pipeline.vae, stage.data.latents[ROWS]
+    seen, blocks = [], (vae.decoder.mid_block, vae.decoder.up_blocks[0])
+    hooks = [block.register_forward_hook(lambda *call: seen.append(call[2])) for block in blocks]
+    decode(vae, x0)
+    decode(vae, x0.flip(0))
+    for hook in hooks:
+        hook.remove()
+    unit = [x / x.norm(dim=1, keepdim=True) for x in seen]
+    by_hand = sum((a - b).square().sum(1).mean() for a, b in zip(unit[:2], unit[2:], strict=True))
+    assert stage._latent_lpips(x0.flip(0)[None], x0).item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert stage._latent_lpips(x0[None], x0).item() == 0
+    assert not any(p.requires_grad for p in vae.parameters())
 
 
 def test_a_crop_of_samples_and_pictures_is_the_same_and_moves(tiny_model, tiny_emoji, monkeypatch):

@@ -1,0 +1,72 @@
+"""What each objective costs: seconds per update relative to plain L2, all in one process, turn by turn.
+
+    python benchmarks/objectives.py
+
+32 captions, `emoji-lcm`, always four steps from noise, so that every update unrolls the same chain.
+"""
+
+import time
+from statistics import median
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel
+
+from e2ed2.evaluation.evaluate import device_name
+from e2ed2.training.recipe import build_config
+from e2ed2.training.stages import create_stage, load_training_set
+from e2ed2.training.step import Trained, update
+
+ROUNDS = 5
+ONE = {"weight": 1.0}
+FEATURE_GAN = {"weight": 0.5, "space": "feature", "num_discriminator_updates": 1}
+OBJECTIVES = {
+    "l2": {"l2": ONE},
+    "l1": {"l1": ONE},
+    "patch_energy, 2 samples": {"patch_energy": ONE, "num_samples": 2},
+    "lpips": {"lpips": ONE},
+    "l2 + lpips": {"l2": ONE, "lpips": ONE},
+    "l2 + lpips on half the side": {"l2": ONE, "lpips": ONE, "crop": {"size": 8}},
+    "l2 + lpips + mmd": {"l2": ONE, "lpips": ONE, "mmd": ONE},
+    "l2 + lpips + drifting": {"l2": ONE, "lpips": ONE, "drifting": ONE},
+    "l2 + gan": {"l2": ONE, "adversarial": {"weight": 0.01}},
+    "l2 + gan, buffer": {"l2": ONE, "adversarial": {"weight": 0.01, "buffer_size": 8}},
+    "l2 + lpips + gan on features": {"l2": ONE, "lpips": ONE, "adversarial": FEATURE_GAN},
+    "l2 + lpips + gan on features, buffer": {"l2": ONE, "lpips": ONE, "adversarial": {**FEATURE_GAN, "buffer_size": 8}},
+}
+
+
+def main() -> None:
+    runs = {name: _prepare(objective) for name, objective in OBJECTIVES.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(ROUNDS + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(step)
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: median(times[1:]) for name, times in seconds.items()}
+    print(f"{device_name()}, torch {torch.__version__}, median of {ROUNDS} rounds")
+    print("| objective | s per update | relative to l2 |\n|---|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:.2f} | {value / medians['l2']:.2f} |")
+
+
+def _prepare(objective):
+    """update number -> one update of this objective."""
+    train = {"micro_batch_size": 32, "mixed_precision": "no"}
+    trajectory = {"start": "pure_noise"}
+    config = build_config(
+        {
+            "stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"},
+            "objective": objective, "train": train, "trajectory": trajectory,
+        }  # fmt: skip
+    )
+    accelerator = Accelerator(mixed_precision="no")
+    stage = create_stage(config, load_training_set(config.data, print), accelerator.device, lambda line: None)
+    optimizer = torch.optim.AdamW(stage.network.parameters())
+    trained = Trained(stage.network, AveragedModel(stage.network), optimizer)
+    return lambda step: update(stage, trained, config.train, len(stage.data.latents), step, accelerator)
+
+
+if __name__ == "__main__":
+    main()

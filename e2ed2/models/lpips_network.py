@@ -1,0 +1,52 @@
+"""The feature network of perceptual terms: the bundled one, or the official LPIPS with its learned layer weights."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from e2ed2.errors import UserError
+from e2ed2.models.squeezenet import SqueezeNet, load_squeezenet
+
+
+class OfficialLpips(nn.Module):
+    """A backbone of the `lpips` package (Zhang et al. 2018, arXiv:1801.03924), frozen.
+
+    Args:
+        reference: an `lpips.LPIPS`.
+    Attributes:
+        channels: of its maps. layer_weights: [C] of each, at least 0; unit maps times their roots have LPIPS as their
+            squared distance.
+    """
+
+    def __init__(self, reference: Any):
+        super().__init__()
+        self.reference: Any = reference.eval().requires_grad_(False)
+        self.channels = tuple(reference.chns)
+
+    @property
+    def layer_weights(self) -> list[Tensor]:
+        return [layer.model[-1].weight.flatten() for layer in self.reference.lins]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """float images [B, 3, H, W] in [-1, 1] -> maps [B, C, h, w]."""
+        return list(self.reference.net(self.reference.scaling_layer(images)))
+
+
+def load_lpips_network(name: str) -> SqueezeNet | OfficialLpips:
+    """`bundled`, or `alex`, `vgg` or `squeeze` from the `lpips` package.
+
+    Raises:
+        UserError: the package or its weights are not there.
+    """
+    if name == "bundled":
+        return load_squeezenet()
+    try:
+        import lpips
+
+        return OfficialLpips(lpips.LPIPS(net=name, verbose=False))
+    except ImportError as error:
+        problem = f"needs the packages lpips and torchvision ({error}): pip install 'e2ed2[lpips]'"
+    except (OSError, RuntimeError) as error:  # torchvision fetches the backbone's weights
+        problem = f"cannot load its weights ({' '.join(str(error).split())}): connect once, or copy torch's hub cache"
+    raise UserError(f"objective.perceptual_network: {name} {problem}; or use bundled, which needs neither")
+

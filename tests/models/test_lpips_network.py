@@ -1,0 +1,89 @@
+"""The official LPIPS behind our distance: a stand-in with the package's attributes, and the package itself."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from e2ed2.errors import UserError
+from e2ed2.models.lpips_network import load_lpips_network
+from e2ed2.objectives.perceptual import feature_distance, unit_maps
+
+
+class Layer(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
+        nn.init.uniform_(self.model[-1].weight)  # the package's are not negative either
+
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 6, 3, stride=2)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return x, self.second(x).relu()
+
+
+class StandIn(nn.Module):
+    """`lpips.LPIPS` in small, its forward written after Eq. 1 of arXiv:1801.03924."""
+
+    def __init__(self, net, verbose):
+        super().__init__()
+        assert net == "squeeze" and not verbose
+        torch.manual_seed(0)
+        self.chns, self.net = [8, 6], Backbone()
+        self.scaling_layer = lambda x: (x + 0.1) / 0.45
+        self.lins = nn.ModuleList(map(Layer, self.chns))
+
+    def forward(self, a, b):
+        total = 0
+        both = (self.net(self.scaling_layer(x)) for x in (a, b))
+        for f, g, layer in zip(*both, self.lins, strict=True):
+            f, g = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in (f, g))
+            total = total + layer.model((f - g).square()).mean((1, 2, 3))
+        return total
+
+
+def images(n):
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(n)) * 2 - 1
+
+
+def test_the_distance_is_the_package_s_own_and_only_samples_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=StandIn))
+    network = load_lpips_network("squeeze").train()
+    network.reference.eval()
+    a, b = images(3).requires_grad_(), images(4)[:3]
+    ours = feature_distance(2)(unit_maps(network, a), unit_maps(network, b))
+    torch.testing.assert_close(ours, network.reference(a, b))
+    (gradient,) = torch.autograd.grad(ours.sum(), a)
+    (expected,) = torch.autograd.grad(network.reference(a, b).sum(), a)
+    torch.testing.assert_close(gradient, expected)
+    assert network.channels == (8, 6) and not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.download
+@pytest.mark.parametrize("name", ["alex", "vgg", "squeeze"])
+def test_the_distance_is_that_of_the_installed_package(name):
+    pytest.importorskip("lpips")
+    network = load_lpips_network(name)
+    a, b = images(3), images(4)[:3]
+    ours = feature_distance(2)(unit_maps(network, a), unit_maps(network, b))
+    torch.testing.assert_close(ours, network.reference(a, b).flatten())
+
+
+def test_without_the_package_or_its_weights_there_is_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UserError, match=r"perceptual_network: vgg needs the packages .*e2ed2\[lpips\].*bundled"):
+        load_lpips_network("vgg")
+
+    def offline(net, verbose):
+        raise OSError("<urlopen error no route>")
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=offline))
+    with pytest.raises(UserError, match=r"vgg cannot load its weights \(<urlopen error no route>\).*bundled"):
+        load_lpips_network("vgg")
