@@ -59,18 +59,19 @@ def feature_distance(beta: float) -> Callable[[Maps, Maps], Tensor]:
     return distance
 
 
-def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_views(images: Tensor, generator: torch.Generator, rows_per_caption: int = 1) -> Tensor:
     """The same random view of every image of a caption.
 
     Args:
         images: float [n, B, 3, H, W]; the n images of a caption share a view: shift to 1/8, turn to 10 degrees, zoom
             0.8 to 1.25, flip.
         generator: on the CPU.
+        rows_per_caption: so many consecutive of the B rows are of one caption.
     Returns:
         float [n, B, 3, S, S], S the longer side or `MIN_SIDE`; the border is repeated outside.
     """
     n, batch = images.shape[:2]
-    u = torch.rand(5, batch, generator=generator)
+    u = torch.rand(5, batch // rows_per_caption, generator=generator).repeat_interleave(rows_per_caption, 1)
     angle = (u[0] - 0.5) * math.radians(20)
     zoom = 1.25 ** (2 * u[1] - 1)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom

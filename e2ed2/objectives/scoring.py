@@ -7,8 +7,8 @@ together, unless the largest patch is the whole image.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
-from typing import TypeVar
+from itertools import combinations, product
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,26 +18,51 @@ T = TypeVar("T")
 Distance = Callable[[Tensor, Tensor], Tensor]  # two [B, ...] -> [B]
 
 
-def energy_score(samples: Sequence[T], x0: T, distance: Callable[[T, T], Tensor]) -> Tensor:
-    """S = (1/m) sum_i d(X_i, x0) - 1/(2 m (m - 1)) sum_{i != j} d(X_i, X_j), averaged over the batch.
+def energy_score(samples: Sequence[T], x0: T | list[T], distance: Callable[[T, T], Tensor]) -> Tensor:
+    """S = mean_{i, k} d(X_i, Y_k) - 1/2 mean_{i != j} d(X_i, X_j), averaged over the batch.
+
+    Unbiased for any m and n; the data's own term -1/2 E d(Y, Y') of the energy distance is constant and left out.
 
     Args:
-        samples: m >= 2 samples [B, ...] for each caption that share the state they started from: a tensor
+        samples: X, m >= 2 samples [B, ...] for each caption that share the state they started from: a tensor
             [m, B, ...], or a sequence of what `distance` takes (feature maps, say).
-        x0: the data, like one of the samples.
+        x0: Y, the data, like one of the samples; or a list of n images of each caption, like that each.
         distance: maps two of them to [B]; Euclidean to a power below 2 makes the score strictly proper.
     Raises:
-        ValueError: fewer than two samples, or shapes that do not match.
+        ValueError: fewer than two samples, no image, or shapes that do not match.
     """
-    if len(samples) < 2:
-        raise ValueError(f"energy score: {len(samples)} sample per caption, expected 2 or more")
-    if isinstance(samples, Tensor) and isinstance(x0, Tensor) and samples.shape[1:] != x0.shape:
-        raise ValueError(
-            f"energy score: samples {tuple(samples.shape)}, x0 {tuple(x0.shape)}: expected [m, ...] with x0's shape"
-        )
-    attraction = torch.stack([distance(sample, x0) for sample in samples]).mean()
+    images = x0 if isinstance(x0, list) else [x0]
+    if len(samples) < 2 or not images:
+        raise ValueError(f"energy score: {len(samples)} samples, {len(images)} images; expected 2 and 1 or more")
+    for sample, image in product(samples, images):
+        if isinstance(sample, Tensor) and isinstance(image, Tensor) and sample.shape != image.shape:
+            shapes = f"a sample {tuple(sample.shape)}, an image {tuple(image.shape)}"
+            raise ValueError(f"energy score: {shapes}; expected the same [B, ...]")
+    attraction = torch.stack([distance(sample, image) for sample, image in product(samples, images)]).mean()
     repulsion = torch.stack([distance(a, b) for a, b in combinations(samples, 2)]).mean()
     return attraction - 0.5 * repulsion
+
+
+def per_caption(rule: Callable[[list[T], list[T]], Tensor], n: int) -> Callable[[Sequence[T], T], Tensor]:
+    """A scoring rule for class batches: n consecutive rows share a caption, so that it has m n samples and n images.
+
+    Args:
+        rule: of samples and images of G captions, such as `energy_score` with a distance.
+    Returns:
+        The rule of samples (m of [G n, ...]) and x0 [G n, ...], which are tensors or tuples of tensors.
+    """
+
+    def by_caption(samples: Sequence[T], x0: T) -> Tensor:
+        return rule([part for sample in samples for part in _parts(sample, n)], _parts(x0, n))
+
+    return by_caption
+
+
+def _parts(x: Any, n: int) -> list[Any]:
+    """The first rows of all groups of n, the second, ...: n of [G, ...]."""
+    if isinstance(x, Tensor):
+        return list(x.unflatten(0, (-1, n)).unbind(1))
+    return list(zip(*(_parts(part, n) for part in x), strict=True))
 
 
 def euclidean(beta: float = 1.0) -> Distance:

@@ -53,6 +53,13 @@ def test_images_of_a_caption_share_their_view_and_captions_do_not():
     assert torch.equal(views, random_views(picture.expand(2, 2, -1, -1, -1), generator(1)))
 
 
+def test_rows_of_a_caption_share_their_view():
+    picture = torch.rand(1, 1, 3, 32, 32, generator=generator()).expand(1, 4, -1, -1, -1)
+    (views,) = random_views(picture, generator(1), rows_per_caption=2)
+    assert torch.equal(views[0], views[1]) and torch.equal(views[2], views[3])
+    assert not torch.allclose(views[1], views[2])
+
+
 def test_a_view_moves_a_picture_by_an_eighth_of_its_side_at_most():
     """The middle of 64 views of a centred disc stays inside it; colours are only mixed, never made."""
     axis = torch.linspace(-1, 1, 64)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from e2ed2.objectives.reconstruction import l2
-from e2ed2.objectives.scoring import energy_score, euclidean, patch_euclidean
+from e2ed2.objectives.scoring import energy_score, euclidean, patch_euclidean, per_caption
 
 
 def column(*values: float) -> Tensor:
@@ -36,6 +36,46 @@ def test_gradient_by_hand():
     samples = torch.stack([column(2), column(3)]).requires_grad_()
     energy_score(samples, column(1), euclidean()).backward()
     assert samples.grad.flatten().tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_several_images_by_hand():
+    """X = 0 and 3, Y = 1 and 5: (1 + 5 + 2 + 2) / 4 - 3 / 2 = 1."""
+    samples = torch.stack([column(0), column(3)]).requires_grad_()
+    score = energy_score(samples, [column(1), column(5)], euclidean())
+    score.backward()
+    assert score.item() == pytest.approx(1)
+    # by the data: -(1 + 1) / 4 and (1 - 1) / 4; by each other: 1/2 and -1/2
+    assert samples.grad.flatten().tolist() == pytest.approx([-0.5 + 0.5, 0 - 0.5])
+
+
+@pytest.mark.parametrize("distance", [euclidean(0.7), patch_euclidean()])
+def test_one_image_in_a_list_is_the_image(distance):
+    samples = torch.randn(3, 5, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    x0 = torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(energy_score(samples, [x0], distance), energy_score(samples, x0, distance))
+    alone = per_caption(lambda x, y: energy_score(x, y, distance), 1)
+    assert torch.equal(alone(samples, x0), energy_score(samples, x0, distance))
+
+
+def tuple_distance(a, b):
+    return euclidean()(a[0], b[0]) + 3 * euclidean(0.5)(a[1], b[1])
+
+
+def test_a_class_batch_is_scored_caption_by_caption():
+    """2 captions with 3 rows each, 2 samples per row: 6 samples and 3 images of a caption; also of feature maps."""
+    generator = torch.Generator().manual_seed(0)
+    samples, other = torch.randn(2, 2, 6, 4, 5, generator=generator)
+    x0, other_x0 = torch.randn(2, 6, 4, 5, generator=generator)
+
+    def score_of_caption(rows, distance, samples, x0):
+        return energy_score([s for sample in samples for s in sample[rows][:, None]], list(x0[rows][:, None]), distance)
+
+    expected = sum(score_of_caption(r, euclidean(), samples, x0) for r in (slice(0, 3), slice(3, 6))) / 2
+    score = per_caption(lambda x, y: energy_score(x, y, euclidean()), 3)
+    torch.testing.assert_close(score(samples, x0), expected)
+    maps = per_caption(lambda x, y: energy_score(x, y, tuple_distance), 3)
+    both = score(samples, x0) + 3 * per_caption(lambda x, y: energy_score(x, y, euclidean(0.5)), 3)(other, other_x0)
+    torch.testing.assert_close(maps(list(zip(samples, other, strict=True)), (x0, other_x0)), both)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
@@ -112,6 +152,21 @@ def test_energy_score_is_unbiased_for_any_number_of_samples(mean, std, num_sampl
     assert score.item() == pytest.approx(gaussian_energy_score(mean, std), abs=4 * standard_error)
 
 
+@pytest.mark.parametrize(("num_samples", "num_images"), [(2, 4), (4, 2), (5, 5)])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.5)])
+def test_energy_score_is_unbiased_for_any_number_of_images(mean, std, num_samples, num_images):
+    """Twice the score less the data's own E|Y - Y'| = 2 / sqrt(pi) is the energy distance of two Gaussians."""
+    generator = torch.Generator().manual_seed(0)
+    batch = 100_000
+    y = torch.randn(num_images, batch, 1, generator=generator, dtype=torch.float64)
+    z = torch.randn(num_samples, batch, 1, generator=generator, dtype=torch.float64)
+    energy_distance = 2 * energy_score(mean + std * z, list(y), euclidean()) - 2 / math.pi**0.5
+    expected = 2 * gaussian_energy_score(mean, std) - 2 / math.pi**0.5
+    assert energy_distance.item() == pytest.approx(expected, abs=8 * (1 + std) / batch**0.5)
+    if (mean, std) == (0.0, 1.0):
+        assert expected == pytest.approx(0)
+
+
 def test_the_expected_score_is_least_for_the_true_distribution():
     """The closed form itself, on a grid of means and standard deviations round the truth N(0, 1)."""
     grid = [(m / 10, s / 10) for m in range(-5, 6) for s in range(2, 21)]
@@ -186,3 +241,9 @@ def test_samples_equal_to_the_data_have_no_gradient(distance):
 def test_one_sample_and_wrong_shapes_are_refused(samples, x0):
     with pytest.raises(ValueError, match=r"energy score: .* expected"):
         energy_score(torch.zeros(samples), torch.zeros(x0), euclidean())
+
+
+@pytest.mark.parametrize("shapes", [[], [(4, 3), (1, 3)]])
+def test_no_image_and_one_of_another_shape_are_refused(shapes):
+    with pytest.raises(ValueError, match=r"energy score: .* expected"):
+        energy_score(torch.zeros(2, 4, 3), [torch.zeros(shape) for shape in shapes], euclidean())
