@@ -64,7 +64,11 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Captioned images. `path` is the folder of `source=folder`; `size` the side in pixels."""
+    """Captioned images. `path` is the folder of `source=folder`; `size` the side in pixels.
+
+    `images_per_caption`: n > 1 makes a micro-batch of captions with n different images each, which scoring rules
+    compare with all samples of the caption; it is then always the plain one.
+    """
 
     source: Literal["emoji", "folder"] = "emoji"
     path: Path | None = None
@@ -72,6 +76,7 @@ class DataConfig(_Section):
     max_bad_fraction: Fraction = 0.05
     plain_caption_fraction: Fraction = 0.25
     caption_dropout: Fraction = 0.0
+    images_per_caption: Count = 1
 
 
 class TrajectoryConfig(_Section):
@@ -80,12 +85,16 @@ class TrajectoryConfig(_Section):
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
     serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
     frozen one. `parameters`: one set for all steps, one for each, or for each a LoRA of rank `lora_rank` on a frozen
-    one (App. D.1). `num_backprop_steps`: steps at the end that the gradient passes through (default: all).
+    one (App. D.1). `num_backprop_steps`: steps at the end that the gradient passes through (default: all). `coupling`:
+    which image a start noise goes with; with `teacher_pairs` it is the sample that `teacher`, a model folder or a
+    bundled model, makes of that noise for the full caption.
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
     start: Literal["pure_noise", "random_step"] = "random_step"
+    coupling: Literal["independent", "optimal_transport", "teacher_pairs"] = "independent"
+    teacher: str | None = None
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
     parameters: Literal["shared", "per_step", "lora_per_step"] = "shared"
     lora_rank: Count = 16
@@ -131,7 +140,7 @@ class AdversarialConfig(TermConfig):
 
 
 class ObjectiveConfig(_Section):
-    """Weights of the end-to-end loss's terms; `num_samples` samples per caption (scoring rules need 2).
+    """Weights of the end-to-end loss's terms; `num_samples` samples per image (scoring rules need 2 of a caption).
 
     `perceptual_network`: whose features terms on images compare; all but `bundled` are those of the `lpips` package.
     `intermediate_weight`: of the latent terms on each earlier step's estimate of x0, relative to the end's.
@@ -208,6 +217,7 @@ OBJECTIVES = {  # name -> field of every term
     for name, field in ObjectiveConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, TermConfig)
 }
+SCORING_RULES = {name for name, field in OBJECTIVES.items() if isinstance(field.default, EnergyConfig)}
 TERMS = {  # stage -> the objectives it can weigh
     "autoencoder": ("l1", "kl"),
     "e2ed2": tuple(name for name in OBJECTIVES if name != "kl"),

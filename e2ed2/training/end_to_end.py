@@ -1,11 +1,13 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
@@ -16,9 +18,10 @@ from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
 from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
-from e2ed2.training.config import Config, ObjectiveConfig, objective_weights
+from e2ed2.training.config import SCORING_RULES, Config, ObjectiveConfig, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch
+from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
 from e2ed2.trajectory import draw_noises
 
 LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
@@ -59,8 +62,9 @@ class EndToEndStage(FewStepStage):
             )
         super().__init__(config, data, device, say)
         self._objective, self._crop = config.objective, config.objective.crop
-        self._latent_terms = {k: LATENT_TERMS[k](config.objective) for k in self.weights if k in LATENT_TERMS}
-        self._feature_terms = {k: FEATURE_TERMS[k](config.objective) for k in self.weights if k in FEATURE_TERMS}
+        self._rows_per_caption = config.data.images_per_caption
+        self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
+        self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
         if self._intermediate_weight > 0:
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
@@ -86,6 +90,15 @@ class EndToEndStage(FewStepStage):
         elif config.trajectory.parameters == "lora_per_step":
             sets = lora_copies(transformer, num_steps, config.trajectory.lora_rank)
         self.network = FewStepNetwork(sets, self.schedule, self.prediction_type, self._grids, learned).to(device)
+        if config.trajectory.teacher is not None:
+            self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))
+
+    def _terms(self, table: Mapping[str, Callable[[ObjectiveConfig], Any]]) -> dict[str, Any]:
+        """The weighted ones of `table`; those that are scoring rules judge a class batch caption by caption."""
+        terms = {name: table[name](self._objective) for name in self.weights if name in table}
+        n = self._rows_per_caption
+        rules = terms.keys() & SCORING_RULES if n > 1 else set()
+        return {name: scoring.per_caption(term, n) if name in rules else term for name, term in terms.items()}
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         assert isinstance(network, FewStepNetwork)
@@ -108,8 +121,8 @@ class EndToEndStage(FewStepStage):
         if self._features or self._space == "pixel":
             images = self._decode(samples, place)
         if self._features:
-            pictures = self._cut(self.data.images(rows), place)
-            *views, view = random_views(torch.cat([images, pictures[None]]), generator)
+            pictures = self._pictures(batch, place)
+            *views, view = random_views(torch.cat([images, pictures[None]]), generator, self._rows_per_caption)
             sample_maps = [unit_maps(self._features, samples) for samples in views]
             with torch.no_grad():
                 x0_maps = unit_maps(self._features, view)
@@ -170,6 +183,13 @@ class EndToEndStage(FewStepStage):
             images = decode_crop(self._pipeline.vae, flat, *place, halo=self._crop.halo)
         return images.float().unflatten(0, latents.shape[:2])
 
+    @torch.no_grad()
+    def _pictures(self, batch: LatentBatch, place: Place) -> Tensor:
+        """What decoded samples are compared with, [B, 3, H, W]: the images themselves, or the teacher's."""
+        if self._trajectory.coupling == "teacher_pairs":
+            return self._decode(batch.x0[None], place)[0]
+        return self._cut(self.data.images(batch.rows), place)
+
     def _cut(self, pictures: Tensor, place: Place) -> Tensor:
         """The same square of pictures [B, 3, H, W]."""
         if place is None:
@@ -191,6 +211,11 @@ class EndToEndStage(FewStepStage):
         noises = draw_noises((m, *x0.shape), steps - start, generator).to(x0)
         if start > 0:  # samples of a caption share x_t, without which the scoring rule is not proper
             noises[0] = noises[0, :1].clone()
+        elif self._trajectory.coupling == "optimal_transport":
+            n = self._rows_per_caption
+            noises[0] = torch.stack([optimal_transport(noise, x0, n if n > 1 else None) for noise in noises[0]])
+        elif self._trajectory.coupling == "teacher_pairs":
+            noises[0] = pair_noise(batch.rows, x0.shape[1:])
         samples = network(
             noises.flatten(1, 2),
             batch.cond.repeat(m),

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from e2ed2.errors import UserError
-from e2ed2.training.config import TERMS, Config, EnergyConfig, objective_weights
+from e2ed2.training.config import SCORING_RULES, TERMS, Config, objective_weights
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
@@ -90,6 +90,7 @@ def check_config(config: Config) -> None:
             "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
             "(time_grid not learned_alone)"
         )
+    _check_coupling(config)
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
         raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")
@@ -101,10 +102,36 @@ def check_config(config: Config) -> None:
     if train.micro_batch_size < 2 and weights.keys() & {"mmd", "drifting"}:
         term = "mmd" if "mmd" in weights else "drifting"
         raise UserError(f"train.micro_batch_size: {train.micro_batch_size}, but {term} compares sets: give 2 or more")
-    is_scoring = any(isinstance(getattr(config.objective, name), EnergyConfig) for name in weights)
-    if config.objective.num_samples < 2 and is_scoring:
-        found = config.objective.num_samples
-        raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: give 2 or more")
+    if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:
+        found, remedy = config.objective.num_samples, "give 2 or more, or data.images_per_caption=2"
+        raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: {remedy}")
+
+
+def _check_coupling(config: Config) -> None:
+    """Class batches, and which noise goes with which image."""
+    trajectory, n, size = config.trajectory, config.data.images_per_caption, config.train.micro_batch_size
+    coupling, teacher = trajectory.coupling, trajectory.teacher
+    if n > 1 and (config.stage != "e2ed2" or trajectory.start != "pure_noise"):
+        raise UserError(
+            f"data.images_per_caption: {n} needs stage=e2ed2 and trajectory.start=pure_noise (samples of a caption "
+            "must share their start, and a later one holds a part of the image); set them, or give 1"
+        )
+    if size % n:
+        raise UserError(
+            f"train.micro_batch_size: {size}, but data.images_per_caption={n} fills it with whole captions: give a "
+            f"multiple of {n}, such as {size + n - size % n}"
+        )
+    if coupling != "independent" and config.stage != "e2ed2":
+        raise UserError(f"trajectory.coupling: {coupling}, but stage {config.stage} starts at no noise: remove it")
+    if coupling != "teacher_pairs" and teacher is not None:
+        raise UserError(f"trajectory.teacher: {teacher}, but only trajectory.coupling=teacher_pairs reads it: add that")
+    if coupling == "teacher_pairs" and teacher is None:
+        raise UserError("trajectory.teacher: missing; teacher_pairs needs a model that makes them, e.g. emoji-base")
+    if coupling == "teacher_pairs" and (trajectory.start != "pure_noise" or n > 1):
+        raise UserError(
+            "trajectory.coupling: teacher_pairs needs trajectory.start=pure_noise and data.images_per_caption=1 (a "
+            "pair is one noise and its one sample); set them, or take another coupling"
+        )
 
 
 def changed_fields(recorded: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:

@@ -82,6 +82,12 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("data.source=folder", ["data.path: missing"]),
         ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
         ("trajectory.time_grid=learned", ["trajectory.time_grid: learned needs trajectory.start=pure_noise"]),
+        ("data.images_per_caption=0", ["data.images_per_caption: 0", "greater than or equal to 1"]),
+        ("data.images_per_caption=2", ["data.images_per_caption: 2 needs", "trajectory.start=pure_noise", "or give 1"]),
+        ("trajectory.coupling=ot", ["trajectory.coupling: 'ot'", "'optimal_transport' or 'teacher_pairs'"]),
+        ("trajectory.coupling=teacher_pairs", ["trajectory.teacher: missing", "emoji-base"]),
+        ("trajectory.teacher=x", ["trajectory.teacher: x, but only trajectory.coupling=teacher_pairs reads it"]),
+        ("trajectory={coupling: teacher_pairs, teacher: x}", ["coupling: teacher_pairs needs trajectory.start=pure_"]),
         ("objective.energy.beta=2", ["objective.energy.beta: 2", "less than 2"]),
         ("data.max_bad_fraction=5", ["data.max_bad_fraction: 5", "less than or equal to 1"]),
         ("stage=gan", ["stage: 'gan'", "'autoencoder', 'base', 'lcm' or 'e2ed2'"]),
@@ -114,6 +120,37 @@ def test_a_mistake_names_field_value_and_what_is_allowed_in_one_line(recipe, ove
 def test_what_a_stage_needs_is_asked_for(stage, fields, message):
     with pytest.raises(UserError, match=message):
         check_config(build_config({**MINIMAL, "stage": stage, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.images_per_caption=3", "trajectory.start=pure_noise", "train.micro_batch_size=10"],
+            "train.micro_batch_size: 10, but data.images_per_caption=3 .* such as 12",
+        ),
+        (
+            ["data.images_per_caption=2", "trajectory={start: pure_noise, coupling: teacher_pairs, teacher: x}"],
+            "trajectory.coupling: teacher_pairs needs .* data.images_per_caption=1",
+        ),
+        (
+            ["stage=lcm", "objective.l2.weight=0", "data.images_per_caption=2", "trajectory.start=pure_noise"],
+            "data.images_per_caption: 2 needs stage=e2ed2",
+        ),
+        (
+            ["stage=lcm", "objective.l2.weight=0", "trajectory.coupling=optimal_transport"],
+            "trajectory.coupling: optimal_transport, but stage lcm starts at no noise",
+        ),
+    ],
+)
+def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(recipe, overrides)
+
+
+def test_one_sample_is_enough_for_a_scoring_rule_in_class_batches(recipe):
+    batch = ["data.images_per_caption=2", "trajectory.start=pure_noise"]
+    assert load_config(recipe, ["objective.energy.weight=1", *batch]).objective.num_samples == 1
 
 
 def test_every_mistake_is_reported_at_once(recipe):

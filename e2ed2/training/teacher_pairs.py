@@ -1,0 +1,149 @@
+"""Teacher pairs: noise, and the sample that a teacher's deterministic sampler makes of it (arXiv:2101.02388).
+
+Drawn independently, noise and an image have nothing to do with each other, and the best answer to a noise under L2 is
+the mean of all images. Of a pair the image is a function of the noise, and the best answer under any distance is that
+image. Pairs take the place of the training images: the student learns the teacher's distribution, with its faults.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from e2ed2.errors import UserError
+from e2ed2.files import atomic_file, file_sha256, locked
+from e2ed2.models.bundled import resolve_model
+from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.pipeline import Inference, load_pipeline, schedule_of
+from e2ed2.models.text import cached_prompt_embeds
+from e2ed2.paths import cache_dir
+from e2ed2.trajectory import unroll
+
+if TYPE_CHECKING:
+    from diffusers import PixArtAlphaPipeline
+
+FIRST_SEED = 2**31  # far from the seeds that images are evaluated with
+ROWS_PER_FILE = 32
+SECONDS_PER_LINE = 10
+
+
+def pair_noise(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """The start noise of the items `rows` [B], [B, *shape] on the CPU: a function of their numbers, not stored."""
+    seeds = (FIRST_SEED + row for row in rows.tolist())
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def teacher_samples(
+    name: str, student: "PixArtAlphaPipeline", captions: list[str], device: torch.device, say: Callable[[str], None]
+) -> Tensor:
+    """What the teacher makes of each item's caption and `pair_noise`, by its own steps and guidance.
+
+    They are made once and kept in the cache folder by the hash of the teacher and the captions, a file per 32 items, so
+    that a later run reads the same and an interrupted one goes on.
+
+    Args:
+        name: the teacher, a model folder or a bundled model.
+        captions: N, one for each item.
+    Returns:
+        Latents [N, C, h, w] on the CPU.
+    Raises:
+        UserError: no such model, or one that draws noise on its way or works on other latents than the student.
+    """
+    folder = resolve_model(name)
+    teacher, inference = load_pipeline(folder)
+    _check_teacher(name, teacher, inference, student)
+    sample = _sampler(teacher.to(device), inference, captions)
+    kept = cache_dir() / "teacher-pairs" / _key(folder, captions)
+    kept.mkdir(parents=True, exist_ok=True)
+    say(f"teacher pairs: {len(captions)} samples of {name}, {inference.nfe} network evaluations each, kept in {kept}")
+    samples, next_line = [], time.monotonic() + SECONDS_PER_LINE
+    with locked(kept):  # the first of several processes makes them
+        for rows in torch.arange(len(captions)).split(ROWS_PER_FILE):
+            path = kept / f"{int(rows[0]):08d}.safetensors"
+            x0 = _read(path)
+            if x0 is None:
+                x0 = sample(rows)
+                with atomic_file(path) as temporary:
+                    save_file({"x0": x0}, temporary)
+            samples.append(x0)
+            if time.monotonic() > next_line:
+                say(f"teacher pairs: {int(rows[-1]) + 1} of {len(captions)}")
+                next_line = time.monotonic() + SECONDS_PER_LINE
+    return torch.cat(samples)
+
+
+def _sampler(
+    teacher: "PixArtAlphaPipeline", inference: Inference, captions: list[str]
+) -> Callable[[Tensor], Tensor]:
+    """rows [B] -> the teacher's samples of them, latents on the CPU."""
+    device, config = next(teacher.transformer.parameters()).device, teacher.transformer.config
+    prompts = ["", *dict.fromkeys(captions)]
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    embeds = cached_prompt_embeds(prompts, teacher.tokenizer, teacher.text_encoder)
+    uncond = embeds.select(torch.tensor([0])).to(device)
+    denoise = guided(pixart_denoiser(teacher.transformer.eval()), inference.guidance_scale, uncond)
+
+    @torch.no_grad()
+    def sample(rows: Tensor) -> Tensor:
+        return unroll(
+            denoise,
+            pair_noise(rows, (config.in_channels, config.sample_size, config.sample_size)).to(device),
+            inference.grid().to(device),
+            embeds.select(torch.tensor([place[captions[row]] for row in rows.tolist()])).to(device),
+            schedule=schedule_of(teacher),
+            prediction_type=teacher.scheduler.config.prediction_type,
+            solver=inference.solver,
+        ).cpu()
+
+    return sample
+
+
+def _check_teacher(
+    name: str, teacher: "PixArtAlphaPipeline", inference: Inference, student: "PixArtAlphaPipeline"
+) -> None:
+    (channels, side), expected = (
+        (pipeline.transformer.config.in_channels, pipeline.transformer.config.sample_size)
+        for pipeline in (teacher, student)
+    )
+    if inference.solver != "ddim":
+        raise UserError(
+            f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim, whose sample is a "
+            "function of the noise; give a model made for it, such as emoji-base"
+        )
+    problem = None
+    if (channels, side) != expected:
+        problem = f"makes latents {channels}x{side}x{side}, model.path {expected[0]}x{expected[1]}x{expected[1]}"
+    elif not torch.equal(teacher.scheduler.alphas_cumprod, student.scheduler.alphas_cumprod):
+        problem = "has another noise schedule than model.path"
+    elif not _alike(teacher.vae, student.vae):
+        problem = "has another autoencoder than model.path, so that its latents are other images"
+    if problem:
+        raise UserError(f"trajectory.teacher: {name} {problem}; give a teacher on the same latents")
+
+
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    """The same weights, up to the half precision that bundled models are stored in."""
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(
+        x[k].shape == y[k].shape and torch.allclose(x[k].cpu(), y[k].cpu(), rtol=1e-2, atol=1e-3) for k in x
+    )
+
+
+def _key(folder: Path, captions: list[str]) -> str:
+    digest = hashlib.sha256("\n".join(captions).encode())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
+        digest.update(file_sha256(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        return load_file(path)["x0"]
+    except (OSError, SafetensorError, KeyError):  # not made yet, or damaged
+        return None

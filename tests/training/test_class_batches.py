@@ -1,0 +1,160 @@
+"""Class batches and minibatch optimal transport as the end-to-end stage uses them."""
+
+import pytest
+import torch
+
+from e2ed2.coupling import optimal_transport
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
+from e2ed2.objectives.scoring import energy_score, euclidean
+from e2ed2.training import end_to_end
+from e2ed2.training.recipe import build_config
+from e2ed2.training.stages import create_stage
+
+ROWS = torch.arange(12)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(path, images, n=2, coupling="independent", start="pure_noise", data=None, **objective):
+    torch.manual_seed(0)
+    objective = objective or {"energy": {"weight": 1}}
+    sections = {"data": {"images_per_caption": n, **(data or {})}, "trajectory": {"start": start, "coupling": coupling}}
+    values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(path)}, "objective": objective}
+    return create_stage(build_config(values | sections), images, torch.device("cpu"), lambda line: None)
+
+
+@pytest.fixture
+def folder(tiny_emoji):
+    """Captions with 1, 2, 3 and 4 images, as a folder might have them."""
+    captions = [caption for n, caption in enumerate(["ant", "bee", "cow", "doe"], start=1) for _ in range(n)]
+    order = torch.randperm(10, generator=generator()).tolist()
+    captions = [captions[i] for i in order]
+    return ImageTextSet(tiny_emoji.images[:10], captions, [str(i) for i in range(10)])
+
+
+def test_a_group_is_different_images_of_one_plain_caption(tiny_model, tiny_emoji):
+    stage = make(tiny_model, tiny_emoji)
+    rows = stage.data.grouped(ROWS, generator())
+    for anchor, group in zip(ROWS[::2].tolist(), rows.view(-1, 2).tolist(), strict=True):
+        names, styles = ({values[row] for row in group} for values in (tiny_emoji.names, tiny_emoji.styles))
+        assert names == {tiny_emoji.names[anchor]} and styles == {"twemoji", "openmoji"}
+    batch = stage.data.batch(ROWS, generator())
+    assert torch.equal(batch.rows, rows) and torch.equal(batch.x0, stage.data.latents[rows])
+    assert (batch.cond.mask.sum(1) == 3).all()  # `apple`; with its style it would be longer
+
+
+def test_groups_are_a_function_of_the_generator(tiny_model, tiny_emoji):
+    stage = make(tiny_model, tiny_emoji)
+    assert torch.equal(stage.data.grouped(ROWS, generator(1)), stage.data.grouped(ROWS, generator(1)))
+    assert not torch.equal(stage.data.grouped(ROWS, generator(1)), stage.data.grouped(ROWS, generator(2)))
+
+
+def test_every_image_of_a_caption_with_enough_is_reached_and_no_other(tiny_model, folder):
+    stage = make(tiny_model, folder, n=3)
+    drawn = torch.stack([stage.data.grouped(torch.randperm(10)[:6], generator(seed)) for seed in range(200)])
+    groups = {frozenset(group) for group in drawn.view(-1, 3).tolist()}
+    cows, does = ({row for row in range(10) if folder.captions[row] == caption} for caption in ("cow", "doe"))
+    assert groups == {frozenset(cows), *(frozenset(does - {row}) for row in does)}
+    share = sum(set(group) <= does for group in drawn.view(-1, 3).tolist()) / 400
+    assert share == pytest.approx(4 / 7, abs=0.08)  # a caption as often as it has images
+
+
+def test_without_class_batches_nothing_is_drawn_or_changed(tiny_model, tiny_emoji):
+    stage = make(tiny_model, tiny_emoji, n=1, l2={"weight": 1})
+    source = generator()
+    assert stage.data.grouped(ROWS, source) is ROWS and source.initial_seed() == 0
+    assert torch.equal(source.get_state(), generator().get_state())
+
+
+def test_more_images_than_any_caption_has_are_refused(tiny_model, folder):
+    with pytest.raises(UserError, match="data.images_per_caption: 5, but no caption .* 'doe' has the most, 4: give 4"):
+        make(tiny_model, folder, n=5)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_a_scoring_rule_compares_all_samples_of_a_caption_with_all_its_images(
+    tiny_model, tiny_emoji, monkeypatch, num_samples
+):
+    """L2 beside it stays between a sample and the image of its own row."""
+    stage = make(tiny_model, tiny_emoji, energy={"weight": 1}, l2={"weight": 1}, num_samples=num_samples)
+    samples = torch.randn(1, num_samples, 12, 4, 16, 16, generator=generator(5))
+    monkeypatch.setattr(stage, "_samples", lambda network, batch, generator: samples)
+    values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    x0 = stage.data.batch(ROWS, generator()).x0
+    by_hand = []
+    for first in range(0, 12, 2):
+        ours = samples[0, :, first : first + 2].flatten(0, 1)[:, None]
+        by_hand.append(energy_score(ours, list(x0[first : first + 2][:, None]), euclidean()))
+    torch.testing.assert_close(values["energy"], torch.stack(by_hand).mean())
+    torch.testing.assert_close(values["l2"], (samples[0] - x0).square().mean())
+
+
+@pytest.mark.parametrize("term", ["patch_energy", "lpips", "lpips_energy"])
+def test_one_sample_per_image_trains_every_term(tiny_model, tiny_emoji, term):
+    stage = make(tiny_model, tiny_emoji, **{term: {"weight": 1}})
+    value = stage.loss_terms(stage.network, stage.network, ROWS[:4], generator())[term]
+    value.backward()
+    gradients = [p.grad for p in stage.network.parameters() if p.grad is not None]
+    assert value.isfinite() and gradients and all(g.isfinite().all() for g in gradients)
+
+
+def test_images_are_the_grouped_rows_own(tiny_model, tiny_emoji, monkeypatch):
+    """A decoder that returns the very pictures of the class batch makes LPIPS zero."""
+    stage = make(tiny_model, tiny_emoji, lpips={"weight": 1})
+    rows = stage.data.grouped(ROWS, generator())
+    monkeypatch.setattr(end_to_end, "decode", lambda vae, latents: stage.data.images(rows))
+    assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() == 0
+
+
+def test_lpips_sees_all_samples_and_images_of_a_caption_in_one_view(tiny_model, tiny_emoji, monkeypatch):
+    stage = make(tiny_model, tiny_emoji, lpips_energy={"weight": 1})
+    stage.data._images = tiny_emoji.images[:1].expand(48, -1, -1, -1)
+    real, seen = end_to_end.unit_maps, []
+    monkeypatch.setattr(end_to_end, "unit_maps", lambda network, view: seen.append(view) or real(network, view))
+    stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    views = seen[-1].unflatten(0, (-1, 2))  # of the pictures, which come last
+    assert torch.equal(views[:, 0], views[:, 1]) and not torch.allclose(views[0], views[1])
+
+
+def starts(stage, seed=0):
+    """The start noise that the chain is given, [m, B, C, h, w], and the batch's x0."""
+    given = []
+
+    def chain(noises, cond, **options):
+        given.append((noises[0], options["start"]))
+        return torch.zeros_like(noises[0])
+
+    source = generator(seed)
+    batch = stage.data.batch(ROWS, source)
+    stage._samples(chain, batch, source)
+    return given[0][0].unflatten(0, (-1, len(ROWS))), batch.x0, given[0][1]
+
+
+@pytest.mark.parametrize(("n", "group_size"), [(1, None), (2, 2)])
+def test_optimal_transport_permutes_each_sample_s_start_noise(tiny_model, tiny_emoji, n, group_size):
+    objective = {"energy": {"weight": 1}, "num_samples": 2}
+    plain, x0, _ = starts(make(tiny_model, tiny_emoji, n, **objective))
+    assigned, _, _ = starts(make(tiny_model, tiny_emoji, n, "optimal_transport", **objective))
+    assert not torch.equal(plain, assigned)
+    for before, after in zip(plain, assigned, strict=True):
+        assert torch.equal(after, optimal_transport(before, x0, group_size))
+
+
+def test_optimal_transport_leaves_a_later_start_alone(tiny_model, tiny_emoji):
+    objective = {"start": "random_step", "energy": {"weight": 1}, "num_samples": 2}
+    independent = make(tiny_model, tiny_emoji, 1, **objective)
+    assigned = make(tiny_model, tiny_emoji, 1, "optimal_transport", **objective)
+    changed = {}
+    for seed in range(12):
+        before, _, start = starts(independent, seed)
+        changed.setdefault(start > 0, set()).add(torch.equal(before, starts(assigned, seed)[0]))
+    assert changed == {True: {True}, False: {False}}
+
+
+def test_an_empty_caption_is_drawn_for_a_whole_group(tiny_model, tiny_emoji):
+    stage = make(tiny_model, tiny_emoji, data={"caption_dropout": 0.5})
+    lengths = stage.data.batch(torch.arange(48), generator()).cond.mask.sum(1).view(-1, 2)
+    assert torch.equal(lengths[:, 0], lengths[:, 1]) and set(lengths[:, 0].tolist()) == {2, 3}
