@@ -30,6 +30,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from e2ed2.charts import figure, interval_chart
 from e2ed2.errors import UserError
 from e2ed2.evaluation.distribution import t_quantile
 from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, silent
@@ -45,6 +46,7 @@ from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, load_config
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
+FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")
 
 
 class Suite(BaseModel):
@@ -99,7 +101,7 @@ def run_suite(
     watch: Watch = silent,
     tick: Tick = lambda step, steps, row: None,
 ) -> str:
-    """Train and measure what is missing under `out`, then write `table.md` there; returns its text.
+    """Train and measure what is missing under `out`, then write `table.md` and `figure.svg` there; returns the table.
 
     `suite.yaml` beside it is the suite as it was measured.
 
@@ -168,7 +170,7 @@ def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
 
 
 def _write_table(suite: Suite, out: Path) -> str:
-    """The table of what is measured so far, in `out/table.md` and returned."""
+    """The table of what is measured so far, in `out/table.md` and returned; `out/figure.svg` shows it."""
     results: dict[str, list[dict[int, dict[str, Any]]]] = {}
     for row in suite.rows:
         results[row] = []
@@ -178,6 +180,8 @@ def _write_table(suite: Suite, out: Path) -> str:
                 results[row].append({k: json.loads(path.read_text()) for k, path in paths.items()})
     text = _table(suite, results, _costs(suite, out))
     write_file(out / "table.md", text.encode())
+    if any(results.values()):
+        write_file(out / "figure.svg", _figure(suite, results).encode())
     return text
 
 
@@ -252,6 +256,24 @@ def _table(
                 cells += _relative(costs, row, str(suite.baseline))
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _figure(suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]]) -> str:
+    """An interval chart for each of `FIGURE_COLUMNS`, rows in the table's order, the baseline highlighted."""
+    charts = []
+    for name in FIGURE_COLUMNS:
+        lines = []
+        for row, seeds in results.items():
+            for steps in suite.steps if seeds else []:
+                measured = [seed[steps] for seed in seeds if name in seed[steps]["metrics"]]
+                if measured:
+                    whole = over_seeds([m["metrics"][name] for m in measured])
+                    label = f"{row}, {measured[0]['nfe']} NFE"
+                    lines.append((label, whole["value"], whole["low"], whole["high"], row == suite.baseline))
+        if lines:
+            metric = metric_of(name)
+            charts.append((f"{metric.title} ({metric.better})", interval_chart(lines, metric.meaning)))
+    return figure(charts)
 
 
 def _relative(costs: dict[str, tuple[float, float]], row: str, baseline: str) -> list[str]:

@@ -10,7 +10,14 @@ from itertools import accumulate
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26
-ROW_HEIGHT, LABEL_WIDTH = 20, 76
+ROW_HEIGHT, LABEL_WIDTH, LETTER = 20, 76, 6.5  # LETTER: width of one at the size of a tick
+STYLE = """
+svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
+.title { font-size: 13px; font-weight: 600; fill: #1a1a1a }
+.tick { fill: #444 } .axis { stroke: #e3e3e3 } .mark { stroke: #999; stroke-dasharray: 3 3 }
+.whisker { stroke: #6b7fa8; stroke-width: 2 } .dot { fill: #33528c }
+.tick.own { font-weight: 600 } .whisker.own { stroke: #d98a3d } .dot.own { fill: #b35c00 }
+"""  # of charts that stand alone
 
 
 def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: bool = True) -> str:
@@ -52,14 +59,16 @@ def interval_chart(
         rows: (label, value, low, high, highlighted).
         mark: a value to draw a line at, such as that of real images.
     """
+    label_width = max(LABEL_WIDTH, LETTER * max(len(label) for label, *_ in rows))
     values = [v for _, value, low, high, _ in rows for v in (value, low, high)] + ([] if mark is None else [mark])
     least, most = min(values), max(values)
     pad = (most - least or abs(most) or 1) * 0.06
     least, most = least - pad, most + pad
+    width = WIDTH - LABEL_WIDTH + label_width
     bottom = TOP + ROW_HEIGHT * len(rows)
 
     def place(value: float) -> str:
-        return f"{LABEL_WIDTH + (value - least) / (most - least) * (WIDTH - LABEL_WIDTH - RIGHT):.1f}"
+        return f"{label_width + (value - least) / (most - least) * (width - label_width - RIGHT):.1f}"
 
     parts = []
     for x in ticks(least, most, 4):
@@ -73,7 +82,19 @@ def interval_chart(
         parts.append(f'<text class="tick{own}" x="0" y="{y}" dy="4">{escape(label)}</text>')
         parts.append(f'<line class="whisker{own}" x1="{place(low)}" x2="{place(high)}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot{own}" cx="{place(value)}" cy="{y}" r="4"/>')
-    return _svg(parts, bottom + BOTTOM, description)
+    return _svg(parts, bottom + BOTTOM, description, width)
+
+
+def figure(charts: list[tuple[str, str]]) -> str:
+    """Charts (title, SVG) side by side as one SVG file with its own style sheet."""
+    parts, right, height = [], 0.0, 0.0
+    for title, chart in charts:
+        width, tall = (float(n) for n in chart.partition('viewBox="0 0 ')[2].partition('"')[0].split())
+        parts.append(f'<text class="title" x="{right:g}" y="16">{escape(title)}</text>')
+        parts.append(chart.replace("<svg ", f'<svg x="{right:g}" y="24" width="{width:g}" height="{tall:g}" ', 1))
+        right, height = right + width + 24, max(height, tall + 24)
+    box = f'width="{right:g}" height="{height:g}" viewBox="0 0 {right:g} {height:g}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}><style>{STYLE}</style>{"".join(parts)}</svg>\n'
 
 
 def running_mean(ys: list[float]) -> list[float]:
@@ -105,6 +126,6 @@ def _limits(ys: list[float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _svg(parts: list[str], height: float, description: str) -> str:
+def _svg(parts: list[str], height: float, description: str, width: float = WIDTH) -> str:
     label = escape(description, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -77,6 +78,9 @@ def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suit
     again = run_suite(suite, tmp_path / "out", say=lambda line: None)
     assert again == table == (tmp_path / "out" / "table.md").read_text()
     assert len(calls["evaluate"]) == 12
+    figure = ElementTree.parse(tmp_path / "out" / "figure.svg").getroot()
+    labels = [text.text for text in figure.iter() if text.tag.endswith("text") and "NFE" in text.text]
+    assert labels == [f"{row}, {k} NFE" for row in ("start", "L1", "L2") for k in (4, 1)]
     lines = [line.split(" | ") for line in table.splitlines()]
     assert [line[0].strip("| ") for line in lines[2:]] == ["start", "start", "L1", "L1", "L2", "L2"]
     assert lines[4][-2:] == ["2.00", "1.00 |"] and lines[6][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"

@@ -187,7 +187,7 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 
 
 def test_every_term_of_the_config_is_one_of_the_stage_s():
-    assert set(TERMS["e2ed2"]) == LATENT_TERMS.keys() | FEATURE_TERMS.keys() | {"adversarial"}
+    assert set(TERMS["e2ed2"]) == LATENT_TERMS.keys() | FEATURE_TERMS.keys() | {"latent_lpips", "adversarial"}
 
 
 def changes(before, now):
