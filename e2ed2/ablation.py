@@ -12,7 +12,7 @@ A suite is a YAML file; its recipe is relative to it:
     rows:
       start: {model: emoji-lcm}          # measured only
       L2: {objective.l2.weight: 1}       # field: value
-    quick: {seeds: [0], num_images: 128} # what --quick changes of the above
+    quick: {seeds: [0], num_images: 128} # what --quick changes of the above; `rows: [L2]` names those to keep
 
 Results lie in OUT/ROW/seed-S; what is there is not made again, also when its checkpoints and models were deleted to
 save space. The same command in several shells, on several GPUs say, shares the rows out among them.
@@ -80,7 +80,12 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     if quick and not isinstance(small, dict):
         raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
     if quick:
-        values |= {**small, "fields": {**(values.get("fields") or {}), **(small.get("fields") or {})}}
+        rows, fields = values.get("rows") or {}, values.get("fields") or {}
+        for row in small.get("rows", ()):
+            if row not in rows:
+                raise UserError(f"suite {path}: quick.rows: {row}, but the rows are {', '.join(rows)}")
+        kept = {row: rows[row] for row in small["rows"]} if "rows" in small else rows
+        values |= {**small, "rows": kept, "fields": {**fields, **(small.get("fields") or {})}}
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:

@@ -130,6 +130,12 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
     quick = load_suite(suite_file, quick=True)
     assert quick.seeds == [5] and quick.steps == [4, 1]
     assert quick.fields == {"train.max_train_steps": 3, "train.lr": 1e-3}
+    assert list(quick.rows) == ["start", "L1", "L2"]
+    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
+    assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
+    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))
+    with pytest.raises(UserError, match=r"quick\.rows: L3, but the rows are start, L1, L2"):
+        load_suite(suite_file, quick=True)
 
 
 def test_mean_and_interval_over_seeds_by_hand():
