@@ -134,7 +134,7 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
     assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))
-    with pytest.raises(UserError, match=r"quick\.rows: L3, but the rows are start, L1, L2"):
+    with pytest.raises(UserError, match=r"quick\.rows: L3, but the rows are L1, L2, start"):
         load_suite(suite_file, quick=True)
 
 
