@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -207,3 +208,18 @@ def test_a_really_full_disk_loses_nothing(small_disk, free):
         save(small_disk, 10, width=450)
     assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "step-5"]
     assert latest_checkpoint(small_disk, pytest.fail) == older
+
+
+def test_a_tensor_that_two_names_share_is_saved_once_and_restored_under_both(tmp_path):
+    def network(seed):
+        torch.manual_seed(seed)
+        layer = nn.Linear(2, 2)
+        return nn.ModuleList([layer, nn.Sequential(layer, nn.Linear(2, 2))])
+
+    saved, other = network(0), network(1)
+    optimizers = [torch.optim.AdamW(n.parameters()) for n in (saved, other)]
+    folder = save_checkpoint(tmp_path, TrainState(1, 1, 0, 1, 1), saved, saved, optimizers[0])
+    assert sorted(load_file(folder / "model.safetensors")) == ["0.bias", "0.weight", "1.1.bias", "1.1.weight"]
+    load_checkpoint(folder, other, other, optimizers[1])
+    assert all(torch.equal(a, b) for a, b in zip(saved.state_dict().values(), other.state_dict().values(), strict=True))
+    assert other[0].weight is other[1][0].weight

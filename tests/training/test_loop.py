@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from e2ed2.errors import NonFiniteError, UserError
 from e2ed2.training import loop
@@ -154,7 +155,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny, tiny_stage, monke
     class Wider(tiny_stage):
         def __init__(self, *args):
             super().__init__(*args)
-            self.network.append(self.network[0])
+            self.network.append(nn.Linear(1, 1))
 
     monkeypatch.setattr(loop, "create_stage", Wider)
     with pytest.raises(UserError, match=r"model\.safetensors: checkpoint of another architecture \(4\.bias: absent"):
