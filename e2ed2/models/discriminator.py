@@ -5,11 +5,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+MIN_SIDE = 16
+
 
 class Discriminator(nn.Module):
     """Four 4x4 convolutions, of which the first three halve the size (App. C.2).
 
-    One map of images or latents [B, C, H, W], H and W at least 16 -> logits [B, 1, H/8 - 1, W/8 - 1], one per patch.
+    One map of images or latents [B, C, H, W], H and W at least `MIN_SIDE` -> logits [B, 1, H/8 - 1, W/8 - 1], one per
+    patch.
     """
 
     def __init__(self, channels: int, width: int = 64):

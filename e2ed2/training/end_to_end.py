@@ -11,7 +11,7 @@ from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
-from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
+from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscriminator
 from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import kernel, reconstruction, scoring
@@ -68,6 +68,7 @@ class EndToEndStage(FewStepStage):
         if self._intermediate_weight > 0:
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
+        self._check_sides(data.images.shape[-1], self.data.latents.shape[-1])
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
         needs_features = self._feature_terms or self._space == "feature"
         self._features = load_lpips_network(config.objective.perceptual_network).to(device) if needs_features else None
@@ -76,10 +77,6 @@ class EndToEndStage(FewStepStage):
         elif self._space is not None:
             channels = 3 if self._space == "pixel" else self.data.latents.shape[1]
             self.adversary = self._adversary(Discriminator(channels))
-        side = self.data.latents.shape[-1]
-        if self._crop.size is not None and self._crop.size > side:
-            at_most = f"but latents are {side}x{side}: give {side} at most"
-            raise UserError(f"objective.crop.size: {self._crop.size}, {at_most}")
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
         learned = config.trajectory.time_grid != "fixed"
@@ -92,6 +89,18 @@ class EndToEndStage(FewStepStage):
         self.network = FewStepNetwork(sets, self.schedule, self.prediction_type, self._grids, learned).to(device)
         if config.trajectory.teacher is not None:
             self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))
+
+    def _check_sides(self, pixels: int, cells: int) -> None:
+        """Raise UserError where a crop is larger than the latents, or what the convolutions judge is too small."""
+        crop, adversarial = self._crop.size, self._objective.adversarial
+        if crop is not None and crop > cells:
+            raise UserError(f"objective.crop.size: {crop}, but latents are {cells}x{cells}: give {cells} at most")
+        judged = {"latent": cells, "pixel": pixels // cells * (crop or cells)}.get(adversarial.space, MIN_SIDE)
+        if "adversarial" in self.weights and judged < MIN_SIDE:
+            raise UserError(
+                f"objective.adversarial.space: {adversarial.space} is {judged}x{judged} here, but the discriminator "
+                f"needs {MIN_SIDE}x{MIN_SIDE}; take another space, or a larger objective.crop.size"
+            )
 
     def _terms(self, table: Mapping[str, Callable[[ObjectiveConfig], Any]]) -> dict[str, Any]:
         """The weighted ones of `table`; those that are scoring rules judge a class batch caption by caption."""

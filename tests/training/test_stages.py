@@ -224,6 +224,13 @@ def test_the_discriminator_judges_samples_and_data_in_its_space(tiny_model, tiny
     assert stage.network.transformers[0].proj_out.weight.grad.abs().sum() > 0
 
 
+def test_too_small_a_crop_for_the_discriminator_is_refused(tiny_model, tiny_emoji):
+    settings = {"weight": 1, "space": "pixel"}
+    end_to_end_stage(tiny_model, adversarial=settings, crop={"size": 4})
+    with pytest.raises(UserError, match="objective.adversarial.space: pixel is 12x12 here, .* needs 16x16"):
+        end_to_end_stage(tiny_model, adversarial=settings, crop={"size": 3})
+
+
 @pytest.mark.parametrize("parameters", ["per_step", "lora_per_step"])
 def test_a_set_per_step_trains_the_steps_that_were_run(tiny_model, tiny_emoji, parameters):
     trajectory = {"parameters": parameters, "lora_rank": 2, "start": "random_step"}
