@@ -25,6 +25,7 @@ OBJECTIVES = {
     "l1": {"l1": ONE},
     "patch_energy, 2 samples": {"patch_energy": ONE, "num_samples": 2},
     "lpips": {"lpips": ONE},
+    "latent_lpips": {"latent_lpips": ONE},
     "l2 + lpips": {"l2": ONE, "lpips": ONE},
     "l2 + lpips on half the side": {"l2": ONE, "lpips": ONE, "crop": {"size": 8}},
     "l2 + lpips + mmd": {"l2": ONE, "lpips": ONE, "mmd": ONE},

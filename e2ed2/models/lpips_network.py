@@ -1,5 +1,6 @@
 """The feature network of perceptual terms: the bundled one, or the official LPIPS with its learned layer weights."""
 
+import pickle
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,13 +41,15 @@ def load_lpips_network(name: str) -> SqueezeNet | OfficialLpips:
     """
     if name == "bundled":
         return load_squeezenet()
+    field, otherwise = f"objective.perceptual_network: {name}", "or use bundled, which needs nothing"
     try:
         import lpips
-
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision is of another build than torch
+        packages = "the packages lpips and torchvision, the latter of the build that fits your torch"
+        raise UserError(f"{field} needs {packages} ({error}): pip install 'e2ed2[lpips]'; {otherwise}") from error
+    try:
         return OfficialLpips(lpips.LPIPS(net=name, verbose=False))
-    except ImportError as error:
-        problem = f"needs the packages lpips and torchvision ({error}): pip install 'e2ed2[lpips]'"
-    except (OSError, RuntimeError) as error:  # torchvision fetches the backbone's weights
-        problem = f"cannot load its weights ({' '.join(str(error).split())}): connect once, or copy torch's hub cache"
-    raise UserError(f"objective.perceptual_network: {name} {problem}; or use bundled, which needs neither")
-
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # torchvision fetches the weights
+        problem = f"cannot load its weights ({' '.join(str(error).split())})"
+        remedy = "connect once, or copy torch's hub cache (a damaged file there: delete it)"
+        raise UserError(f"{field} {problem}: {remedy}; {otherwise}") from error

@@ -154,6 +154,7 @@ class ObjectiveConfig(_Section):
     lpips: TermConfig = TermConfig()
     latent_lpips: TermConfig = TermConfig()
     lpips_energy: EnergyConfig = EnergyConfig()
+    latent_lpips_energy: EnergyConfig = EnergyConfig()
     mmd: TermConfig = TermConfig()
     drifting: TermConfig = TermConfig()
     adversarial: AdversarialConfig = AdversarialConfig()

@@ -25,7 +25,7 @@ from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
 from e2ed2.trajectory import draw_noises
 
 LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
-FeatureTerm = Term[list[Maps], Maps]  # of decoded images: the m samples' feature maps, the data's
+FeatureTerm = Term[list[Maps], Maps]  # the m samples' feature maps, the data's
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 LATENT_TERMS: dict[str, Callable[[ObjectiveConfig], LatentTerm]] = {
@@ -39,13 +39,19 @@ LATENT_TERMS: dict[str, Callable[[ObjectiveConfig], LatentTerm]] = {
         scoring.energy_score, distance=scoring.patch_euclidean(objective.patch_energy.beta)
     ),
 }
-FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {
+FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of decoded images
     "lpips": lambda objective: lpips,
     "lpips_energy": lambda objective: partial(
         scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
     ),
     "mmd": lambda objective: kernel.of_pooled_features(kernel.mmd),
     "drifting": lambda objective: kernel.of_pooled_features(kernel.drifting),
+}
+DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of latents on their way through the decoder
+    "latent_lpips": lambda objective: lpips,
+    "latent_lpips_energy": lambda objective: partial(
+        scoring.energy_score, distance=feature_distance(objective.latent_lpips_energy.beta)
+    ),
 }
 
 
@@ -60,18 +66,19 @@ class EndToEndStage(FewStepStage):
                 f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
                 f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
             )
-        super().__init__(config, data, device, say)
         self._objective, self._crop = config.objective, config.objective.crop
         self._rows_per_caption = config.data.images_per_caption
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
+        self._decoder_terms: dict[str, FeatureTerm] = self._terms(DECODER_TERMS)
         if self._intermediate_weight > 0:
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
-        self._check_sides(data.images.shape[-1], self.data.latents.shape[-1])
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
-        needs_features = self._feature_terms or self._space == "feature"
+        needs_features = self._feature_terms or self._space == "feature"  # told first if it cannot be had
         self._features = load_lpips_network(config.objective.perceptual_network).to(device) if needs_features else None
+        super().__init__(config, data, device, say)
+        self._check_sides(data.images.shape[-1], self.data.latents.shape[-1])
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:
@@ -124,8 +131,8 @@ class EndToEndStage(FewStepStage):
             at_steps = [evaluate_terms(self._latent_terms, estimate, batch.x0) for estimate in earlier]
             for name, value in values.copy().items():  # a chain of one step has none: then 0
                 values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
-        if "latent_lpips" in self.weights:
-            values["latent_lpips"] = self._latent_lpips(samples, batch.x0)
+        if self._decoder_terms:
+            values |= evaluate_terms(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
         place = self._place(generator)
         if self._features or self._space == "pixel":
             images = self._decode(samples, place)
@@ -146,12 +153,12 @@ class EndToEndStage(FewStepStage):
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
 
-    def _latent_lpips(self, samples: Tensor, x0: Tensor) -> Tensor:
-        """LPIPS in features of the decoder, nothing decoded to pixels (arXiv:2411.04873)."""
-        decoder_maps = partial(decoder_features, self._pipeline.vae)
+    def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
+        """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""
+        network = partial(decoder_features, self._pipeline.vae)
         with torch.no_grad():
-            x0_maps = unit_maps(decoder_maps, x0)
-        return lpips([unit_maps(decoder_maps, sample) for sample in samples], x0_maps)
+            x0_maps = unit_maps(network, x0)
+        return [unit_maps(network, sample) for sample in samples], x0_maps
 
     def _adversary(self, network: nn.Module) -> Adversary:
         return Adversary(self._objective.adversarial, network, self._device, self._draw_stack, self._look)

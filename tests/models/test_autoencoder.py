@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from e2ed2.models.autoencoder import decode, decode_crop, encode, encode_all, to_float, to_uint8, whiten
+from e2ed2.models.autoencoder import (
+    decode,
+    decode_crop,
+    decoder_features,
+    encode,
+    encode_all,
+    to_float,
+    to_uint8,
+    whiten,
+)
 
 
 @pytest.fixture
@@ -59,6 +68,31 @@ def test_whitened_latents_have_mean_0_and_deviation_1_and_the_round_trip_is_unch
     # the posterior's spread shrinks with its mean
     shrink = new_std.mean.std((0, 2, 3)) / old_std.mean.std((0, 2, 3))
     assert torch.allclose(new_std.std.mean((0, 2, 3)), old_std.std.mean((0, 2, 3)) * shrink, rtol=1e-3)
+
+
+@pytest.mark.parametrize("quant_conv", [True, False])
+@pytest.mark.parametrize("widths", [(8,), (8, 16), (8, 8, 16, 16)])
+def test_the_decoder_s_features_are_those_of_a_whole_decoding_and_end_early(quant_conv, widths):
+    """Any number of blocks, Stable Diffusion's scaling (the default), with and without the 1x1 convolution before."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(
+        block_out_channels=list(widths),
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        norm_num_groups=4,
+        use_post_quant_conv=quant_conv,
+    ).eval()
+    seen, latents = [], torch.randn(2, 4, 6, 6)
+    for block in (autoencoder.decoder.mid_block, *autoencoder.decoder.up_blocks):
+        block.register_forward_hook(lambda *call: seen.append(call[2]))
+    decode(autoencoder, latents)
+    whole = seen[:2]
+    seen.clear()
+    for found, expected in zip(decoder_features(autoencoder, latents), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert len(seen) == 2
 
 
 class ConvolutionalDecoder(torch.nn.Module):

@@ -1,5 +1,6 @@
 """The official LPIPS behind our distance: a stand-in with the package's attributes, and the package itself."""
 
+import pickle
 import sys
 import types
 
@@ -76,14 +77,34 @@ def test_the_distance_is_that_of_the_installed_package(name):
     torch.testing.assert_close(ours, network.reference(a, b).flatten())
 
 
-def test_without_the_package_or_its_weights_there_is_a_remedy(monkeypatch):
+NEEDS_PACKAGES = r"perceptual_network: vgg needs the packages lpips and torchvision.*e2ed2\[lpips\].*bundled"
+
+
+def test_without_the_package_there_is_a_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(UserError, match=r"perceptual_network: vgg needs the packages .*e2ed2\[lpips\].*bundled"):
+    with pytest.raises(UserError, match=NEEDS_PACKAGES):
         load_lpips_network("vgg")
 
-    def offline(net, verbose):
-        raise OSError("<urlopen error no route>")
 
-    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=offline))
-    with pytest.raises(UserError, match=r"vgg cannot load its weights \(<urlopen error no route>\).*bundled"):
+def test_a_torchvision_of_another_build_is_not_taken_for_missing_weights(monkeypatch, tmp_path):
+    """It fails as this file does, while lpips is imported."""
+    (tmp_path / "lpips.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=NEEDS_PACKAGES) as caught:
+        load_lpips_network("vgg")
+    assert "fits your torch (operator torchvision::nms does not exist)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no route"), RuntimeError("no route"), EOFError("no route"), pickle.UnpicklingError("no route")]
+)
+def test_without_its_weights_there_is_a_remedy(monkeypatch, error):
+    """Offline, a wrong hash, and a damaged file in the cache."""
+
+    def refuse(net, verbose):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=refuse))
+    with pytest.raises(UserError, match=r"vgg cannot load its weights \(no route\): connect once.*bundled"):
         load_lpips_network("vgg")

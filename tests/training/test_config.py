@@ -8,7 +8,7 @@ import yaml
 from e2ed2.errors import UserError
 from e2ed2.models.pipeline import ORIGINAL_INFERENCE_STEPS
 from e2ed2.training.config import MAX_INFERENCE_STEPS, TERMS, EnergyConfig
-from e2ed2.training.end_to_end import FEATURE_TERMS, LATENT_TERMS
+from e2ed2.training.end_to_end import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -76,6 +76,9 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("objective.l2.weight=0", ["objective: no term has a weight", "objective.patch_energy.weight=1"]),
         ("objective.energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
         ("objective.lpips_energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
+        ("objective.latent_lpips_energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
+        ("objective.latent_lpips_energy.beta=2", ["objective.latent_lpips_energy.beta: 2", "less than 2"]),
+        ("objective.perceptual_network=resnet", ["perceptual_network: 'resnet'", "'bundled', 'alex', 'vgg' or 'squee"]),
         ("objective.kl.weight=1", ["objective.kl.weight: 1.0, but stage e2ed2 has the terms l1, l2"]),
         ("stage=lcm", ["objective.l2.weight: 1.0, but stage lcm has the terms none: its loss is fixed"]),
         ("model.path=", ["model.path: missing; stage e2ed2 needs a model folder"]),
@@ -187,7 +190,8 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 
 
 def test_every_term_of_the_config_is_one_of_the_stage_s():
-    assert set(TERMS["e2ed2"]) == LATENT_TERMS.keys() | FEATURE_TERMS.keys() | {"latent_lpips", "adversarial"}
+    named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | DECODER_TERMS.keys()
+    assert set(TERMS["e2ed2"]) == named | {"adversarial"}
 
 
 def changes(before, now):

@@ -1,6 +1,7 @@
 """What each stage of the chain asks of its network, on a tiny model and a tiny emoji set."""
 
 import copy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from e2ed2.models import few_step_network
 from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import pixart_denoiser
 from e2ed2.models.pipeline import load_autoencoder, load_pipeline, save_pipeline
-from e2ed2.training import end_to_end
+from e2ed2.training import end_to_end, few_step
 from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage, load_training_set
 
@@ -103,7 +104,9 @@ def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(ti
 
 
 @pytest.mark.parametrize(
-    "term", ["l2", "patch_energy", "lpips", "latent_lpips", "lpips_energy", "mmd", "drifting", "adversarial"]
+    "term",
+    ["l2", "patch_energy", "lpips", "latent_lpips", "lpips_energy", "latent_lpips_energy", "mmd", "drifting"]
+    + ["adversarial"],
 )
 def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, monkeypatch, term):
     """A number added to each step's prediction has a gradient of its own, also behind the decoder and the features."""
@@ -132,7 +135,8 @@ def test_lpips_compares_the_decoded_samples_with_the_pictures(tiny_model, tiny_e
 
 def test_latent_lpips_compares_the_decoder_s_own_features(tiny_model, tiny_emoji):
     """Against hooks on a whole decoding; the latents of the data have distance zero; no decoder weight learns."""
-    stage = end_to_end_stage(tiny_model, latent_lpips={"weight": 1})
+    one = {"weight": 1}
+    stage = end_to_end_stage(tiny_model, latent_lpips=one, latent_lpips_energy=one, num_samples=2)
     vae, x0 = stage._pipeline.vae, stage.data.latents[ROWS]
     seen, blocks = [], (vae.decoder.mid_block, vae.decoder.up_blocks[0])
     hooks = [block.register_forward_hook(lambda *call: seen.append(call[2])) for block in blocks]
@@ -141,9 +145,16 @@ def test_latent_lpips_compares_the_decoder_s_own_features(tiny_model, tiny_emoji
     for hook in hooks:
         hook.remove()
     unit = [x / x.norm(dim=1, keepdim=True) for x in seen]
-    by_hand = sum((a - b).square().sum(1).mean() for a, b in zip(unit[:2], unit[2:], strict=True))
-    assert stage._latent_lpips(x0.flip(0)[None], x0).item() == pytest.approx(by_hand.item(), rel=1e-4)
-    assert stage._latent_lpips(x0[None], x0).item() == 0
+    lengths = [(a - b).norm(dim=1) for a, b in zip(unit[:2], unit[2:], strict=True)]
+
+    def values(sample):  # of two samples that are the same
+        maps = stage._decoder_maps(torch.stack([sample, sample]), x0)
+        return {name: term(*maps).item() for name, term in stage._decoder_terms.items()}
+
+    squares, first_powers = sum(n.square().mean() for n in lengths).item(), sum(n.mean() for n in lengths).item()
+    by_hand = {"latent_lpips": squares, "latent_lpips_energy": first_powers}
+    assert values(x0.flip(0)) == pytest.approx(by_hand, rel=1e-4)
+    assert values(x0) == {"latent_lpips": 0, "latent_lpips_energy": 0}
     assert not any(p.requires_grad for p in vae.parameters())
 
 
@@ -295,6 +306,13 @@ def test_from_scratch_is_a_new_network_in_a_trained_latent_space(tiny_model, tin
     stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
     stage.export(stage.network, tmp_path / "model")
     assert load_pipeline(tmp_path / "model")[1] == stage.inference
+
+
+def test_a_perceptual_network_that_cannot_be_had_is_told_before_anything_is_loaded(tiny_model, tiny_emoji, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    monkeypatch.setattr(few_step, "load_pipeline", None)
+    with pytest.raises(UserError, match="objective.perceptual_network: alex needs the packages"):
+        end_to_end_stage(tiny_model, lpips={"weight": 1}, perceptual_network="alex")
 
 
 def test_a_crop_larger_than_the_latents_is_refused(tiny_model, tiny_emoji):
