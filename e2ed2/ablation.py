@@ -244,13 +244,15 @@ def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
 def _table(
     suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]], costs: dict[str, tuple[float, float]]
 ) -> str:
-    """Markdown: a line per row and step count, so far measured."""
+    """Markdown: a line per step count and row, so far measured."""
     heads = ["row", "NFE", "images x seeds", *(metric_of(name).short for name in COLUMNS)]
     relative = suite.baseline in costs
     lines = ["| " + " | ".join([*heads, *(["time per image", "memory"] if relative else [])]) + " |"]
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
-    for row, seeds in results.items():
-        for steps in suite.steps if seeds else []:
+    for steps in suite.steps:
+        for row, seeds in results.items():
+            if not seeds:
+                continue
             measured = [seed[steps] for seed in seeds]
             cells = [row, str(measured[0]["nfe"]), f"{measured[0]['num_images']} x {len(measured)}"]
             for name in COLUMNS:
@@ -268,8 +270,8 @@ def _figure(suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]]) -
     charts = []
     for name in FIGURE_COLUMNS:
         lines = []
-        for row, seeds in results.items():
-            for steps in suite.steps if seeds else []:
+        for steps in suite.steps:
+            for row, seeds in results.items():
                 measured = [seed[steps] for seed in seeds if name in seed[steps]["metrics"]]
                 if measured:
                     whole = over_seeds([m["metrics"][name] for m in measured])

@@ -16,6 +16,7 @@ svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
 .title { font-size: 13px; font-weight: 600; fill: #1a1a1a }
 .tick { fill: #444 } .axis { stroke: #e3e3e3 } .mark { stroke: #999; stroke-dasharray: 3 3 }
 .whisker { stroke: #6b7fa8; stroke-width: 2 } .dot { fill: #33528c }
+.raw, .smooth { fill: none; stroke: #33528c; stroke-width: 2 } .raw { opacity: 0.3 }
 .tick.own { font-weight: 600 } .whisker.own { stroke: #d98a3d } .dot.own { fill: #b35c00 }
 """  # of charts that stand alone
 
@@ -59,7 +60,7 @@ def interval_chart(
         rows: (label, value, low, high, highlighted).
         mark: a value to draw a line at, such as that of real images.
     """
-    label_width = max(LABEL_WIDTH, LETTER * max(len(label) for label, *_ in rows))
+    label_width = max(LABEL_WIDTH, LETTER * max(len(label) for label, *_ in rows) + 12)
     values = [v for _, value, low, high, _ in rows for v in (value, low, high)] + ([] if mark is None else [mark])
     least, most = min(values), max(values)
     pad = (most - least or abs(most) or 1) * 0.06

@@ -80,10 +80,10 @@ def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suit
     assert len(calls["evaluate"]) == 12
     figure = ElementTree.parse(tmp_path / "out" / "figure.svg").getroot()
     labels = [text.text for text in figure.iter() if text.tag.endswith("text") and "NFE" in text.text]
-    assert labels == [f"{row}, {k} NFE" for row in ("start", "L1", "L2") for k in (4, 1)]
+    assert labels == [f"{row}, {k} NFE" for k in (4, 1) for row in ("start", "L1", "L2")]
     lines = [line.split(" | ") for line in table.splitlines()]
-    assert [line[0].strip("| ") for line in lines[2:]] == ["start", "start", "L1", "L1", "L2", "L2"]
-    assert lines[4][-2:] == ["2.00", "1.00 |"] and lines[6][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
+    assert [line[0].strip("| ") for line in lines[2:]] == ["start", "L1", "L2"] * 2
+    assert lines[3][-2:] == ["2.00", "1.00 |"] and lines[4][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
 
 
 def test_figures_outlive_the_models_they_were_measured_on(suite_file, calls, tmp_path):
