@@ -20,7 +20,7 @@ from e2ed2.trajectory import draw_noises, unroll
 BATCH, STEPS, ROUNDS = 32, 4, 12
 
 pipeline, _ = load_pipeline(resolve_model("emoji-lcm"))
-cond = encode_prompts(["red apple, twemoji style"], pipeline.tokenizer, pipeline.text_encoder).repeat(BATCH)
+cond = encode_prompts(["red apple, twemoji style"], pipeline).repeat(BATCH)
 noises = draw_noises((BATCH, 4, 16, 16), STEPS, torch.Generator().manual_seed(0))
 schedule, timesteps = schedule_of(pipeline), lcm_timesteps(STEPS)
 

@@ -11,7 +11,8 @@ from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.denoiser import guided, pixart_denoiser
 from e2ed2.models.pipeline import Inference, schedule_of
-from e2ed2.models.text import PromptEmbeds, encode_prompts
+from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.text import encode_prompts, encode_uncond
 from e2ed2.trajectory import draw_noises, unroll
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Sampler:
         networks = list(transformers or [pipeline.transformer])
         for module in (*networks, pipeline.vae, pipeline.text_encoder):
             module.eval()
-        uncond = encode_prompts([""], pipeline.tokenizer, pipeline.text_encoder).to(self._device)
+        uncond = encode_uncond(pipeline, inference.max_sequence_length).to(self._device)
         denoisers = [guided(pixart_denoiser(network), inference.guidance_scale, uncond) for network in networks]
         self._denoisers = denoisers if len(denoisers) > 1 else denoisers * len(self.timesteps)
 
@@ -65,7 +66,7 @@ class Sampler:
             raise UserError("nothing to sample: give at least one prompt")
         prompts = list(dict.fromkeys(r.prompt for r in requests))
         place = {prompt: i for i, prompt in enumerate(prompts)}
-        embeds = encode_prompts(prompts, self._pipeline.tokenizer, self._pipeline.text_encoder)
+        embeds = encode_prompts(prompts, self._pipeline, self._inference.max_sequence_length)
         images = []
         for batch in _batches(requests, batch_size):
             rows = torch.tensor([place[r.prompt] for r in batch])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.prompt_embeds import PromptEmbeds
 
 Denoise = Callable[[Tensor, Tensor, PromptEmbeds], Tensor]
 

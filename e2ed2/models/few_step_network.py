@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.models.denoiser import pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule
 from e2ed2.time_grid import TimeGrid

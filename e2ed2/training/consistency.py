@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.denoiser import Denoise, guided, pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.prediction import to_x0
 from e2ed2.samplers import boundary_scalings, ddim_step
 from e2ed2.training.config import Config

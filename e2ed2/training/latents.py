@@ -10,7 +10,8 @@ from torch import Tensor
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all, to_float
-from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
+from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, cached_prompt_embeds, encode_uncond
 from e2ed2.training.config import DataConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class LatentSet:
         pipeline: "PixArtAlphaPipeline",
         device: torch.device,
         say: Callable[[str], None],
+        max_sequence_length: int = MAX_SEQUENCE_LENGTH,
     ):
         check_size(data, pipeline)
         self._images_per_caption = n = config.images_per_caption
@@ -57,8 +59,8 @@ class LatentSet:
             raise UserError(f"data.images_per_caption: {n}, but no caption has so many images; {most}")
         say(f"encoding {len(data)} images and their captions")
         self.latents = encode_all(pipeline.vae, data.images).cpu()
-        self._embeds = cached_prompt_embeds(prompts, pipeline.tokenizer, pipeline.text_encoder)
-        self.uncond = self._embeds.select(torch.tensor([0])).to(device)
+        self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
+        self.uncond = encode_uncond(pipeline, max_sequence_length).to(device)
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
         """Latents of `rows` with a caption each: with its style, without, or empty, by the config's shares.

@@ -21,7 +21,7 @@ from e2ed2.files import atomic_file, file_sha256, locked
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import guided, pixart_denoiser
 from e2ed2.models.pipeline import Inference, load_pipeline, schedule_of
-from e2ed2.models.text import cached_prompt_embeds
+from e2ed2.models.text import cached_prompt_embeds, encode_uncond
 from e2ed2.paths import cache_dir
 from e2ed2.trajectory import unroll
 
@@ -83,10 +83,10 @@ def _sampler(
 ) -> Callable[[Tensor], Tensor]:
     """rows [B] -> the teacher's samples of them, latents on the CPU."""
     device, config = next(teacher.transformer.parameters()).device, teacher.transformer.config
-    prompts = ["", *dict.fromkeys(captions)]
+    prompts = list(dict.fromkeys(captions))
     place = {prompt: i for i, prompt in enumerate(prompts)}
-    embeds = cached_prompt_embeds(prompts, teacher.tokenizer, teacher.text_encoder)
-    uncond = embeds.select(torch.tensor([0])).to(device)
+    embeds = cached_prompt_embeds(prompts, teacher, inference.max_sequence_length)
+    uncond = encode_uncond(teacher, inference.max_sequence_length).to(device)
     denoise = guided(pixart_denoiser(teacher.transformer.eval()), inference.guidance_scale, uncond)
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2ed2.models.denoiser import guided, pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
 @pytest.fixture

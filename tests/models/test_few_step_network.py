@@ -43,7 +43,7 @@ def shake(transformers) -> None:
 
 
 def inputs(pipeline):
-    cond = encode_prompts([PROMPT], pipeline.tokenizer, pipeline.text_encoder)
+    cond = encode_prompts([PROMPT], pipeline)
     return draw_noises((1, 4, 16, 16), 4, generator()), cond
 
 

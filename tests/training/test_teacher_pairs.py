@@ -52,7 +52,7 @@ def ddim_sample(folder, prompt, noise):
     """One guided sample by diffusers' own scheduler and a loop written out."""
     pipeline, inference = load_pipeline(folder)
     pipeline.scheduler.set_timesteps(5)
-    cond, uncond = (encode_prompts([p], pipeline.tokenizer, pipeline.text_encoder) for p in (prompt, ""))
+    cond, uncond = (encode_prompts([p], pipeline) for p in (prompt, ""))
     x = noise[None]
     for t in pipeline.scheduler.timesteps:
         with_caption, without = (
