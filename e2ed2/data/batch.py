@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -70,21 +71,6 @@ class Source(Protocol):
         """Changes with the data."""
 
 
-class Pictures(Protocol):
-    """Decoded items by row; `size` is the side of a square as large as they are.
-
-    All rows that are asked for together have one shape.
-    """
-
-    size: int
-
-    def pictures(self, rows: Tensor) -> list[Picture]:
-        """The items `rows` [B]."""
-
-    def preview(self, count: int) -> list[Picture]:
-        """At most `count` items of one shape, the same every time."""
-
-
 @dataclass(frozen=True)
 class ImageTextSet:
     """Captioned images in memory.
@@ -114,6 +100,12 @@ class ImageTextSet:
     def plain_captions(self) -> list[str]:
         """Captions with less detail, where a source has them; here the captions themselves."""
         return self.captions
+
+    def fingerprint(self) -> str:
+        """Changes with the data."""
+        digest = sha256(repr((self.keys, self.captions, self.plain_captions)).encode())
+        digest.update(self.images.numpy())
+        return digest.hexdigest()
 
     def pictures(self, rows: Tensor) -> list[Picture]:
         """The items `rows` [B]."""

@@ -29,7 +29,7 @@ def nearest_shape(height: int, width: int, shapes: Sequence[Shape]) -> int:
 
 
 def micro_conditioning(height: int, width: int, shape: Shape) -> tuple[int, ...]:
-    """SDXL's time ids (arXiv:2307.01952, Sec. 2.2) of an image that is resized to cover `shape`, and its centre kept."""
+    """SDXL's time ids (arXiv:2307.01952, Sec. 2.2) of an image resized to cover `shape`, its centre kept."""
     scale = max(shape[0] / height, shape[1] / width)
     top, left = (round((side * scale - kept) / 2) for side, kept in zip((height, width), shape, strict=True))
     return height, width, top, left, *shape

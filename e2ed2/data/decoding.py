@@ -14,6 +14,7 @@ from e2ed2.paths import cache_dir
 
 Progress = Callable[[int, int], None]
 
+SCANNED_AT_A_TIME = 64  # between two reports of progress
 NUM_NAMED = 5  # bad files in an error's one line; its notes hold them all
 
 
@@ -61,8 +62,8 @@ def _scan(source: Source, num_workers: int, progress: Progress | None) -> list[t
 
     found = []
     with ThreadPoolExecutor(num_workers) as pool:
-        for result in pool.map(measure, range(len(source))):
-            found.append(result)
+        for first in range(0, len(source), SCANNED_AT_A_TIME):
+            found += pool.map(measure, range(len(source))[first : first + SCANNED_AT_A_TIME])
             if progress:
                 progress(len(found), len(source))
     return found

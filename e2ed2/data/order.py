@@ -20,9 +20,6 @@ class Order(Protocol):
     def state(self) -> dict[str, object] | None:
         """What has to be saved to go on after the last batch, plain numbers and texts; None: nothing."""
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Go on after the batch at which `state` was taken."""
-
 
 class ShuffledOrder:
     """A set whose items are all at hand: every epoch is a permutation of its own.
@@ -65,9 +62,6 @@ class ShuffledOrder:
 
     def state(self) -> None:
         return None
-
-    def restore(self, state: dict[str, object]) -> None:
-        raise AssertionError("there is none")
 
     def _plan(self, epoch: int) -> Tensor:
         """The batches [n, size] of an epoch."""

@@ -1,6 +1,6 @@
 """WebDataset shards: tar files in which `cat.jpg`, `cat.txt` and `cat.json` are one item (img2dataset's output).
 
-Read in order, from disk or by fsspec from any URL, so that a set of any size needs neither room nor a list of its items.
+Read in order, from disk or by fsspec from any URL, so that a set of any size needs neither room nor a list of items.
 """
 
 import json
@@ -72,7 +72,9 @@ def _check_end(shard: Path) -> None:
     except OSError as error:
         raise unreadable(str(shard), error) from error
     if not is_whole:
-        raise UserError(f"data.path: shard {shard} is cut off or no tar file ({size} bytes): fetch it again or remove it")
+        raise UserError(
+            f"data.path: shard {shard} is cut off or no tar file ({size} bytes): fetch it again or remove it"
+        )
 
 
 def _read_shard(url: str, columns: Columns, first: int) -> Iterator[RawItem | SkippedItem]:

@@ -89,14 +89,14 @@ class MixedStream:
 
 
 def endless(stream: Stream) -> Iterator[RawItem | SkippedItem]:
-    """Epoch after epoch; UserError when there is nothing in one."""
-    while True:
-        count = 0
+    """Epoch after epoch; UserError when there is nothing in two of them (the first may have been at its end)."""
+    num_empty = 0
+    while num_empty < 2:
+        num_empty += 1
         for item in stream:
-            count += 1
+            num_empty = 0
             yield item
-        if count == 0:
-            raise UserError("data.path: the shards hold no item for this process; give more items or fewer processes")
+    raise UserError("data.path: the shards hold no item for this process; give more items or fewer processes")
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class _Window:
 class StreamSet:
     """The training set of a stream, and the order it is trained in.
 
-    The next `window_size` items are read and decoded while those before them are trained on, in batches of one shape, in
-    an order that is a function of the seed and the window's number. What a checkpoint keeps of it is where the window
-    began and which batch is next.
+    The next `window_size` items are read and decoded while those before them are trained on, in batches of one shape,
+    in an order that is a function of the seed and the window's number. What a checkpoint keeps of it is where the
+    window began and which batch is next.
 
     Args:
         open_stream: (seed, rank, number of processes) -> the stream; without a seed in the order of the shards.
@@ -135,11 +135,17 @@ class StreamSet:
         self._decoders, self._reader = ThreadPoolExecutor(num_workers), ThreadPoolExecutor(1)
         self.size = shapes[0][0]
 
-    def begin(self, seed: int, batch_size: int, rank: int, num_processes: int) -> None:
-        """Open the stream that this process trains on."""
+    def begin(self, seed: int, batch_size: int, rank: int, num_processes: int, state: State | None) -> None:
+        """Open the stream that this process trains on, and go on where `state` was taken."""
         self._stream = self._open(seed, rank, num_processes)
         self._seed, self._batch_size = mix(seed, rank), batch_size
-        self._restart({"stream": self._stream.state, "window": 0, "batch": 0, "seen": 0, "skipped": 0})
+        state = state or {"stream": self._stream.state, "window": 0, "batch": 0, "seen": 0, "skipped": 0}
+        self._stream.state = state["stream"]
+        self._items = endless(self._stream)
+        self._counts = (state["seen"], state["skipped"])
+        self._next = self._read_next()
+        self._number, self._batch = state["window"], state["batch"]
+        self._take()
 
     def rows(self, position: int) -> Tensor:
         """The next rows [B] of the window, or of the next window."""
@@ -158,39 +164,28 @@ class StreamSet:
             "stream": self._window.state, "window": self._number, "batch": self._batch, "seen": seen, "skipped": skipped
         }  # fmt: skip
 
-    def restore(self, state: State) -> None:
-        self._next.cancel() or self._next.exception()  # reads the same stream
-        self._restart(state)
-
     def pictures(self, rows: Tensor) -> list[Picture]:
         """The items `rows` [B] of the present window."""
         return [self._window.pictures[row] for row in rows.tolist()]
 
     def preview(self, count: int) -> list[Picture]:
         """At most `count` items of one shape from the beginning of the stream."""
-        pictures = next(self.windows(4 * count), [])
-        if not pictures:
-            raise UserError("data.path: none of the first items is usable; mend them or remove their shard")
-        most = Counter(picture.image.shape for picture in pictures).most_common(1)[0][0]
-        return [picture for picture in pictures if picture.image.shape == most][:count]
+        stream = self._open(None, 0, 1)
+        window = self._read(stream, iter(stream), 4 * count)
+        if not window.pictures:
+            check_share(window.skipped, len(window.skipped), len(window.skipped), 0.0, "the stream")
+        most = Counter(picture.image.shape for picture in window.pictures).most_common(1)[0][0]
+        return [picture for picture in window.pictures if picture.image.shape == most][:count]
 
-    def windows(self, size: int, state: State | None = None) -> Iterator[list[Picture]]:
-        """One epoch in the order of the shards, from `state` on, `size` items at a time less what is unusable."""
+    def windows(self, size: int, state: State | None) -> Iterator[tuple[list[Picture], State]]:
+        """One epoch in the order of the shards, from `state` on: `size` items less bad ones, and the state after."""
         stream = self._open(None, 0, 1)
         stream.state = state or stream.state
-        items = iter(stream)
+        items = iter(stream) if stream.state["epoch"] == 0 else iter(())
         while (window := self._read(stream, items, size)).pictures or window.skipped:
             for item in window.skipped:
                 self._say(f"skipped {item}")
-            yield window.pictures
-
-    def _restart(self, state: State) -> None:
-        self._stream.state = state["stream"]
-        self._items = endless(self._stream)
-        self._counts = (state["seen"], state["skipped"])
-        self._next = self._read_next()
-        self._number, self._batch = state["window"], state["batch"]
-        self._take()
+            yield window.pictures, stream.state
 
     def _read_next(self) -> "Future[_Window]":
         return self._reader.submit(self._read, self._stream, self._items, self._window_size)

@@ -63,16 +63,59 @@ class ModelConfig(_Section):
     architecture: dict[str, Any] | None = None
 
 
-class DataConfig(_Section):
-    """Captioned images. `path` is the folder of `source=folder`; `size` the side in pixels.
+SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
 
-    `images_per_caption`: n > 1 makes a micro-batch of captions with n different images each, which scoring rules
-    compare with all samples of the caption; it is then always the plain one.
+
+class SourceConfig(_Section):
+    """Where captioned images are.
+
+    `path`: a folder; files, a pattern or URLs of `parquet` and `webdataset`; a data set's name of `hub`, with its
+    `revision` and `split`; what `e2ed2 precompute` made of `cache`. `streaming` reads `parquet` and `hub` in order, as
+    `webdataset` always is, instead of having all of it on disk. `image_column`, `caption_column`: default: a usual
+    name. `caption_per_line`: a text of several lines is several captions.
     """
 
-    source: Literal["emoji", "folder"] = "emoji"
-    path: Path | None = None
+    source: SourceName = "emoji"
+    path: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    streaming: bool = False
+    image_column: str | None = None
+    caption_column: str | None = None
+    caption_per_line: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        return self.source == "webdataset" or self.streaming
+
+
+class WeightedSourceConfig(SourceConfig):
+    """One of several sources; draws are in proportion to the weights."""
+
+    weight: Positive = 1.0
+
+
+class BucketConfig(_Section):
+    """Shapes beside the square: sides that `step` divides, at most `max_ratio` : 1, of about the square's area."""
+
+    max_ratio: Annotated[Number, Field(ge=1)] = 1.0
+    step: Annotated[int, Field(strict=True, ge=8)] = 64
+
+
+class DataConfig(SourceConfig):
+    """Captioned images: one source, or several as `sources`. `size`: side in pixels of a square.
+
+    `window_size`: items of a stream that are in memory and shuffled together, and as many that are being read.
+    `num_workers`: threads that decode; they change nothing else. `images_per_caption`: n > 1 makes a micro-batch of
+    captions with n different images each, which scoring rules compare with all samples of the caption; it is then
+    always the plain one.
+    """
+
+    sources: list[WeightedSourceConfig] = []
     size: Annotated[int, Field(strict=True, ge=8)] = 64
+    buckets: BucketConfig = BucketConfig()
+    window_size: Count = 1000
+    num_workers: Count | None = None
     max_bad_fraction: Fraction = 0.05
     plain_caption_fraction: Fraction = 0.25
     caption_dropout: Fraction = 0.0

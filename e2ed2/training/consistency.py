@@ -8,19 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.denoiser import Denoise, guided, pixart_denoiser
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.prediction import to_x0
 from e2ed2.samplers import boundary_scalings, ddim_step
 from e2ed2.training.config import Config
 from e2ed2.training.few_step import FewStepStage
+from e2ed2.training.training_set import TrainingSet
 
 
 class ConsistencyStage(FewStepStage):
     """Distils the start into itself at few steps: its frozen copy is the teacher, the running average the target."""
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         super().__init__(config, data, device, say)
         self.weights = {"consistency": 1.0}
         self._settings = config.consistency

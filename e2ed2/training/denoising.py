@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.denoiser import guided, pixart_denoiser
 from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
 from e2ed2.models.pipeline import Inference, save_pipeline, schedule_of
 from e2ed2.prediction import training_target
 from e2ed2.training.config import Config
-from e2ed2.training.latents import LatentSet
+from e2ed2.training.lazy_latents import latent_set
+from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import unroll
 
 GUIDANCE_SCALE = 2.0
@@ -25,11 +25,11 @@ class DenoisingStage:
 
     adversary = None
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
         self.network: nn.Module = self._pipeline.transformer
-        self._size = data.images.shape[-1]
-        self._data = LatentSet(data, config.data, self._pipeline, device, say)
+        self._size = data.size
+        self._data = latent_set(data, config.data, self._pipeline, device, say)
         self._schedule = schedule_of(self._pipeline)
         self.weights = {"denoising": 1.0}
 

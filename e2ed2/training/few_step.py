@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
@@ -16,7 +15,8 @@ from e2ed2.models.new import new_pipeline
 from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, save_pipeline, schedule_of
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
-from e2ed2.training.latents import LatentSet
+from e2ed2.training.lazy_latents import latent_set
+from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
 
@@ -28,11 +28,11 @@ class FewStepStage:
 
     adversary: Adversary | None = None
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         steps = config.trajectory.num_inference_steps
         if config.model.architecture is not None:  # from scratch
             self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "lcm")
-            start = Inference("lcm", steps, 1.0, height=data.images.shape[-1], width=data.images.shape[-1])
+            start = Inference("lcm", steps, 1.0, height=data.size, width=data.size)
         else:
             self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
         if start.transformers is not None:
@@ -45,7 +45,7 @@ class FewStepStage:
         self.network: nn.Module = self._pipeline.transformer
         self.prediction_type = self._pipeline.scheduler.config.prediction_type
         self.schedule = schedule_of(self._pipeline)
-        self.data = LatentSet(data, config.data, self._pipeline, device, say)
+        self.data = latent_set(data, config.data, self._pipeline, device, say)
         learned = start.timesteps if start.num_inference_steps == steps else None
         self.inference = replace(
             start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0, timesteps=learned
