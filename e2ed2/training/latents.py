@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +10,10 @@ from torch import Tensor
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all, to_float
+from e2ed2.models.families import family_of, network_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, cached_prompt_embeds, encode_uncond
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, cached_prompt_embeds
 from e2ed2.training.config import DataConfig
-
-if TYPE_CHECKING:
-    from diffusers import PixArtAlphaPipeline
 
 NUM_PREVIEWS = 16
 
@@ -36,7 +34,7 @@ class LatentSet:
         self,
         data: ImageTextSet,
         config: DataConfig,
-        pipeline: "PixArtAlphaPipeline",
+        pipeline: Any,
         device: torch.device,
         say: Callable[[str], None],
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
@@ -60,7 +58,8 @@ class LatentSet:
         say(f"encoding {len(data)} images and their captions")
         self.latents = encode_all(pipeline.vae, data.images).cpu()
         self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
-        self.uncond = encode_uncond(pipeline, max_sequence_length).to(device)
+        empty = self._embeds.select(torch.tensor([0]))
+        self.uncond = family_of(pipeline).uncond(pipeline, empty).to(device)
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
         """Latents of `rows` with a caption each: with its style, without, or empty, by the config's shares.
@@ -104,8 +103,8 @@ class LatentSet:
         return LatentBatch(rows, self.latents[rows].to(self._device), cond.to(self._device))
 
 
-def check_size(data: ImageTextSet, pipeline: "PixArtAlphaPipeline") -> None:
+def check_size(data: ImageTextSet, pipeline: Any) -> None:
     """Raise UserError when the images do not have the side that the model works at."""
-    side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+    side = network_of(pipeline).config.sample_size * pipeline.vae_scale_factor
     if data.images.shape[-1] != side:
         raise UserError(f"data.size: {data.images.shape[-1]}, but the model makes {side} px images: set it to {side}")
