@@ -41,7 +41,7 @@ class FewStepStage:
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
         self.half = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
-        self._pipeline, start = self._load(data.images.shape[-1])
+        self._pipeline, start = self._load(data.images.shape[-1], self.half)
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
@@ -68,14 +68,14 @@ class FewStepStage:
         )
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
-    def _load(self, side: int) -> tuple[Any, Inference]:
-        """The start, as it is on disk but for text encoders in the training's precision."""
+    def _load(self, side: int, dtype: torch.dtype | None = None) -> tuple[Any, Inference]:
+        """The start; `dtype` of its text encoders, by default as all else float32."""
         model, steps = self._config.model, self._config.trajectory.num_inference_steps
         if model.architecture is not None:  # from scratch
             pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
             return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
         folder = resolve_model(str(model.path), model.revision, model.variant)
-        pipeline, start = load_pipeline(folder, model.variant, self.half)
+        pipeline, start = load_pipeline(folder, model.variant, dtype)
         fuse(pipeline, model.lora)
         return pipeline, start
 
@@ -117,7 +117,7 @@ class FewStepStage:
         if path is None:
             pipeline, _ = self._load(self.inference.height)
         else:
-            pipeline, _ = load_pipeline(resolve_model(path), dtype=self.half)
+            pipeline, _ = load_pipeline(resolve_model(path))
         if type(pipeline) is not type(self._pipeline):
             kinds = f"{type(pipeline).__name__}, but model.path a {type(self._pipeline).__name__}"
             raise UserError(f"consistency.teacher: {path} is a {kinds}; give one of the same class")
@@ -137,7 +137,7 @@ class FewStepStage:
         sampler, inference = self.sampler_of(network), self.inference
         if sampler.time_grid is not None:
             inference = replace(inference, timesteps=sampler.time_grid.rounded())
-        pipeline, _ = self._load(inference.height)  # anew: what was frozen in the precision it has on disk
+        pipeline, _ = self._load(inference.height)  # anew: what was frozen in full precision
         base = network_of(pipeline)
         networks = [merged(trained, base) for trained in sampler.transformers]
         pipeline.register_modules(

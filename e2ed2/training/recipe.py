@@ -117,6 +117,8 @@ def _check_start(config: Config) -> None:
         raise UserError(f"model.lora: {', '.join(model.lora)}, but there is no trained network to add it to: remove it")
     if config.stage == "lcm" and trajectory.solver not in (None, "lcm"):
         raise UserError(f"trajectory.solver: {trajectory.solver}, but stage lcm distils for lcm: leave it out")
+    if config.stage == "lcm" and trajectory.parameters != "shared":
+        raise UserError(f"trajectory.parameters: {trajectory.parameters}, but stage lcm trains the network itself")
     if config.stage == "lcm" and trajectory.guidance_scale is not None:
         raise UserError(
             f"trajectory.guidance_scale: {trajectory.guidance_scale}, but stage lcm distils the teacher's guidance in: "

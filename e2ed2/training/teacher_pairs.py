@@ -132,7 +132,8 @@ def _alike(a: nn.Module, b: nn.Module) -> bool:
     """The same weights, up to the half precision that bundled models are stored in."""
     x, y = a.state_dict(), b.state_dict()
     return x.keys() == y.keys() and all(
-        x[k].shape == y[k].shape and torch.allclose(x[k].cpu(), y[k].cpu(), rtol=1e-2, atol=1e-3) for k in x
+        x[k].shape == y[k].shape and torch.allclose(x[k].cpu().float(), y[k].cpu().float(), rtol=1e-2, atol=1e-3)
+        for k in x
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from e2ed2.errors import UserError
@@ -15,46 +14,9 @@ from e2ed2.models.families import FAMILIES
 from e2ed2.models.pipeline import load_pipeline
 from e2ed2.models.text import encode_prompts, encode_uncond
 from e2ed2.training.loop import train
-from e2ed2.training.recipe import build_config
 from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, save_tiny
 
 REQUESTS = [Request("a red cat", 3), Request("dog", 4)]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Four captioned pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, caption in enumerate(["a red cat", "a dog", "a tree", "the moon"]):
-        pixels = torch.randint(256, (4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
-        Image.fromarray(pixels.numpy()).resize((SIDE, SIDE)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(caption)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
-
-
-def recipe(run: Path, start: Path, pictures: Path, model: dict | None = None, **trajectory):
-    return build_config(
-        {
-            "stage": "e2ed2",
-            "run": {"dir": run},
-            "model": {"path": str(start), **(model or {})},
-            "data": {"source": "folder", "path": pictures, "size": SIDE},
-            "trajectory": {"num_inference_steps": 2, "start": "pure_noise", **trajectory},
-            "objective": {"l2": {"weight": 1}},
-            "train": {
-                "max_train_steps": 2,
-                "micro_batch_size": 2,
-                "lr": 1e-2,
-                "mixed_precision": "no",
-                "preview_every": 2,
-            },
-        }
-    )
 
 
 def quiet(line):
@@ -122,12 +84,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_train_save_and_sample_identically_in_plain_diffusers(case, pictures, tmp_path):
+def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_path):
     class_name, options, trajectory, solver, nfe = CASES[case]
     if "scheduler" in options:
         options = options | {"scheduler": scheduler(options["scheduler"][0], **options["scheduler"][1])}
     start = save_tiny(class_name, tmp_path / "start", **options)
-    folder = train(recipe(tmp_path / "run", start, pictures, **trajectory), quiet)
+    folder = train(recipe(tmp_path / "run", start, **trajectory), quiet)
     before, after = weights(start, class_name), weights(folder, class_name)
     assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == class_name
@@ -140,18 +102,17 @@ def test_train_save_and_sample_identically_in_plain_diffusers(case, pictures, tm
 
 
 @pytest.mark.parametrize("class_name", ["PixArtAlphaPipeline", "StableDiffusionXLPipeline"])
-def test_an_interrupted_run_ends_with_the_same_weights(class_name, pictures, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_weights(class_name, recipe, tmp_path):
     start = save_tiny(class_name, tmp_path / "start")
 
     def interrupt(step, steps, row):
         if step == 1:
             raise KeyboardInterrupt
 
-    config = recipe(tmp_path / "interrupted", start, pictures)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": 1})})
+    config = recipe(tmp_path / "interrupted", start, train={"checkpoint_every": 1})
     with pytest.raises(KeyboardInterrupt):
         train(config, quiet, interrupt)
-    folders = train(config, quiet), train(recipe(tmp_path / "undisturbed", start, pictures), quiet)
+    folders = train(config, quiet), train(recipe(tmp_path / "undisturbed", start), quiet)
     a, b = (weights(folder, class_name) for folder in folders)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -198,13 +159,13 @@ def test_an_unknown_pipeline_class_is_named_with_those_we_know(tmp_path):
         load_pipeline(start)
 
 
-def test_a_solver_of_another_kind_of_model_is_refused(pictures, tmp_path):
+def test_a_solver_of_another_kind_of_model_is_refused(recipe, tmp_path):
     flow = save_tiny("StableDiffusion3Pipeline", tmp_path / "flow")
     with pytest.raises(UserError, match="trajectory.solver: lcm, but a StableDiffusion3Pipeline .* needs euler"):
-        train(recipe(tmp_path / "a", flow, pictures, solver="lcm"), quiet)
+        train(recipe(tmp_path / "a", flow, solver="lcm"), quiet)
     diffusion = save_tiny("StableDiffusionPipeline", tmp_path / "diffusion")
     with pytest.raises(UserError, match="trajectory.solver: euler, but a StableDiffusionPipeline .* lcm or ddim"):
-        train(recipe(tmp_path / "b", diffusion, pictures, solver="euler"), quiet)
+        train(recipe(tmp_path / "b", diffusion, solver="euler"), quiet)
 
 
 def test_pickles_beside_safetensors_are_left_unread_and_alone_refused(tmp_path):
