@@ -1,8 +1,8 @@
 """A cache of latents and prompt embeddings: a folder of safetensors shards, mapped into memory when read.
 
 `cache.json` says what made it and whether it is whole, `index.safetensors` and `captions.txt` hold a line for each
-item, `empty.safetensors` the empty prompt, `uncond.safetensors` what guidance leads away from, `shards/N.safetensors`
-the items, in order. A shard appears at once or not at all, so that nothing is torn or doubled by a kill.
+item, `empty.safetensors` the empty prompt, `shards/N.safetensors` the items, in order. A shard appears at once or not
+at all, so that a kill leaves nothing torn or doubled.
 """
 
 import json
@@ -111,7 +111,7 @@ class CachedSet:
         made_with: what made it, by field.
         parts: (number of items, weight) of its sources, as `ShuffledOrder` takes them.
         buckets: number [N] of each item's shape, None when all have one.
-        empty: the tensors of the empty prompt's embeddings; uncond: of what guidance leads away from.
+        empty: the tensors of the empty prompt's embeddings, one row.
     Raises:
         UserError: no cache there, or an unfinished or damaged one.
     """
@@ -130,7 +130,6 @@ class CachedSet:
         try:
             index = load_file(folder / "index.safetensors")
             self.empty = load_file(folder / "empty.safetensors")
-            self.uncond = load_file(folder / "uncond.safetensors")
         except (OSError, SafetensorError) as error:
             raise UserError(f"data.path: the cache {folder} is damaged ({error}); precompute again") from error
         self._places, items = index["places"], index["items"]

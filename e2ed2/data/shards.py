@@ -1,16 +1,19 @@
 """WebDataset shards: tar files in which `cat.jpg`, `cat.txt` and `cat.json` are one item (img2dataset's output).
 
-Read in order, from disk or by fsspec from any URL, so that a set of any size needs neither room nor a list of items.
+Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of any size needs neither room nor a list.
 """
 
 import json
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
+from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.request import urlopen
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import JSON_COLUMN, Columns
@@ -18,6 +21,7 @@ from e2ed2.data.tables import Shard, unreadable
 from e2ed2.errors import UserError
 
 END_OF_TAR = bytes(1024)
+HTTP_TIMEOUT = 60.0  # seconds without a byte
 NUM_PROBED = 5  # items of the first shard whose fields must hold image and caption
 
 
@@ -85,16 +89,14 @@ def _read_shard(url: str, columns: Columns, first: int) -> Iterator[RawItem | Sk
                 yield columns.item(_parsed(sample), sample["__key__"], place)
             except ValueError as error:
                 yield SkippedItem(place, str(error))
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, HTTPException) as error:
         raise unreadable(url, error) from error
 
 
 def _samples(url: str) -> Iterator[dict[str, Any]]:
     """Fields by extension, as bytes, of files that follow each other and share all before the first dot."""
-    import fsspec
-
     sample: dict[str, Any] = {}
-    with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with _open(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
@@ -109,6 +111,15 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
             sample |= {"__key__": key, extension.lower(): content.read()}
     if sample:
         yield sample
+
+
+def _open(url: str) -> AbstractContextManager[IO[bytes]]:
+    """A file for reading from beginning to end."""
+    if url.startswith(("http://", "https://")):  # fsspec would need another package for it
+        return urlopen(url, timeout=HTTP_TIMEOUT)
+    import fsspec
+
+    return fsspec.open(url, "rb")
 
 
 def _parsed(sample: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class PromptEmbeds:
     def to(self, device: torch.device) -> "PromptEmbeds":
         return self._each(lambda x: x.to(device))
 
+    def like(self, x: Tensor) -> "PromptEmbeds":
+        """Embeddings in x's precision, as a text encoder may have another; the mask as it is."""
+        return self._each(lambda value: value.to(x.dtype) if value.is_floating_point() else value)
+
     def repeat(self, times: int) -> "PromptEmbeds":
         """The whole batch `times` times, one copy after the other."""
         return self._each(lambda x: x.repeat(times, *[1] * (x.ndim - 1)))

@@ -52,9 +52,7 @@ def encode_prompts(
 @torch.no_grad()
 def encode_uncond(pipeline: Any, max_sequence_length: int = MAX_SEQUENCE_LENGTH) -> PromptEmbeds:
     """What guidance leads away from, one row on the CPU: the empty prompt, or zeros where the pipeline takes them."""
-    family = family_of(pipeline)
-    length = family.prompt_length(pipeline, [""], max_sequence_length)
-    return family.encode_uncond(pipeline, length).to(torch.device("cpu"))
+    return family_of(pipeline).uncond(pipeline, encode_prompts([""], pipeline, max_sequence_length))
 
 
 def cached_prompt_embeds(

@@ -171,8 +171,12 @@ def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, tensors that several names share under the first of them alone."""
-    once = dict([*module.named_parameters(), *module.named_buffers()])
+    """What changes in the state dict, tensors that several names share under the first of them alone.
+
+    Frozen weights, such as those below a LoRA, are the start's and come from there again.
+    """
+    learned = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    once = dict([*learned, *module.named_buffers()])
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name in once}
 
 

@@ -54,12 +54,18 @@ class RunConfig(_Section):
 class ModelConfig(_Section):
     """What the stage starts from.
 
-    `path`: a model folder or a bundled model's name (`base`: the autoencoder; `lcm`, `e2ed2`: a pipeline).
+    `path`: a model folder, a bundled model's name, or a hub id `org/name` with its `revision` and `variant` (`base`:
+    the autoencoder; `lcm`, `e2ed2`: a pipeline). `lora`: adapters fused into it, files, folders or hub ids.
+    `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
     `e2ed2` when it trains from scratch: `path` is then an autoencoder.
     """
 
     path: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    lora: list[str] = []
+    gradient_checkpointing: bool = False
     architecture: dict[str, Any] | None = None
 
 
@@ -127,19 +133,24 @@ class TrajectoryConfig(_Section):
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
     serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
-    frozen one. `parameters`: one set for all steps, one for each, or for each a LoRA of rank `lora_rank` on a frozen
-    one (App. D.1). `num_backprop_steps`: steps at the end that the gradient passes through (default: all). `coupling`:
-    which image a start noise goes with; with `teacher_pairs` it is the sample that `teacher`, a model folder or a
-    bundled model, makes of that noise for the full caption.
+    frozen one. `parameters`: one set for all steps, one for each (App. D.1), or a LoRA of rank `lora_rank` on the
+    frozen start, one for all or for each. `solver`: `lcm`, `ddim`, or for flow models `euler` (default: the start's own
+    where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain, two
+    evaluations a step; an LCM's network is told the scale instead (default: the start's). `num_backprop_steps`: steps
+    at the end that the gradient passes through (default: all). `coupling`: which image a start noise goes with; with
+    `teacher_pairs` it is the sample that `teacher`, a model folder or a bundled model, makes of that noise for the full
+    caption.
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
+    solver: Literal["lcm", "ddim", "euler"] | None = None
+    guidance_scale: Annotated[Number, Field(ge=1)] | None = None
     start: Literal["pure_noise", "random_step"] = "random_step"
     coupling: Literal["independent", "optimal_transport", "teacher_pairs"] = "independent"
     teacher: str | None = None
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
-    parameters: Literal["shared", "per_step", "lora_per_step"] = "shared"
+    parameters: Literal["shared", "per_step", "lora", "lora_per_step"] = "shared"
     lora_rank: Count = 16
     gradient_checkpointing: bool = False
     num_backprop_steps: Count | None = None

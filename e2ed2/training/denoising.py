@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.models.autoencoder import decode, to_uint8
-from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.inference import Inference
 from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
-from e2ed2.models.pipeline import Inference, save_pipeline, schedule_of
+from e2ed2.models.pipeline import save_pipeline
+from e2ed2.models.scheduler import schedule_of
 from e2ed2.prediction import training_target
 from e2ed2.training.config import Config
 from e2ed2.training.lazy_latents import latent_set
@@ -30,7 +32,7 @@ class DenoisingStage:
         self.network: nn.Module = self._pipeline.transformer
         self._size = data.size
         self._data = latent_set(data, config.data, self._pipeline, device, say)
-        self._schedule = schedule_of(self._pipeline)
+        self._schedule = schedule_of(self._pipeline.scheduler)
         self.weights = {"denoising": 1.0}
 
     def loss_terms(
@@ -41,7 +43,7 @@ class DenoisingStage:
         noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
         t = torch.randint(self._schedule.num_train_timesteps, (len(rows),), generator=generator).to(batch.x0.device)
         alpha, sigma = self._schedule.levels(t, batch.x0)
-        prediction = pixart_denoiser(network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
+        prediction = denoiser_of(self._pipeline, network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
         target = training_target(batch.x0, noise, alpha, sigma, PREDICTION_TYPE)
         return {"denoising": (prediction.float() - target).square().mean()}
 
@@ -51,7 +53,7 @@ class DenoisingStage:
         batch = self._data.preview_batch()
         noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(0)).to(batch.x0)
         x0 = unroll(
-            guided(pixart_denoiser(network), GUIDANCE_SCALE, self._data.uncond),
+            denoiser_of(self._pipeline, network, GUIDANCE_SCALE, self._data.uncond),
             noise,
             self._inference().grid().to(noise.device),
             batch.cond,

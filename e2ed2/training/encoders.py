@@ -8,19 +8,8 @@ import torch
 from torch import nn
 
 from e2ed2.errors import UserError
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.new import new_pipeline
-from e2ed2.models.pipeline import load_pipeline
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, text_encoders
-from e2ed2.training.config import Config, DataConfig
-
-
-def load_encoders(config: Config) -> tuple[Any, int]:
-    """The pipeline whose autoencoder and text encoders the recipe's stage trains on; tokens of its longest prompt."""
-    if config.model.architecture is not None:
-        return new_pipeline(str(config.model.path), config.model.architecture, "lcm"), MAX_SEQUENCE_LENGTH
-    pipeline, inference = load_pipeline(resolve_model(str(config.model.path)))
-    return pipeline, inference.max_sequence_length
+from e2ed2.models.text import text_encoders
+from e2ed2.training.config import DataConfig
 
 
 def made_with(config: DataConfig, pipeline: Any, max_sequence_length: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from e2ed2.data.buckets import bucket_shapes
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
 from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscriminator
-from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
+from e2ed2.models.few_step_network import FewStepNetwork, copies
+from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
@@ -104,9 +105,11 @@ class EndToEndStage(FewStepStage):
         sets, num_steps = [transformer], len(self._grids)
         if config.trajectory.parameters == "per_step":
             sets = copies(transformer, num_steps)
-        elif config.trajectory.parameters == "lora_per_step":
-            sets = lora_copies(transformer, num_steps, config.trajectory.lora_rank)
-        self.network = FewStepNetwork(sets, self.schedule, self.prediction_type, self._grids, learned).to(device)
+        elif config.trajectory.parameters != "shared":
+            adapters = 1 if config.trajectory.parameters == "lora" else num_steps
+            frozen = transformer if self.half is None else transformer.to(self.half)
+            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank)
+        self.network = self.chain(sets, learned).to(device)
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))

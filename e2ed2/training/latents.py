@@ -12,8 +12,9 @@ from e2ed2.data.batch import ImageTextSet, spread
 from e2ed2.data.cache import EMPTY, PLAIN
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all, to_float
+from e2ed2.models.families import family_of, network_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import cached_prompt_embeds, encode_uncond
+from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.training.config import DataConfig
 
 NUM_PREVIEWS = 16
@@ -130,7 +131,8 @@ class MemoryLatents(LatentSet):
         say(f"encoding {len(data)} images and their captions")
         self.latents = encode_all(pipeline.vae, data.images, images_at_a_time(data.size)).cpu()
         self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
-        self.uncond = encode_uncond(pipeline, max_sequence_length).to(device)
+        empty = self._embeds.select(torch.tensor([0]))
+        self.uncond = family_of(pipeline).uncond(pipeline, empty).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
         prompts = torch.where(draws[:, 0] < self._plain_fraction, self._plain[rows], self._captions[rows])
@@ -166,13 +168,20 @@ def takes_micro(pipeline: Any) -> bool:
     return type(pipeline).__name__.startswith("StableDiffusionXL")
 
 
+def _cells_per_token(network: Any) -> int:
+    """Latent cells along the side of a transformer's patch, or of a pixel in the middle of a UNet."""
+    if "patch_size" in network:
+        return network.patch_size
+    return 2 ** (len(network.block_out_channels) - 1)
+
+
 def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
     """Raise UserError when the images do not have the side that the model works at, or shapes it cannot take."""
-    transformer = pipeline.transformer.config
-    side = transformer.sample_size * pipeline.vae_scale_factor
+    network = network_of(pipeline).config
+    side = network.sample_size * pipeline.vae_scale_factor
     if size != side:
         raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}")
-    cell = pipeline.vae_scale_factor * transformer.get("patch_size", 1)
+    cell = pipeline.vae_scale_factor * _cells_per_token(network)
     if config.buckets.max_ratio > 1 and config.buckets.step % cell:
         step = cell * max(1, round(config.buckets.step / cell))
         raise UserError(

@@ -14,8 +14,9 @@ from e2ed2.data.cache import EMPTY, PLAIN, CachedSet, Tensors
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import StreamSet
 from e2ed2.models.autoencoder import encode_all, to_float
+from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond, text_encoders
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond
 from e2ed2.training.config import DataConfig
 from e2ed2.training.encoders import check_made_with, made_with
 from e2ed2.training.latents import (
@@ -103,7 +104,7 @@ class OnlineLatents(LatentSet):
 
 
 class CachedLatents(LatentSet):
-    """A set read from a cache; no encoder runs, and the text encoders leave the device.
+    """A set read from a cache; no encoder runs.
 
     Raises:
         UserError: another encoder or another transform made the cache.
@@ -115,10 +116,8 @@ class CachedLatents(LatentSet):
         first_captions = data.first_captions() if config.images_per_caption > 1 else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         check_made_with(data.made_with, made_with(config, pipeline, max_sequence_length), config.path)
-        for encoder in text_encoders(pipeline).values():
-            encoder.to("cpu")
         self._data, self._takes_micro, self.has_images = data, takes_micro(pipeline), data.has_images
-        self.uncond = PromptEmbeds(**data.uncond).to(device)
+        self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
         counts = self._data.num_captions[rows].tolist()

@@ -2,8 +2,6 @@
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -30,6 +28,7 @@ from e2ed2.training.checkpoint import (
     save_checkpoint,
 )
 from e2ed2.training.config import Config
+from e2ed2.training.interrupt import DelayedInterrupt
 from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, check_config
@@ -219,7 +218,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
     saved, pinned = state.global_step, 0
     if saved == 0:
         _preview(run, 0)
-    with _DelayedInterrupt() as interrupt:
+    with DelayedInterrupt() as interrupt:
         while state.global_step < train.max_train_steps and not interrupt.requested:
             state, row = _step(run, state)
             step, is_last = state.global_step, state.global_step == train.max_train_steps
@@ -297,25 +296,3 @@ def _exported_step(model: Path) -> int | None:
         return json.loads((model / EXPORT_FILE).read_text())["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-class _DelayedInterrupt:
-    """Turns the first Ctrl-C into a request that the loop honours between updates; a second is immediate."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._is_main_thread = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> "_DelayedInterrupt":
-        if self._is_main_thread:  # Python delivers signals there only
-            self._previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_main_thread:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True

@@ -28,11 +28,14 @@ from e2ed2.data.stream import StreamSet
 from e2ed2.errors import UserError
 from e2ed2.files import atomic_file
 from e2ed2.models.autoencoder import encode_all
+from e2ed2.models.new import new_pipeline
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import encode_prompts, encode_uncond
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts
 from e2ed2.training.config import Config, SourceConfig, objective_weights
-from e2ed2.training.encoders import load_encoders, made_with
+from e2ed2.training.encoders import made_with
+from e2ed2.training.few_step import half_of, load_start
 from e2ed2.training.latents import check_size, images_at_a_time
+from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages import load_training_set
 
 Watch = Callable[[str, int, int], None]
@@ -60,7 +63,7 @@ def precompute(
     data = load_training_set(config.data, say, lambda done, total: watch("scanning", done, total))
     assert not isinstance(data, CachedSet)
     process = PartialState()
-    pipeline, max_sequence_length = load_encoders(config)
+    pipeline, max_sequence_length = _load_encoders(resolve_precision(config, {}, process.device))
     check_size(data.size, config.data, pipeline)
     encoder = _Encoder(pipeline.to(process.device), max_sequence_length, data.size, _needs_images(config))
     manifest = {
@@ -79,9 +82,8 @@ def precompute(
     process.wait_for_everyone()
     if process.is_main_process:
         write_index(out)
-        for name, tensors in encoder.empty_and_uncond().items():
-            with atomic_file(out / f"{name}.safetensors") as temporary:
-                save_file(tensors, temporary)
+        with atomic_file(out / "empty.safetensors") as temporary:
+            save_file(encoder.empty(), temporary)
         write_manifest(out, {**manifest, "complete": True})
     return out
 
@@ -108,9 +110,9 @@ class _Encoder:
             for picture, x0, texts in zip(pictures, self._latents(pictures), captions, strict=True)
         ]
 
-    def empty_and_uncond(self) -> dict[str, Tensors]:
-        uncond = encode_uncond(self._pipeline, self._max_sequence_length)
-        return {"empty": self._embed([""])[0], "uncond": uncond.tensors()}
+    def empty(self) -> Tensors:
+        """The embeddings of the empty prompt."""
+        return self._embed([""])[0]
 
     def _latents(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """Scaled latents [C, h, w] of each, images of one shape encoded together."""
@@ -134,6 +136,14 @@ def _contiguous(embeds: PromptEmbeds) -> Tensors:
 def _numbered_captions(picture: Picture) -> dict[int, str]:
     texts = dict(enumerate(picture.captions))
     return texts if picture.plain_caption is None else {**texts, PLAIN: picture.plain_caption}
+
+
+def _load_encoders(config: Config) -> tuple[Any, int]:
+    """The pipeline whose encoders the recipe's stage trains on, as that loads it; tokens of its longest prompt."""
+    if config.stage == "base":
+        return new_pipeline(str(config.model.path), config.model.architecture, "ddim"), MAX_SEQUENCE_LENGTH
+    pipeline, start = load_start(config, config.data.size, half_of(config))
+    return pipeline, start.max_sequence_length
 
 
 def _needs_images(config: Config) -> bool:

@@ -12,8 +12,8 @@ from e2ed2.training.config import SCORING_RULES, TERMS, Config, SourceConfig, ob
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
-    "lcm": "a model folder or a bundled model",
-    "e2ed2": "a model folder or a bundled model",
+    "lcm": "a model folder, a hub id or a bundled model",
+    "e2ed2": "a model folder, a hub id or a bundled model",
 }
 # What may change between the runs of one run folder: nothing here alters an update.
 FREE_FIELDS = {
@@ -84,7 +84,9 @@ def check_config(config: Config) -> None:
             f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
             "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
         )
-    if trajectory.parameters != "shared" and (
+    if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
+        raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")
+    if trajectory.parameters.endswith("per_step") and (
         trajectory.random_num_steps or trajectory.num_inference_steps == 1 or trajectory.time_grid == "learned_alone"
     ):
         raise UserError(
@@ -92,6 +94,7 @@ def check_config(config: Config) -> None:
             "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
             "(time_grid not learned_alone)"
         )
+    _check_start(config)
     _check_coupling(config)
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
@@ -147,6 +150,22 @@ def _check_data(config: Config) -> None:
     if config.stage == "autoencoder" and (is_stream or ratio > 1 or data.source == "cache"):
         raise UserError(
             "data: stage autoencoder holds square images in memory; give a folder, parquet or hub, without data.buckets"
+        )
+
+
+def _check_start(config: Config) -> None:
+    """What only the stages that start from a trained pipeline read."""
+    model, trajectory = config.model, config.trajectory
+    if model.lora and (config.stage not in ("lcm", "e2ed2") or model.architecture is not None):
+        raise UserError(f"model.lora: {', '.join(model.lora)}, but there is no trained network to add it to: remove it")
+    if config.stage == "lcm" and trajectory.solver not in (None, "lcm"):
+        raise UserError(f"trajectory.solver: {trajectory.solver}, but stage lcm distils for lcm: leave it out")
+    if config.stage == "lcm" and trajectory.parameters != "shared":
+        raise UserError(f"trajectory.parameters: {trajectory.parameters}, but stage lcm trains the network itself")
+    if config.stage == "lcm" and trajectory.guidance_scale is not None:
+        raise UserError(
+            f"trajectory.guidance_scale: {trajectory.guidance_scale}, but stage lcm distils the teacher's guidance in: "
+            "set consistency.guidance_scale instead"
         )
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from e2ed2.data.cache import EMPTY, PLAIN, CachedItem, CachedSet, write_index, write_manifest, write_shard
 from e2ed2.errors import UserError
-from safetensors.torch import save_file
 
 MANIFEST = {"made_with": {"data.size": 16}, "data": "x", "parts": [], "has_images": False, "complete": True}
 
@@ -21,8 +21,7 @@ def write(folder, *shards, **manifest):
     for number, items in enumerate(shards):
         write_shard(folder, number, items, None)
     write_index(folder)
-    for name in ("empty", "uncond"):
-        save_file({"embeds": torch.zeros(1, 1, 3), "mask": torch.ones(1, 1)}, folder / f"{name}.safetensors")
+    save_file({"embeds": torch.zeros(1, 1, 3), "mask": torch.ones(1, 1)}, folder / "empty.safetensors")
     write_manifest(folder, MANIFEST | manifest)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from e2ed2.data.order import batch_rows
+from e2ed2.data.order import ShuffledOrder, batch_rows, bucket_batches
 
 NUM_ITEMS = 23
 

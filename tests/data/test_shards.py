@@ -81,7 +81,7 @@ def test_what_is_refused_before_training(tmp_path):
     with pytest.raises(UserError, match="no .tar shards there"):
         read(tmp_path)
     path = write_shards(tmp_path, 1, 3) / "00000.tar"
-    with pytest.raises(UserError, match=r"data.caption_column: .*00000.tar has no column 'title'; it has png, txt: name"):
+    with pytest.raises(UserError, match="data.caption_column: .*00000.tar has no column 'title'; it has png, txt"):
         read(path, Columns(caption="title"))
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match="00000.tar is cut off or no tar file"):
@@ -101,7 +101,7 @@ def test_s3_needs_a_package_and_credentials():
         read("s3://bucket/a.tar")
 
 
-@pytest.mark.parametrize(("num_processes", "num_shards"), [(2, 4), (2, 3), (3, 1)])
+@pytest.mark.parametrize(("num_processes", "num_shards"), [(2, 4), (2, 5), (3, 1)])
 def test_processes_share_an_epoch_and_epochs_differ(tmp_path, num_processes, num_shards):
     write_shards(tmp_path, num_shards, 7)
     shards = tar_shards(str(tmp_path), Columns())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -16,10 +17,8 @@ SHAPES = [(16, 16), (8, 32), (16, 32)]
 
 
 def open_set(folder, window_size=6, num_workers=2, say=lambda line: None, max_bad_fraction=0.0):
-    shards = tar_shards(str(folder), Columns())
-    return StreamSet(
-        lambda seed, rank, n: ShardStream(shards, seed, rank, n), SHAPES, window_size, max_bad_fraction, num_workers, say
-    )
+    open_stream = partial(ShardStream, tar_shards(str(folder), Columns()))
+    return StreamSet(open_stream, SHAPES, window_size, max_bad_fraction, num_workers, say)
 
 
 def batches(data, count):

@@ -7,7 +7,8 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode
-from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline
+from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.models.text import encode_prompts
 from e2ed2.training import teacher_pairs
 from e2ed2.training.recipe import build_config
