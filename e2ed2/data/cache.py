@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from e2ed2.data.buckets import bucket_shapes
 from e2ed2.errors import UserError
 from e2ed2.files import atomic_file, write_file
 
@@ -56,7 +57,7 @@ def write_shard(folder: Path, number: int, items: Iterable[CachedItem], state: d
         if item.image is not None:
             tensors[f"image.{i}"] = item.image.contiguous()
         for caption, embeds in item.embeds.items():
-            tensors |= {f"{name}.{i}.{caption}": value.contiguous() for name, value in embeds.items()}
+            tensors |= {f"{name}.{i}.{caption}": value.clone() for name, value in embeds.items()}  # some are the same
         num_captions = sum(caption >= 0 for caption in item.embeds)
         rows.append([num_captions, PLAIN in item.embeds, *item.micro, item.first_caption])
     with atomic_file(_shard_path(folder, number)) as temporary:
@@ -110,7 +111,7 @@ class CachedSet:
     Attributes:
         made_with: what made it, by field.
         parts: (number of items, weight) of its sources, as `ShuffledOrder` takes them.
-        buckets: number [N] of each item's shape, None when all have one.
+        buckets: number [N] of each item's shape, None when there is one shape.
         empty: the tensors of the empty prompt's embeddings, one row.
     Raises:
         UserError: no cache there, or an unfinished or damaged one.
@@ -135,8 +136,10 @@ class CachedSet:
         self._places, items = index["places"], index["items"]
         self.num_captions, self.micro = items[:, 0], items[:, 2:]
         self.has_plain = bool(items[:, 1].any())
-        shapes, buckets = items[:, -2:].unique(dim=0, return_inverse=True)
-        self.buckets: Tensor | None = buckets if len(shapes) > 1 else None
+        self.buckets: Tensor | None = None
+        if self.made_with["data.buckets"]:
+            numbers = {shape: i for i, shape in enumerate(bucket_shapes(self.size, **self.made_with["data.buckets"]))}
+            self.buckets = torch.tensor([numbers[tuple(shape)] for shape in items[:, -2:].tolist()])
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)
 
     def __len__(self) -> int:

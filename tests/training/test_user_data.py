@@ -117,18 +117,17 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 def test_a_cache_gives_the_losses_of_encoding_on_the_fly(
     objective, tiny_model, photos, tmp_path, online, monkeypatch
 ):
-    data = {"source": "folder", "path": str(photos), "caption_dropout": 0.2}
-    loop.train(recipe(tiny_model, tmp_path / "online", data, objective=objective), quiet)
-    path = precompute(recipe(tiny_model, data=data, objective=objective), tmp_path / "cache", quiet)
-    monkeypatch.setattr("e2ed2.models.text.encode_prompts", pytest.fail)
+    """But for rounding, which depends on how many are encoded together, and which a high rate would amplify."""
+    data, low = {"source": "folder", "path": str(photos), "caption_dropout": 0.2}, {"objective": objective, "lr": 1e-6}
+    loop.train(recipe(tiny_model, tmp_path / "online", data, **low), quiet)
+    path = precompute(recipe(tiny_model, data=data, **low), tmp_path / "cache", quiet)
     monkeypatch.setattr("e2ed2.training.lazy_latents.encode_prompts", pytest.fail)
     monkeypatch.setattr("e2ed2.training.lazy_latents.encode_all", pytest.fail)
     data |= {"source": "cache", "path": str(path)}
-    loop.train(recipe(tiny_model, tmp_path / "cached", data, objective=objective), quiet)
+    loop.train(recipe(tiny_model, tmp_path / "cached", data, **low), quiet)
     online_rows, cached_rows = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("online", "cached"))
     assert len(online_rows) == 6
-    for ours, theirs in zip(online_rows, cached_rows, strict=True):
-        assert ours["total"] == pytest.approx(theirs["total"], rel=1e-4)
+    assert [row["total"] for row in cached_rows] == pytest.approx([row["total"] for row in online_rows], rel=1e-5)
 
 
 def test_memory_and_cache_and_on_the_fly_are_the_same_batches(tiny_model, tmp_path, tiny_emoji, monkeypatch):
@@ -158,11 +157,11 @@ def test_small_folders_are_held_in_memory_and_large_or_several_captions_not(phot
 
 def test_in_memory_and_on_the_fly_train_alike(tiny_model, photos, tmp_path, monkeypatch):
     data = {"source": "folder", "path": str(photos), "buckets": {}, "caption_per_line": False, "caption_dropout": 0.3}
-    loop.train(recipe(tiny_model, tmp_path / "memory", data), quiet)
+    loop.train(recipe(tiny_model, tmp_path / "memory", data, lr=1e-6), quiet)
     monkeypatch.setattr(training_set, "MAX_BYTES_IN_MEMORY", 0)
-    loop.train(recipe(tiny_model, tmp_path / "online", data), quiet)
+    loop.train(recipe(tiny_model, tmp_path / "online", data, lr=1e-6), quiet)
     memory, online = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("memory", "online"))
-    assert [row["total"] for row in online] == pytest.approx([row["total"] for row in memory], rel=1e-4)
+    assert [row["total"] for row in online] == pytest.approx([row["total"] for row in memory], rel=1e-5)
 
 
 def test_captions_are_drawn_evenly_and_dropped_as_often_as_told(tiny_model, photos):
@@ -231,10 +230,11 @@ def test_a_cache_of_another_encoder_or_transform_is_refused(tiny_model, photos, 
     pipeline, _ = load_start(config, 64)
     for part, field in ((pipeline.vae, "autoencoder"), (pipeline.text_encoder, "text encoder")):
         weight = next(part.parameters()).data
+        before = weight.clone()
         weight += 1
         with pytest.raises(UserError, match=f"was made with another {field} than model.path's"):
             latent_set(CachedSet(path), config.data, pipeline, torch.device("cpu"), quiet)
-        weight -= 1
+        weight.copy_(before)
     latent_set(CachedSet(path), config.data, pipeline, torch.device("cpu"), quiet)
 
 
