@@ -8,6 +8,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+PIXELS_AT_A_TIME = 64 * 64 * 64
+
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float in [-1, 1]."""
@@ -73,9 +75,14 @@ def decode_crop(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int = 64) -> Tensor:
-    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device."""
+def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int | None = None) -> Tensor:
+    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device.
+
+    Args:
+        batch_size: images at a time; None for as many as have `PIXELS_AT_A_TIME`.
+    """
     device = next(autoencoder.parameters()).device
+    batch_size = batch_size or max(1, PIXELS_AT_A_TIME // images[0, 0].numel())
     return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in images.split(batch_size)])
 
 

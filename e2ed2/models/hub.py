@@ -1,6 +1,7 @@
 """Models by their hub id, `org/name`: fetched once into the hub's own cache, safetensors only."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from e2ed2.errors import UserError, first_line
@@ -21,17 +22,14 @@ def download(repo: str, revision: str | None = None, variant: str | None = None)
     """
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
         folder = Path(DiffusionPipeline.download(repo, revision=revision, variant=variant, use_safetensors=True))
     except Exception as error:  # of the hub, of its HTTP library, or of diffusers: all end here, with their remedy
         raise UserError(f"model '{repo}': {_remedy(repo, revision, error)}") from error
     for name in EXTRA_FILES:
-        try:
+        with suppress(Exception):  # it has none, or the cache is all there is: the model is complete without
             hf_hub_download(repo, name, revision=revision)
-        except (EntryNotFoundError, HfHubHTTPError, OSError):
-            continue  # it has none, or the cache is all there is
     return folder
 
 

@@ -61,7 +61,7 @@ def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
 
 def _save_peft(network: "PeftModel", folder: Path) -> None:
     network.peft_config["default"].base_model_name_or_path = None  # where on this machine it was
-    network.save_pretrained(folder, save_embedding_layers=False)
+    network.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from e2ed2.models.bundled import BUNDLED, resolve_model
 from e2ed2.models.card import licence_of
 from e2ed2.models.hub import is_hub_id
-from e2ed2.training.config import Config, objective_weights
+from e2ed2.training.config import Config, ModelConfig, objective_weights
 
 
 def about_run(config: Config) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def about_run(config: Config) -> dict[str, Any]:
     model, trajectory, train = config.model, config.trajectory, config.train
     named = str(model.path) in BUNDLED or is_hub_id(str(model.path))
     rows = {
-        "license": None if model.architecture else licence_of(resolve_model(str(model.path), model.revision)),
+        "license": _licence(model),
         "base_model": model.path if named else None,
         "stage": config.stage,
         "data": f"{config.data.source}, {config.data.size} px",
@@ -23,3 +23,10 @@ def about_run(config: Config) -> dict[str, Any]:
         f"learning rate {train.lr:g}, average {train.ema_decay:g}, {train.mixed_precision} mixed precision",
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def _licence(model: ModelConfig) -> str | None:
+    """Of the start, where there is one and its card names it."""
+    if model.architecture is not None:
+        return None
+    return licence_of(resolve_model(str(model.path), model.revision, model.variant))

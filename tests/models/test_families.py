@@ -1,6 +1,7 @@
 """Each family from a plain diffusers folder through training to a folder that plain diffusers samples identically."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request, Sampler
 from e2ed2.evaluation.samples import load_model
+from e2ed2.models.card import PROMPT
 from e2ed2.models.families import FAMILIES
 from e2ed2.models.pipeline import load_pipeline
 from e2ed2.models.text import encode_prompts, encode_uncond
 from e2ed2.training.loop import train
+from e2ed2.training.stages import create_stage, load_training_set
 from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, save_tiny
 
 REQUESTS = [Request("a red cat", 3), Request("dog", 4)]
@@ -180,3 +183,31 @@ def test_pickles_beside_safetensors_are_left_unread_and_alone_refused(tmp_path):
 
 def test_every_family_has_a_tiny_copy():
     assert MAKERS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
+def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, recipe, tmp_path):
+    start = save_tiny(class_name, tmp_path / "start")
+    gradients = []
+    for blocks, steps in ((False, False), (True, False), (False, True), (True, True)):
+        config = recipe(tmp_path, start, {"gradient_checkpointing": blocks}, gradient_checkpointing=steps)
+        stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
+        network = stage.network.train()
+        stage.loss_terms(network, network, torch.arange(2), torch.Generator().manual_seed(0))["l2"].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0])
+
+
+def test_a_unet_for_each_step_is_run_by_the_code_on_its_card(recipe, tmp_path, monkeypatch):
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    folder = train(recipe(tmp_path / "run", start, parameters="per_step", train={"ema_decay": 0}), quiet)
+    assert (folder / "unet_2" / "config.json").is_file()
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
+    code = code.replace("THIS FOLDER", str(folder)).replace(PROMPT, REQUESTS[0].prompt)
+    code = code.replace("=use_next,", '=use_next, generator=torch.Generator().manual_seed(3), output_type="pt",')
+    scope = {"torch": torch}
+    exec(code, scope)
+    theirs = (scope["image"][None] * 255).round().to(torch.uint8)
+    assert difference(load_model(str(folder)).sampler(REQUESTS[:1]), theirs) <= 1
