@@ -19,6 +19,7 @@ def made_with(config: DataConfig, pipeline: Any, max_sequence_length: int) -> di
         "data.size": config.size,
         "data.buckets": shapes,
         "autoencoder": weights_sha256([pipeline.vae]),
+        "text encoder precision": str(pipeline.text_encoder.dtype),  # of the recipe's train.mixed_precision
         "text encoder": weights_sha256(text_encoders(pipeline).values()),
         "max_sequence_length": max_sequence_length,
     }

@@ -70,6 +70,7 @@ class OnlineLatents(LatentSet):
         self._data, self._takes_micro = data, takes_micro(pipeline)
         self._pipeline = copy.copy(pipeline)  # the stage may part with text encoders and lower the precision
         self._pipeline.register_modules(vae=copy.deepcopy(pipeline.vae))
+        self._pipeline.vae.decoder = None
         self._max_sequence_length = max_sequence_length
         self.uncond = encode_uncond(pipeline, max_sequence_length).to(device)
         self._last: tuple[Tensor, list[Picture]] | None = None  # rows, and what is at them

@@ -261,3 +261,38 @@ def test_shorter_embeddings_are_padded_and_masked():
     unmasked = {"embeds": torch.ones(1, 3, 2), "pooled": torch.ones(1, 5)}
     assert collate([unmasked] * 2).pooled.shape == (2, 5)
     assert replace(PromptEmbeds(**unmasked)).mask is None
+
+
+@pytest.mark.slow
+def test_5000_images_some_of_them_broken_train_and_every_broken_one_is_named(tmp_path, tiny, online, tiny_stage):
+    """Through the real loop and the real data; the network is the tiny stage's."""
+    folder, broken = tmp_path / "photos", set(range(50, 5000, 100))
+    folder.mkdir()
+    whole = [tmp_path / f"{shade}.jpg" for shade in range(20)]
+    for shade, path in enumerate(whole):
+        Image.new("RGB", (24, 20), (10 * shade, 0, 255)).save(path)
+    for i in range(5000):
+        data = whole[i % 20].read_bytes()
+        (folder / f"{i:04d}.jpg").write_bytes(data[: len(data) // 2] if i in broken else data)
+        (folder / f"{i:04d}.txt").write_text(f"photo {i}")
+    decoded = []
+
+    class DecodingStage(tiny_stage):
+        def __init__(self, config, data, device, say):
+            super().__init__()
+            self.data = data
+
+        def loss_terms(self, network, ema, rows, generator):
+            decoded.extend(picture.key for picture in self.data.pictures(rows))
+            return super().loss_terms(network, ema, rows % 23, generator)
+
+    config, lines, ticks = tiny(max_train_steps=30), [], []
+    data = {"source": "folder", "path": str(folder), "size": 16}
+    config = build_config(json.loads(config.model_dump_json()) | {"data": data})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_stage", DecodingStage)
+        patch.setattr(loop, "load_training_set", load_training_set)
+        loop.train(config, lines.append, progress=lambda done, total: ticks.append((done, total)))
+    named = {int(line.split(".jpg")[0][-4:]) for line in lines if line.startswith("skipped")}
+    assert named == broken and ticks[-1] == (5000, 5000)
+    assert len(decoded) == 30 * 8 and not {int(key[:4]) for key in decoded} & broken
