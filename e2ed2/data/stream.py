@@ -182,9 +182,9 @@ class StreamSet:
         stream = self._open(None, 0, 1)
         stream.state = state or stream.state
         items = iter(stream) if stream.state["epoch"] == 0 else iter(())
+        counts = (0, 0)
         while (window := self._read(stream, items, size)).pictures or window.skipped:
-            for item in window.skipped:
-                self._say(f"skipped {item}")
+            counts = self._judge(window, counts)
             yield window.pictures, stream.state
 
     def _read_next(self) -> "Future[_Window]":
@@ -192,18 +192,25 @@ class StreamSet:
 
     def _take(self) -> None:
         """The window that was read in the meantime becomes the present one."""
-        self._window = window = self._next.result()
+        self._window, self._counts_before = self._next.result(), self._counts
         self._next = self._read_next()
-        for item in window.skipped:
-            self._say(f"skipped {item}")
-        seen, skipped = self._counts_before = self._counts
-        self._counts = seen + len(window.pictures) + len(window.skipped), skipped + len(window.skipped)
-        check_share(window.skipped, *self._counts[::-1], self._max_bad_fraction, "the stream")
+        self._counts = self._judge(self._window, self._counts)
+        pictures = self._window.pictures
+        if not pictures:  # none of them is usable, as few as they are
+            return self._take()
         shapes = {shape: i for i, shape in enumerate(self._shapes)}
-        self._buckets = torch.tensor([shapes[tuple(picture.image.shape[1:])] for picture in window.pictures])
+        self._buckets = torch.tensor([shapes[tuple(picture.image.shape[1:])] for picture in pictures])
         seed = mix(self._seed, self._number)
         order = torch.randperm(len(self._buckets), generator=torch.Generator().manual_seed(seed))
         self._batches = bucket_batches(order, self._buckets[order], self._batch_size, seed)
+
+    def _judge(self, window: _Window, counts: tuple[int, int]) -> tuple[int, int]:
+        """(Seen, skipped) with the window's; what is skipped is said, and too much of it stops the run."""
+        for item in window.skipped:
+            self._say(f"skipped {item}")
+        seen, skipped = counts[0] + len(window.pictures) + len(window.skipped), counts[1] + len(window.skipped)
+        check_share(window.skipped, skipped, seen, self._max_bad_fraction, "the stream")
+        return seen, skipped
 
     def _read(self, stream: Stream, items: Iterator[RawItem | SkippedItem], size: int) -> _Window:
         state = stream.state

@@ -25,6 +25,10 @@ def _no_is_text(value: Any) -> Any:
     return "no" if value is False else value  # YAML reads a bare `no` as a switch
 
 
+def _path_is_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def _holds_the_grid(value: int) -> int:
     if NUM_TRAIN_TIMESTEPS % value or value % MAX_INFERENCE_STEPS:
         grids = [k for k in range(50, 1001, 50) if NUM_TRAIN_TIMESTEPS % k == 0]
@@ -82,7 +86,7 @@ class SourceConfig(_Section):
     """
 
     source: SourceName = "emoji"
-    path: str | None = None
+    path: Annotated[str | None, BeforeValidator(_path_is_text)] = None
     revision: str | None = None
     split: str = "train"
     streaming: bool = False

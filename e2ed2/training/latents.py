@@ -127,7 +127,7 @@ class MemoryLatents(LatentSet):
         place = {prompt: i for i, prompt in enumerate(prompts)}
         self._captions = torch.tensor([place[c] for c in data.captions])
         self._plain = torch.tensor([place[c] for c in data.plain_captions])
-        self._micro = data.micro if takes_micro(pipeline) else None
+        self._micro = data.micro if family_of(pipeline).knows_crop else None
         say(f"encoding {len(data)} images and their captions")
         self.latents = encode_all(pipeline.vae, data.images, images_at_a_time(data.size)).cpu()
         self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
@@ -161,11 +161,6 @@ class MemoryLatents(LatentSet):
 def images_at_a_time(size: int) -> int:
     """How many images of size x size pixels an autoencoder encodes together."""
     return min(MAX_IMAGES_AT_A_TIME, max(1, PIXELS_AT_A_TIME // size**2))
-
-
-def takes_micro(pipeline: Any) -> bool:
-    """Whether the network is told of the original size and the crop (SDXL's time ids)."""
-    return type(pipeline).__name__.startswith("StableDiffusionXL")
 
 
 def _cells_per_token(network: Any) -> int:

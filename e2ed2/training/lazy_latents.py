@@ -26,7 +26,6 @@ from e2ed2.training.latents import (
     MemoryLatents,
     check_size,
     images_at_a_time,
-    takes_micro,
 )
 
 
@@ -67,7 +66,7 @@ class OnlineLatents(LatentSet):
             assert isinstance(data, SourceSet)  # check_config
             first_captions = data.first_captions()
         super().__init__(config, device, first_captions, has_plain=False)
-        self._data, self._takes_micro = data, takes_micro(pipeline)
+        self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self._pipeline = copy.copy(pipeline)  # the stage may part with text encoders and lower the precision
         self._pipeline.register_modules(vae=copy.deepcopy(pipeline.vae))
         self._pipeline.vae.decoder = None
@@ -87,7 +86,7 @@ class OnlineLatents(LatentSet):
         with torch.autocast(self._device.type, enabled=False):
             x0 = encode_all(self._pipeline.vae, images, images_at_a_time(self._data.size))
             cond = encode_prompts(captions, self._pipeline, self._max_sequence_length)
-        if self._takes_micro:
+        if self._knows_crop:
             cond = replace(cond, micro=torch.tensor([picture.micro for picture in pictures]).to(cond.embeds))
         return x0, cond
 
@@ -117,7 +116,7 @@ class CachedLatents(LatentSet):
         first_captions = data.first_captions() if config.images_per_caption > 1 else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         check_made_with(data.made_with, made_with(config, pipeline, max_sequence_length), config.path)
-        self._data, self._takes_micro, self.has_images = data, takes_micro(pipeline), data.has_images
+        self._data, self._knows_crop, self.has_images = data, family_of(pipeline).knows_crop, data.has_images
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
@@ -128,7 +127,7 @@ class CachedLatents(LatentSet):
     def _read(self, rows: Tensor, choices: Sequence[int]) -> tuple[Tensor, PromptEmbeds]:
         x0 = torch.stack([self._data.x0(row) for row in rows.tolist()])
         cond = collate([self._data.embeds(row, i) for row, i in zip(rows.tolist(), choices, strict=True)])
-        return x0, replace(cond, micro=self._data.micro[rows].to(cond.embeds)) if self._takes_micro else cond
+        return x0, replace(cond, micro=self._data.micro[rows].to(cond.embeds)) if self._knows_crop else cond
 
     def images(self, rows: Tensor) -> Tensor:
         """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""

@@ -23,6 +23,7 @@ from e2ed2.training.precompute import precompute
 from e2ed2.training.recipe import build_config, load_config
 from e2ed2.training.stages import create_stage, load_training_set
 from tests.data.conftest import write_tar
+from tests.models.tiny import MAKERS, SIDE, save_tiny
 
 quiet = lambda line: None  # noqa: E731
 
@@ -175,11 +176,35 @@ def test_captions_are_drawn_evenly_and_dropped_as_often_as_told(tiny_model, phot
 
 
 def test_micro_conditioning_reaches_a_network_that_takes_it(tiny_model, photos, monkeypatch):
-    monkeypatch.setattr("e2ed2.training.lazy_latents.takes_micro", lambda pipeline: True)
+    monkeypatch.setattr("e2ed2.models.families.pixart.PixArt.knows_crop", True)
     stage = stage_of(recipe(tiny_model, data={"source": "folder", "path": str(photos)}))
     wide = stage.data.batch(torch.tensor([0, 3]), torch.Generator())
     assert wide.x0.shape[-2:] == (12, 20)  # 48 x 80 pixels
     assert wide.cond.micro.tolist() == [[80, 128, 1, 0, 48, 80]] * 2  # it covers 48 x 80 as 50 x 80
+
+
+@pytest.mark.parametrize("class_name", MAKERS)
+def test_a_cache_holds_what_any_family_is_conditioned_on(class_name, photos, tmp_path):
+    model, shapes = save_tiny(class_name, tmp_path / "model"), {"max_ratio": 2, "step": 8}
+    data = {"source": "folder", "path": str(photos), "size": SIDE, "buckets": shapes}
+    config = recipe(model, data=data)
+    path = precompute(config, tmp_path / "cache", quiet)
+    cached = stage_of(recipe(model, data={**data, "source": "cache", "path": str(path)}))
+    stage = stage_of(config)
+    batches = [s.data.batch(torch.tensor([0, 3, 6]), torch.Generator().manual_seed(1)) for s in (stage, cached)]
+    torch.testing.assert_close(batches[0].x0, batches[1].x0)
+    conds, unconds = [batch.cond.tensors() for batch in batches], [s.data.uncond.tensors() for s in (stage, cached)]
+    for ours, theirs in (conds, unconds):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"embeds"}:
+            torch.testing.assert_close(ours[name], theirs[name])
+        mask = ours.get("mask", torch.ones(ours["embeds"].shape[:2]))[..., None]
+        torch.testing.assert_close(ours["embeds"] * mask, theirs["embeds"] * mask)
+    if class_name == "StableDiffusionXLPipeline":  # 80 x 128 covers 24 x 40 as 25 x 40
+        assert conds[0]["micro"].tolist() == [[80, 128, 0, 0, 24, 40]] * 3
+        stage.loss_terms(stage.network, stage.network, torch.tensor([0, 3, 6]), torch.Generator())["l2"].backward()
+    else:
+        assert "micro" not in conds[0]
 
 
 def test_the_two_overrides_alone_move_a_recipe_to_a_folder(tmp_path, photos):

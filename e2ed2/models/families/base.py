@@ -16,6 +16,7 @@ class Family(ABC):
 
     network: ClassVar[str] = "transformer"  # the component that denoises
     call_arguments: ClassVar[tuple[str, ...]] = ()  # fields of `Inference` that only this pipeline's call takes
+    knows_crop: ClassVar[bool] = False  # whether the network is told of an image's original size and crop (SDXL)
     step_callback: ClassVar[str] = "callback_on_step_end"  # the call's argument
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:

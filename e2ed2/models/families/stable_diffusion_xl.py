@@ -13,6 +13,8 @@ from e2ed2.models.prompt_embeds import PromptEmbeds
 class StableDiffusionXL(StableDiffusion):
     """Two text encoders side by side, the pooled vector of the second, and six numbers on the picture's size."""
 
+    knows_crop = True
+
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         embeds, _, pooled, _ = pipeline.encode_prompt(
             prompts, device=pipeline.text_encoder_2.device, do_classifier_free_guidance=False
