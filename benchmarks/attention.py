@@ -12,7 +12,8 @@ import torch
 from e2ed2.evaluation.evaluate import device_name
 from e2ed2.models import denoiser
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import load_pipeline, schedule_of
+from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
 from e2ed2.schedule import lcm_timesteps
 from e2ed2.trajectory import draw_noises, unroll
@@ -20,9 +21,9 @@ from e2ed2.trajectory import draw_noises, unroll
 BATCH, STEPS, ROUNDS = 32, 4, 12
 
 pipeline, _ = load_pipeline(resolve_model("emoji-lcm"))
-cond = encode_prompts(["red apple, twemoji style"], pipeline.tokenizer, pipeline.text_encoder).repeat(BATCH)
+cond = encode_prompts(["red apple, twemoji style"], pipeline).repeat(BATCH)
 noises = draw_noises((BATCH, 4, 16, 16), STEPS, torch.Generator().manual_seed(0))
-schedule, timesteps = schedule_of(pipeline), lcm_timesteps(STEPS)
+schedule, timesteps = schedule_of(pipeline.scheduler), lcm_timesteps(STEPS)
 
 
 def seconds(short: int) -> float:
@@ -30,7 +31,7 @@ def seconds(short: int) -> float:
     denoiser.SHORT = short
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16):
-        denoise = denoiser.pixart_denoiser(pipeline.transformer)
+        denoise = denoiser.denoiser_of(pipeline, pipeline.transformer)
         x0 = unroll(
             denoise, noises[0], timesteps, cond, schedule=schedule, prediction_type="v_prediction", noises=noises[1:]
         )

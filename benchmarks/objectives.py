@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
+from e2ed2.data.order import ShuffledOrder
 from e2ed2.evaluation.evaluate import device_name
 from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage, load_training_set
@@ -63,10 +64,12 @@ def _prepare(objective):
         }  # fmt: skip
     )
     accelerator = Accelerator(mixed_precision="no")
-    stage = create_stage(config, load_training_set(config.data, print), accelerator.device, lambda line: None)
+    data = load_training_set(config.data, print)
+    stage = create_stage(config, data, accelerator.device, lambda line: None)
     optimizer = torch.optim.AdamW(stage.network.parameters())
     trained = Trained(stage.network, AveragedModel(stage.network), optimizer)
-    return lambda step: update(stage, trained, config.train, len(stage.data.latents), step, accelerator)
+    order = ShuffledOrder(config.train.seed, len(data), config.train.micro_batch_size)
+    return lambda step: update(stage, trained, config.train, order, step, accelerator)
 
 
 if __name__ == "__main__":

@@ -97,16 +97,37 @@ def train(
     with _waiting(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
         from functools import partial
 
-        from e2ed2.data.emoji import load_emoji
         from e2ed2.report import write_report
         from e2ed2.training.loop import train as run
 
-        if config.data.source == "emoji":  # draws them when it is the first time
-            load_emoji("train", partial(waiting, "rendering emoji"))
         waiting("preparing", 0, 0)
-        model = run(config, waiting.say, waiting.tick)
+        model = run(config, waiting.say, waiting.tick, partial(waiting, "reading data"))
         report = write_report(config.run.dir)
     print(f"model: {model}\nreport: {report}")
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 precompute recipe.yaml data.source=folder data.path=photos --out photos-cache\n\n"
+    "e2ed2 train recipe.yaml data.source=cache data.path=photos-cache"
+)
+def precompute(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The cache's folder.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
+    ] = None,
+) -> None:
+    """Encode a recipe's images and captions once, for any number of trainings. Again after a kill, it goes on."""
+    from e2ed2.training.recipe import load_config
+
+    config = load_config(recipe, overrides)
+    with _waiting(f"what was encoded is in {out}; the same command goes on") as waiting:
+        from e2ed2.training.precompute import precompute as run
+
+        waiting("preparing", 0, 0)
+        run(config, out, waiting.say, waiting)
+    print(f"cache: {out}\ntrain on it with: data.source=cache data.path={out}")
 
 
 @app.command(

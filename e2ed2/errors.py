@@ -7,3 +7,8 @@ class UserError(ValueError):
 
 class NonFiniteError(RuntimeError):
     """A loss term or gradient stopped being finite; names the term and the global step."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, for a message of one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

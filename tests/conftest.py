@@ -25,7 +25,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import PixArtAlphaPipeline
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from e2ed2.models.pipeline import Inference, noise_scheduler, save_pipeline
+    from e2ed2.models.inference import Inference
+    from e2ed2.models.pipeline import save_pipeline
+    from e2ed2.models.scheduler import noise_scheduler
     from e2ed2.models.text import minilm_folder
 
     torch.manual_seed(0)
@@ -99,7 +101,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
 @pytest.fixture
 def tiny_bundle(tmp_path, monkeypatch, tiny_emoji) -> Path:
     """Bundled models of random weights, a shipped evaluation for one of them, and a cache of their own."""
-    from e2ed2.models.pipeline import Inference
+    from e2ed2.models.inference import Inference
 
     torch.manual_seed(0)
     weights = tmp_path / "weights"

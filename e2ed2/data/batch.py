@@ -1,20 +1,74 @@
-"""What a data source hands over: images with captions, and what had to be left out."""
+"""What data sources hand over: captioned images, raw and decoded, and what had to be left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class SkippedItem:
     """An item that cannot be used, and why. `path` is the file at fault, `metadata.jsonl:7` for a bad row."""
 
-    path: Path
+    path: Path | str
     reason: str
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """A captioned image, not yet decoded.
+
+    Attributes:
+        key: a unique and stable name; for a folder the path relative to it, `cats/tom.png`.
+        image: the file, or its bytes.
+        captions: one or more, one line each, never empty.
+        place: the file that an error names.
+    """
+
+    key: str
+    image: Path | bytes
+    captions: tuple[str, ...]
+    place: Path | str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded item.
+
+    Attributes:
+        image: uint8 [3, h, w], RGB.
+        captions: of which one is drawn each time.
+        micro: what SDXL's time ids hold (arXiv:2307.01952, Sec. 2.2), in its order: original height and width, top and
+            left of the crop in the resized image, target height and width.
+        plain_caption: one with less detail, where a source has it.
+    """
+
+    key: str
+    image: Tensor
+    captions: tuple[str, ...]
+    micro: tuple[int, ...]
+    plain_caption: str | None = None
+
+
+class Source(Protocol):
+    """Raw items by row. `skipped`: what its listing already had to leave out."""
+
+    skipped: Sequence[SkippedItem]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> RawItem:
+        """Raises ValueError with the reason when the row cannot be used."""
+
+    def fingerprint(self) -> str:
+        """Changes with the data."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +80,53 @@ class ImageTextSet:
         captions: one line each, never empty.
         keys: unique and stable names; for a folder the path relative to it, `cats/tom.png`.
         skipped: what was left out.
+        micro: [N, 6], as in `Picture`; by default those of images that were neither scaled nor cut.
     """
 
-    images: torch.Tensor
+    images: Tensor
     captions: list[str]
     keys: list[str]
     skipped: list[SkippedItem] = field(default_factory=list, kw_only=True)
+    micro: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.captions)
 
     @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
     def plain_captions(self) -> list[str]:
         """Captions with less detail, where a source has them; here the captions themselves."""
         return self.captions
+
+    def fingerprint(self) -> str:
+        """Changes with the data."""
+        digest = sha256(repr((self.keys, self.captions, self.plain_captions)).encode())
+        digest.update(self.images.numpy())
+        return digest.hexdigest()
+
+    def pictures(self, rows: Tensor) -> list[Picture]:
+        """The items `rows` [B]."""
+        s = self.size
+        return [
+            Picture(
+                self.keys[row],
+                self.images[row],
+                (self.captions[row],),
+                (s, s, 0, 0, s, s) if self.micro is None else tuple(self.micro[row].tolist()),
+                self.plain_captions[row],
+            )
+            for row in rows.tolist()
+        ]
+
+    def preview(self, count: int) -> list[Picture]:
+        """At most `count` items, spread over the set."""
+        return self.pictures(spread(len(self), count))
+
+
+def spread(num_items: int, count: int) -> Tensor:
+    """At most `count` of the rows 0 to num_items - 1, evenly."""
+    count = min(count, num_items)
+    return torch.arange(count) * (num_items // count)

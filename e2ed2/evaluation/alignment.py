@@ -29,7 +29,7 @@ from e2ed2.evaluation.features import (
     cached_rows,
     file_sha256,
 )
-from e2ed2.models.text import MINILM_SHA256, encode_prompts, minilm_folder
+from e2ed2.models.text import MINILM_SHA256, minilm_folder, token_embeds
 
 CAPTION_DIM = 384
 SHARED_DIM = 192
@@ -103,8 +103,8 @@ def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     for start in range(0, len(captions), _CAPTION_CHUNK):
         chunk = captions[start : start + _CAPTION_CHUNK]
-        tokens = encode_prompts(chunk, tokenizer, encoder)
-        yield F.normalize((tokens.embeds * tokens.mask[..., None]).sum(1), dim=1)
+        embeds, mask = token_embeds(chunk, tokenizer, encoder)
+        yield F.normalize((embeds * mask[..., None]).sum(1), dim=1)
         if progress:
             progress(start + len(chunk), len(captions))
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
-from e2ed2.models.denoiser import guided, pixart_denoiser
-from e2ed2.models.pipeline import Inference, schedule_of
-from e2ed2.models.text import PromptEmbeds, encode_prompts
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.families import network_of
+from e2ed2.models.inference import Inference
+from e2ed2.models.pipeline import latent_shape
+from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.scheduler import prediction_type_of, schedule_of
+from e2ed2.models.text import encode_prompts, encode_uncond, text_encoders
 from e2ed2.trajectory import draw_noises, unroll
-
-if TYPE_CHECKING:
-    from diffusers import PixArtAlphaPipeline
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +42,7 @@ class Sampler:
 
     def __init__(
         self,
-        pipeline: "PixArtAlphaPipeline",
+        pipeline: Any,
         inference: Inference,
         num_inference_steps: int | None = None,
         transformers: Sequence[nn.Module] | None = None,
@@ -50,13 +51,13 @@ class Sampler:
         self.nfe = len(self.timesteps) * inference.evaluations_per_step
         self._pipeline = pipeline
         self._inference = inference
-        self._schedule = schedule_of(pipeline)
-        self._device = next(pipeline.transformer.parameters()).device
-        networks = list(transformers or [pipeline.transformer])
-        for module in (*networks, pipeline.vae, pipeline.text_encoder):
+        self._schedule = schedule_of(pipeline.scheduler)
+        self._device = next(network_of(pipeline).parameters()).device
+        networks = list(transformers or [network_of(pipeline)])
+        for module in (*networks, pipeline.vae, *text_encoders(pipeline).values()):
             module.eval()
-        uncond = encode_prompts([""], pipeline.tokenizer, pipeline.text_encoder).to(self._device)
-        denoisers = [guided(pixart_denoiser(network), inference.guidance_scale, uncond) for network in networks]
+        uncond = encode_uncond(pipeline, inference.max_sequence_length).to(self._device)
+        denoisers = [denoiser_of(pipeline, network, inference.guidance_scale, uncond) for network in networks]
         self._denoisers = denoisers if len(denoisers) > 1 else denoisers * len(self.timesteps)
 
     def __call__(self, requests: list[Request], batch_size: int = 32, progress: Progress | None = None) -> Tensor:
@@ -65,7 +66,7 @@ class Sampler:
             raise UserError("nothing to sample: give at least one prompt")
         prompts = list(dict.fromkeys(r.prompt for r in requests))
         place = {prompt: i for i, prompt in enumerate(prompts)}
-        embeds = encode_prompts(prompts, self._pipeline.tokenizer, self._pipeline.text_encoder)
+        embeds = encode_prompts(prompts, self._pipeline, self._inference.max_sequence_length)
         images = []
         for batch in _batches(requests, batch_size):
             rows = torch.tensor([place[r.prompt] for r in batch])
@@ -76,8 +77,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _sample(self, cond: PromptEmbeds, seeds: list[int]) -> Tensor:
-        config = self._pipeline.transformer.config
-        shape = (config.in_channels, config.sample_size, config.sample_size)
+        shape = latent_shape(self._pipeline, self._inference.height, self._inference.width)
         noises = torch.stack(
             [draw_noises(shape, len(self.timesteps), torch.Generator().manual_seed(seed)) for seed in seeds], dim=1
         ).to(self._device)
@@ -87,7 +87,7 @@ class Sampler:
             self.timesteps.to(self._device),
             cond,
             schedule=self._schedule,
-            prediction_type=self._pipeline.scheduler.config.prediction_type,
+            prediction_type=prediction_type_of(self._pipeline.scheduler),
             solver=self._inference.solver,
             noises=noises[1:],
         )

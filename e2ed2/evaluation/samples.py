@@ -24,7 +24,6 @@ from e2ed2.evaluation.generate import Request, Sampler
 from e2ed2.files import write_file
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.pipeline import load_pipeline, load_transformers
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.pictures import image_grid, png_bytes, to_picture
 
 MADE_BY = "e2ed2"
@@ -42,10 +41,11 @@ class LoadedModel:
     num_inference_steps: int
     sampler: Sampler
     tokenizer: Any
+    max_sequence_length: int
 
     def too_long(self, prompts: list[str]) -> list[str]:
         """The prompts of which the text encoder sees only the beginning."""
-        return [p for p in prompts if len(self.tokenizer(p).input_ids) > MAX_SEQUENCE_LENGTH]
+        return [p for p in prompts if len(self.tokenizer(p).input_ids) > self.max_sequence_length]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
     pipeline, inference = load_pipeline(folder)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(pipeline, inference, steps, load_transformers(folder, pipeline, inference))
-    return LoadedModel(model, model_sha256(folder), len(sampler.timesteps), sampler, pipeline.tokenizer)
+    steps, longest = len(sampler.timesteps), inference.max_sequence_length
+    return LoadedModel(model, model_sha256(folder), steps, sampler, pipeline.tokenizer, longest)
 
 
 def requests_for(prompts: list[str], num: int, seed: int) -> list[Request]:

@@ -8,6 +8,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+PIXELS_AT_A_TIME = 64 * 64 * 64
+
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float in [-1, 1]."""
@@ -20,13 +22,28 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
-    """float images [B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w] (the mode of the posterior)."""
-    return autoencoder.encode(images).latent_dist.mode() * autoencoder.config.scaling_factor
+    """float images [B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w], float32 (the mode of the posterior)."""
+    latents = autoencoder.encode(images.to(_dtype(autoencoder))).latent_dist.mode().float()
+    return (latents - _shift(autoencoder)) * autoencoder.config.scaling_factor
 
 
 def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Scaled latents [B, C, h, w] -> float images [B, 3, H, W], about [-1, 1], not clamped."""
-    return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
+    return autoencoder.decode(_unscaled(autoencoder, latents), return_dict=False)[0]
+
+
+def _unscaled(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
+    """Scaled latents as the decoder takes them, in its precision."""
+    return (latents / autoencoder.config.scaling_factor + _shift(autoencoder)).to(_dtype(autoencoder))
+
+
+def _dtype(autoencoder: "AutoencoderKL") -> torch.dtype:
+    return next(autoencoder.parameters()).dtype
+
+
+def _shift(autoencoder: "AutoencoderKL") -> float:
+    """Of the latents before scaling; not every autoencoder has one (Stable Diffusion 3's has)."""
+    return getattr(autoencoder.config, "shift_factor", None) or 0.0
 
 
 def decoder_features(autoencoder: "AutoencoderKL", latents: Tensor) -> list[Tensor]:
@@ -35,7 +52,7 @@ def decoder_features(autoencoder: "AutoencoderKL", latents: Tensor) -> list[Tens
     Maps [B, C', h', w'] at the latents' own side and, as a rule, at twice it; the costly blocks at higher resolution
     are not run (latent perceptual loss, arXiv:2411.04873).
     """
-    decoder, z = autoencoder.decoder, latents / autoencoder.config.scaling_factor
+    decoder, z = autoencoder.decoder, _unscaled(autoencoder, latents)
     if autoencoder.post_quant_conv is not None:
         z = autoencoder.post_quant_conv(z)
     middle = decoder.mid_block(decoder.conv_in(z))
@@ -58,9 +75,14 @@ def decode_crop(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int = 64) -> Tensor:
-    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device."""
+def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int | None = None) -> Tensor:
+    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device.
+
+    Args:
+        batch_size: images at a time; None for as many as have `PIXELS_AT_A_TIME`.
+    """
     device = next(autoencoder.parameters()).device
+    batch_size = batch_size or max(1, PIXELS_AT_A_TIME // images[0, 0].numel())
     return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in images.split(batch_size)])
 
 

@@ -12,6 +12,7 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.files import atomic_folder, locked
+from e2ed2.models.hub import download, is_hub_id
 from e2ed2.paths import cache_dir
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -19,11 +20,13 @@ AUTOENCODER = "emoji-autoencoder"
 BUNDLED = ("emoji-base", "emoji-lcm", "emoji-e2ed2")
 
 
-def resolve_model(name_or_path: str | Path) -> Path:
-    """The folder of a model: a path as it is, or a bundled model's name, assembled in the cache on first use.
+def resolve_model(name_or_path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder of a model: a path, a bundled model's name (assembled on first use), or a hub id (then fetched).
 
+    Args:
+        revision, variant: of a hub model; a folder has its files as they are.
     Raises:
-        UserError: neither a folder nor a bundled model.
+        UserError: none of the three, or the hub does not give it.
     """
     name = str(name_or_path)
     if name in BUNDLED and not (WEIGHTS / name / "inference.json").is_file():
@@ -33,8 +36,13 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return _assembled(name)
     if name == AUTOENCODER:
         return WEIGHTS / AUTOENCODER
+    if not Path(name).is_dir() and is_hub_id(name):
+        return download(name, revision, variant)
+    if revision is not None:
+        raise UserError(f"model.revision: {revision}, but model.path={name} is no hub id org/name: leave it out")
     if not Path(name).is_dir():
-        raise UserError(f"model '{name}': no such folder; give a model folder or one of {', '.join(BUNDLED)}")
+        bundled = ", ".join(BUNDLED)
+        raise UserError(f"model '{name}': no such folder; give a model folder, a hub id org/name, or one of {bundled}")
     return Path(name)
 
 
@@ -51,7 +59,9 @@ def _assembled(name: str) -> Path:
 def _assemble(name: str, target: Path) -> None:
     from diffusers import PixArtTransformer2DModel
 
-    from e2ed2.models.pipeline import Inference, assemble, load_autoencoder, noise_scheduler, save_pipeline
+    from e2ed2.models.inference import Inference
+    from e2ed2.models.pipeline import assemble, load_autoencoder, save_pipeline
+    from e2ed2.models.scheduler import noise_scheduler
 
     source = WEIGHTS / name
     inference = Inference(**json.loads((source / "inference.json").read_text()))

@@ -1,38 +1,41 @@
 """One interface over diffusers backbones: (x_t, t [B], cond) -> prediction, whatever the architecture."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from e2ed2.models.text import PromptEmbeds
-
-Denoise = Callable[[Tensor, Tensor, PromptEmbeds], Tensor]
+from e2ed2.models.families import family_of
+from e2ed2.models.families.base import Denoise
+from e2ed2.models.prompt_embeds import PromptEmbeds
 
 SHORT = 1024  # latent cells: 256 tokens of 2x2
 
 
-def pixart_denoiser(transformer: nn.Module) -> Denoise:
-    """A `PixArtTransformer2DModel` without micro-conditioning as a denoiser.
+def denoiser_of(
+    pipeline: Any, network: nn.Module, guidance_scale: float = 1.0, uncond: PromptEmbeds | None = None
+) -> Denoise:
+    """A network of the pipeline's architecture as a denoiser, guided where the scale is above 1.
 
-    A transformer that also predicts a variance (twice the channels) has it cut off, as the pipeline does.
+    Args:
+        network: the pipeline's own, or a copy, wrapped or not.
+        guidance_scale: told to a network that embeds it; elsewhere classifier-free guidance, away from `uncond`.
+        uncond: of `text.encode_uncond`, one row; only classifier-free guidance needs it.
     """
+    family = family_of(pipeline)
+    predict = family.denoiser(pipeline, network, guidance_scale)
 
     def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         with _attention_kernel(x_t):
-            prediction = transformer(
-                x_t,
-                encoder_hidden_states=cond.embeds,
-                encoder_attention_mask=cond.mask,
-                timestep=t,
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-                return_dict=False,
-            )[0]
-        return prediction[:, : x_t.shape[1]]
+            return predict(x_t, t, cond.like(x_t))
 
-    return denoise
+    if guidance_scale <= 1 or family.embeds_guidance(pipeline):
+        return denoise
+    assert uncond is not None
+    return guided(denoise, guidance_scale, uncond)
 
 
 def _attention_kernel(x_t: Tensor) -> AbstractContextManager[None]:
@@ -47,14 +50,14 @@ def guided(denoise: Denoise, guidance_scale: float, uncond: PromptEmbeds) -> Den
 
     Args:
         guidance_scale: 1 or less means none and costs one evaluation.
-        uncond: the empty prompt, one row.
+        uncond: one row, for every image.
     """
     if guidance_scale <= 1:
         return denoise
 
     def denoise_guided(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         rows = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
-        without = denoise(x_t, t, uncond.select(rows))
+        without = denoise(x_t, t, replace(uncond.select(rows), micro=cond.micro))
         return without + guidance_scale * (denoise(x_t, t, cond) - without)
 
     return denoise_guided

@@ -1,45 +1,57 @@
 """The trained part of a few-step sampler as one module: its forward is the whole unrolled chain (Eq. 7)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.denoiser import pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.families.base import Denoise
+from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule
 from e2ed2.time_grid import TimeGrid
 from e2ed2.trajectory import unroll
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
-
 
 class FewStepNetwork(nn.Module):
-    """A transformer for all steps, or one for each, and with `learned_grid` the timesteps they are run at.
+    """A transformer or UNet for all steps, or one for each, and with `learned_grid` the timesteps they are run at.
 
-    One forward is one whole sample, however many steps it takes, as wrappers that count forwards expect.
+    One forward is one whole sample, however many steps it takes, as wrappers that count forwards expect. A deep copy,
+    such as the running average, shares what is frozen.
 
     Args:
         transformers: one, or as many as the sampler has steps (App. D.1); then only that sampler is run.
+        denoiser: makes one of them a denoiser. A plain function, which a deep copy shares.
         grids: int64 [K] for K = 1, 2, ... up to the sampler's own number of steps, which alone is learned.
     """
 
     def __init__(
         self,
         transformers: Sequence[nn.Module],
+        denoiser: Callable[[nn.Module], Denoise],
         schedule: NoiseSchedule,
         prediction_type: PredictionType,
         grids: Sequence[Tensor],
+        solver: str = "lcm",
         learned_grid: bool = False,
     ):
         super().__init__()
         self.transformers = nn.ModuleList(transformers)
         self.time_grid = TimeGrid(grids[-1]) if learned_grid else None
+        self._denoiser = denoiser
         self._schedule = schedule
+        self._solver = solver
         self._prediction_type = prediction_type
         self._grids = list(grids)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FewStepNetwork":
+        memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return clone
 
     def timesteps(self, num_steps: int, device: torch.device) -> Tensor:
         """The grid of a sampler of `num_steps` steps: int64 [K], or float [K] where it is learned."""
@@ -76,12 +88,13 @@ class FewStepNetwork(nn.Module):
             x = self._schedule.add_noise(x0, x, timesteps[:1].expand(len(x)))
         transformers = list(self.transformers) if len(self.transformers) > 1 else [*self.transformers] * num_steps
         x, _, estimates = unroll(
-            [pixart_denoiser(transformer) for transformer in transformers[start:]],
+            [self._denoiser(transformer) for transformer in transformers[start:]],
             x,
             timesteps,
             cond,
             schedule=self._schedule,
             prediction_type=self._prediction_type,
+            solver=self._solver,
             noises=noises[1:],
             gradient_checkpointing=gradient_checkpointing,
             num_backprop_steps=num_backprop_steps,
@@ -93,22 +106,3 @@ class FewStepNetwork(nn.Module):
 def copies(transformer: nn.Module, num_steps: int) -> list[nn.Module]:
     """A parameter set for each step, all beginning as the same (App. D.1)."""
     return [transformer, *(copy.deepcopy(transformer) for _ in range(num_steps - 1))]
-
-
-def lora_copies(transformer: nn.Module, num_steps: int, rank: int) -> list[nn.Module]:
-    """A low-rank adapter for each step (arXiv:2106.09685) on one frozen transformer, whose memory they share."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS)
-    frozen = transformer.requires_grad_(False)
-    same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
-    return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
-
-
-def merged(transformer: nn.Module) -> nn.Module:
-    """The transformer itself; one of `lora_copies` with its adapter added in, apart from the others."""
-    from peft import PeftModel
-
-    if isinstance(transformer, PeftModel):
-        return copy.deepcopy(transformer).merge_and_unload()
-    return transformer

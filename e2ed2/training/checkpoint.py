@@ -3,16 +3,17 @@
 `checkpoints/step-N/` holds model and EMA (safetensors), optimizer (read with `weights_only=True`), with fp16 the loss
 scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size,
 number of items, and the SHA-256 of every file. Randomness and the data position are functions of (seed, rank, step), so
-that the step is all there is to restore of them.
+that the step is all there is to restore of them; but for a stream, where every process stands is in `data.json`.
 """
 
 import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from e2ed2.training.adversary import Adversary
 
 STATE_FILE = "state.json"
 SCALER_FILE = "scaler.json"
+DATA_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
     adversary: Adversary | None = None,
+    data_states: Sequence[Any] = (),
 ) -> Path:
     """Write `folder/step-N`, atomically.
 
+    Args:
+        data_states: of a stream, what each process needs to go on with the next batch.
     Raises:
         UserError: the disk is full or refuses; earlier checkpoints are untouched.
     """
@@ -61,6 +66,8 @@ def save_checkpoint(
             (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
         if adversary is not None:
             adversary.save(temporary)
+        if any(state is not None for state in data_states):
+            (temporary / DATA_FILE).write_text(json.dumps(list(data_states)))
         digests = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "sha256": digests}, indent=1))
     return final
@@ -83,6 +90,24 @@ def read_state(checkpoint: Path) -> TrainState:
     values = json.loads((checkpoint / STATE_FILE).read_text())
     del values["sha256"]
     return TrainState(**values)
+
+
+def read_data_state(checkpoint: Path, rank: int, num_processes: int) -> Any:
+    """What this process's stream needs to go on; None where batches are a function of the step.
+
+    Raises:
+        UserError: the run had another number of processes.
+    """
+    try:
+        states = json.loads((checkpoint / DATA_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    if len(states) != num_processes:
+        raise UserError(
+            f"{checkpoint}: saved by {len(states)} processes, which share the stream; resume with as many, not "
+            f"{num_processes}"
+        )
+    return states[rank]
 
 
 def load_checkpoint(
@@ -146,8 +171,12 @@ def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, tensors that several names share under the first of them alone."""
-    once = dict([*module.named_parameters(), *module.named_buffers()])
+    """What changes in the state dict, tensors that several names share under the first of them alone.
+
+    Frozen weights, such as those below a LoRA, are the start's and come from there again.
+    """
+    learned = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    once = dict([*learned, *module.named_buffers()])
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name in once}
 
 

@@ -25,6 +25,10 @@ def _no_is_text(value: Any) -> Any:
     return "no" if value is False else value  # YAML reads a bare `no` as a switch
 
 
+def _path_is_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def _holds_the_grid(value: int) -> int:
     if NUM_TRAIN_TIMESTEPS % value or value % MAX_INFERENCE_STEPS:
         grids = [k for k in range(50, 1001, 50) if NUM_TRAIN_TIMESTEPS % k == 0]
@@ -54,25 +58,74 @@ class RunConfig(_Section):
 class ModelConfig(_Section):
     """What the stage starts from.
 
-    `path`: a model folder or a bundled model's name (`base`: the autoencoder; `lcm`, `e2ed2`: a pipeline).
+    `path`: a model folder, a bundled model's name, or a hub id `org/name` with its `revision` and `variant` (`base`:
+    the autoencoder; `lcm`, `e2ed2`: a pipeline). `lora`: adapters fused into it, files, folders or hub ids.
+    `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
     `e2ed2` when it trains from scratch: `path` is then an autoencoder.
     """
 
     path: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    lora: list[str] = []
+    gradient_checkpointing: bool = False
     architecture: dict[str, Any] | None = None
 
 
-class DataConfig(_Section):
-    """Captioned images. `path` is the folder of `source=folder`; `size` the side in pixels.
+SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
 
-    `images_per_caption`: n > 1 makes a micro-batch of captions with n different images each, which scoring rules
-    compare with all samples of the caption; it is then always the plain one.
+
+class SourceConfig(_Section):
+    """Where captioned images are.
+
+    `path`: a folder; files, a pattern or URLs of `parquet` and `webdataset`; a data set's name of `hub`, with its
+    `revision` and `split`; what `e2ed2 precompute` made of `cache`. `streaming` reads `parquet` and `hub` in order, as
+    `webdataset` always is, instead of having all of it on disk. `image_column`, `caption_column`: default: a usual
+    name. `caption_per_line`: a text of several lines is several captions.
     """
 
-    source: Literal["emoji", "folder"] = "emoji"
-    path: Path | None = None
+    source: SourceName = "emoji"
+    path: Annotated[str | None, BeforeValidator(_path_is_text)] = None
+    revision: str | None = None
+    split: str = "train"
+    streaming: bool = False
+    image_column: str | None = None
+    caption_column: str | None = None
+    caption_per_line: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        return self.source == "webdataset" or self.streaming
+
+
+class WeightedSourceConfig(SourceConfig):
+    """One of several sources; draws are in proportion to the weights."""
+
+    weight: Positive = 1.0
+
+
+class BucketConfig(_Section):
+    """Shapes beside the square: sides that `step` divides, at most `max_ratio` : 1, of about the square's area."""
+
+    max_ratio: Annotated[Number, Field(ge=1)] = 1.0
+    step: Annotated[int, Field(strict=True, ge=8)] = 64
+
+
+class DataConfig(SourceConfig):
+    """Captioned images: one source, or several as `sources`. `size`: side in pixels of a square.
+
+    `window_size`: items of a stream that are in memory and shuffled together, and as many that are being read.
+    `num_workers`: threads that decode; they change nothing else. `images_per_caption`: n > 1 makes a micro-batch of
+    captions with n different images each, which scoring rules compare with all samples of the caption; it is then
+    always the plain one.
+    """
+
+    sources: list[WeightedSourceConfig] = []
     size: Annotated[int, Field(strict=True, ge=8)] = 64
+    buckets: BucketConfig = BucketConfig()
+    window_size: Count = 1000
+    num_workers: Count | None = None
     max_bad_fraction: Fraction = 0.05
     plain_caption_fraction: Fraction = 0.25
     caption_dropout: Fraction = 0.0
@@ -84,19 +137,24 @@ class TrajectoryConfig(_Section):
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
     serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
-    frozen one. `parameters`: one set for all steps, one for each, or for each a LoRA of rank `lora_rank` on a frozen
-    one (App. D.1). `num_backprop_steps`: steps at the end that the gradient passes through (default: all). `coupling`:
-    which image a start noise goes with; with `teacher_pairs` it is the sample that `teacher`, a model folder or a
-    bundled model, makes of that noise for the full caption.
+    frozen one. `parameters`: one set for all steps, one for each (App. D.1), or a LoRA of rank `lora_rank` on the
+    frozen start, one for all or for each. `solver`: `lcm`, `ddim`, or for flow models `euler` (default: the start's own
+    where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain, two
+    evaluations a step; an LCM's network is told the scale instead (default: the start's). `num_backprop_steps`: steps
+    at the end that the gradient passes through (default: all). `coupling`: which image a start noise goes with; with
+    `teacher_pairs` it is the sample that `teacher`, a model folder or a bundled model, makes of that noise for the full
+    caption.
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
+    solver: Literal["lcm", "ddim", "euler"] | None = None
+    guidance_scale: Annotated[Number, Field(ge=1)] | None = None
     start: Literal["pure_noise", "random_step"] = "random_step"
     coupling: Literal["independent", "optimal_transport", "teacher_pairs"] = "independent"
     teacher: str | None = None
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
-    parameters: Literal["shared", "per_step", "lora_per_step"] = "shared"
+    parameters: Literal["shared", "per_step", "lora", "lora_per_step"] = "shared"
     lora_rank: Count = 16
     gradient_checkpointing: bool = False
     num_backprop_steps: Count | None = None

@@ -8,24 +8,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
-from e2ed2.models.denoiser import Denoise, guided, pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.families.base import Denoise
+from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.prediction import to_x0
 from e2ed2.samplers import boundary_scalings, ddim_step
 from e2ed2.training.config import Config
 from e2ed2.training.few_step import FewStepStage
+from e2ed2.training.training_set import TrainingSet
 
 
 class ConsistencyStage(FewStepStage):
     """Distils the start into itself at few steps: its frozen copy is the teacher, the running average the target."""
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         super().__init__(config, data, device, say)
         self.weights = {"consistency": 1.0}
         self._settings = config.consistency
-        teacher = self.frozen_copy(config.consistency.teacher)
-        self._teacher = guided(pixart_denoiser(teacher), self._settings.guidance_scale, self.data.uncond)
+        self._teacher = self.teacher(config.consistency.teacher, self._settings.guidance_scale)
 
     def loss_terms(
         self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
@@ -41,8 +40,8 @@ class ConsistencyStage(FewStepStage):
         x_t = self.schedule.add_noise(x0, noise, t)
         with torch.no_grad():
             x_prev = ddim_step(self.schedule, self._x0(self._teacher, x_t, t, cond), x_t, t, t_prev, noise)
-            target = self._consistency(pixart_denoiser(ema), x_prev, t_prev, cond)
-        estimate = self._consistency(pixart_denoiser(network), x_t, t, cond)
+            target = self._consistency(self.denoiser(ema), x_prev, t_prev, cond)
+        estimate = self._consistency(self.denoiser(network), x_t, t, cond)
         c = self._settings.huber_c
         return {"consistency": (((estimate - target).square() + c**2).sqrt() - c).mean()}
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode, to_uint8
-from e2ed2.models.denoiser import guided, pixart_denoiser
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.inference import Inference
 from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
-from e2ed2.models.pipeline import Inference, save_pipeline, schedule_of
+from e2ed2.models.pipeline import save_pipeline
+from e2ed2.models.scheduler import schedule_of
 from e2ed2.prediction import training_target
 from e2ed2.training.config import Config
-from e2ed2.training.latents import LatentSet
+from e2ed2.training.lazy_latents import latent_set
+from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import unroll
 
 GUIDANCE_SCALE = 2.0
@@ -25,12 +27,12 @@ class DenoisingStage:
 
     adversary = None
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
         self.network: nn.Module = self._pipeline.transformer
-        self._size = data.images.shape[-1]
-        self._data = LatentSet(data, config.data, self._pipeline, device, say)
-        self._schedule = schedule_of(self._pipeline)
+        self._size = data.size
+        self._data = latent_set(data, config.data, self._pipeline, device, say)
+        self._schedule = schedule_of(self._pipeline.scheduler)
         self.weights = {"denoising": 1.0}
 
     def loss_terms(
@@ -41,7 +43,7 @@ class DenoisingStage:
         noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
         t = torch.randint(self._schedule.num_train_timesteps, (len(rows),), generator=generator).to(batch.x0.device)
         alpha, sigma = self._schedule.levels(t, batch.x0)
-        prediction = pixart_denoiser(network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
+        prediction = denoiser_of(self._pipeline, network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
         target = training_target(batch.x0, noise, alpha, sigma, PREDICTION_TYPE)
         return {"denoising": (prediction.float() - target).square().mean()}
 
@@ -51,7 +53,7 @@ class DenoisingStage:
         batch = self._data.preview_batch()
         noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(0)).to(batch.x0)
         x0 = unroll(
-            guided(pixart_denoiser(network), GUIDANCE_SCALE, self._data.uncond),
+            denoiser_of(self._pipeline, network, GUIDANCE_SCALE, self._data.uncond),
             noise,
             self._inference().grid().to(noise.device),
             batch.cond,

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.buckets import bucket_shapes
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
 from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscriminator
-from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies
+from e2ed2.models.few_step_network import FewStepNetwork, copies
+from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
@@ -20,8 +22,9 @@ from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import SCORING_RULES, Config, ObjectiveConfig, objective_weights
 from e2ed2.training.few_step import FewStepStage
-from e2ed2.training.latents import LatentBatch
+from e2ed2.training.latents import LatentBatch, MemoryLatents
 from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
+from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
 LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
@@ -58,13 +61,18 @@ DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of lat
 class EndToEndStage(FewStepStage):
     """Unrolls the few-step sampler from noise, or from a noised image at a random step, and trains through it."""
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self.weights = objective_weights(config)
         self._intermediate_weight = config.objective.intermediate_weight
         if self._intermediate_weight > 0 and not self.weights.keys() & LATENT_TERMS.keys():
             raise UserError(
                 f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
                 f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
+            )
+        if config.trajectory.teacher is not None and not isinstance(data, ImageTextSet):
+            raise UserError(
+                "trajectory.coupling: teacher_pairs needs a training set in memory (emoji, or a small one of squares "
+                "with one caption each); take another coupling"
             )
         self._objective, self._crop = config.objective, config.objective.crop
         self._rows_per_caption = config.data.images_per_caption
@@ -78,11 +86,17 @@ class EndToEndStage(FewStepStage):
         needs_features = self._feature_terms or self._space == "feature"  # told first if it cannot be had
         self._features = load_lpips_network(config.objective.perceptual_network).to(device) if needs_features else None
         super().__init__(config, data, device, say)
-        self._check_sides(data.images.shape[-1], self.data.latents.shape[-1])
+        shortest = min(map(min, bucket_shapes(data.size, config.data.buckets.max_ratio, config.data.buckets.step)))
+        self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
+        if self._features and config.trajectory.teacher is None and not self.data.has_images:
+            raise UserError(
+                f"data.path: the cache {config.data.path} holds no pictures, and this recipe's objective needs them; "
+                "precompute one with this recipe, in another folder"
+            )
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:
-            channels = 3 if self._space == "pixel" else self.data.latents.shape[1]
+            channels = 3 if self._space == "pixel" else self._pipeline.vae.config.latent_channels
             self.adversary = self._adversary(Discriminator(channels))
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
@@ -91,10 +105,13 @@ class EndToEndStage(FewStepStage):
         sets, num_steps = [transformer], len(self._grids)
         if config.trajectory.parameters == "per_step":
             sets = copies(transformer, num_steps)
-        elif config.trajectory.parameters == "lora_per_step":
-            sets = lora_copies(transformer, num_steps, config.trajectory.lora_rank)
-        self.network = FewStepNetwork(sets, self.schedule, self.prediction_type, self._grids, learned).to(device)
+        elif config.trajectory.parameters != "shared":
+            adapters = 1 if config.trajectory.parameters == "lora" else num_steps
+            frozen = transformer if self.half is None else transformer.to(self.half)
+            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank)
+        self.network = self.chain(sets, learned).to(device)
         if config.trajectory.teacher is not None:
+            assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))
 
     def _check_sides(self, pixels: int, cells: int) -> None:
@@ -133,7 +150,7 @@ class EndToEndStage(FewStepStage):
                 values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
         if self._decoder_terms:
             values |= evaluate_terms(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
-        place = self._place(generator)
+        place = self._place(batch.x0, generator)
         if self._features or self._space == "pixel":
             images = self._decode(samples, place)
         if self._features:
@@ -167,7 +184,7 @@ class EndToEndStage(FewStepStage):
     def _draw_stack(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         """New samples and their data [m + 1, B, C, H, W], as the discriminator judges them: latents or images."""
         batch = self.data.batch(rows, generator)
-        samples, place = self._samples(network, batch, generator)[-1], self._place(generator)
+        samples, place = self._samples(network, batch, generator)[-1], self._place(batch.x0, generator)
         return self._stack(samples if self._space == "latent" else self._decode(samples, place), batch.x0, place)
 
     @torch.no_grad()
@@ -182,12 +199,12 @@ class EndToEndStage(FewStepStage):
             return [stack.flatten(0, 1)]
         return list(unit_maps(self._features, random_views(stack, generator).flatten(0, 1)))
 
-    def _place(self, generator: torch.Generator) -> Place:
+    def _place(self, x0: Tensor, generator: torch.Generator) -> Place:
         """Where losses on images look."""
         size = self._crop.size
         if size is None:
             return None
-        top, left = torch.randint(self.data.latents.shape[-1] - size + 1, (2,), generator=generator).tolist()
+        top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in x0.shape[-2:])
         return top, left, size
 
     def _decode(self, latents: Tensor, place: Place) -> Tensor:
@@ -210,8 +227,7 @@ class EndToEndStage(FewStepStage):
         """The same square of pictures [B, 3, H, W]."""
         if place is None:
             return pictures
-        scale = pictures.shape[-1] // self.data.latents.shape[-1]
-        top, left, side = (scale * cells for cells in place)
+        top, left, side = (self._pipeline.vae_scale_factor * cells for cells in place)
         return pictures[..., top : top + side, left : left + side]
 
     def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:

@@ -1,79 +1,155 @@
-"""What the few-step stages share: a pipeline to start from, the LCM sampler, previews and the exported folder."""
+"""What the few-step stages share: a pipeline to start from, the few-step sampler, previews and the exported folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.few_step_network import FewStepNetwork, merged
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.families import family_of, network_of
+from e2ed2.models.families.base import Denoise
+from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.inference import Inference
+from e2ed2.models.lora import fuse, merged, save_adapter
 from e2ed2.models.new import new_pipeline
-from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, save_pipeline, schedule_of
+from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
+from e2ed2.models.text import text_encoders
+from e2ed2.training.about import about_run
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
-from e2ed2.training.latents import LatentSet
+from e2ed2.training.lazy_latents import latent_set
+from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
 
 class FewStepStage:
-    """Loads `model.path`, trains its transformer, exports it with the few-step sampler baked in.
+    """Loads `model.path`, trains its network, exports it with the few-step sampler baked in.
 
-    With `model.architecture` the transformer is a new one, and `model.path` an autoencoder.
+    With `model.architecture` the network is a new one, and `model.path` an autoencoder. In a bf16 run all that is not
+    trained is in bf16; in an fp16 run it stays float32, as autoencoders and T5 overflow.
     """
 
     adversary: Adversary | None = None
 
-    def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
-        steps = config.trajectory.num_inference_steps
-        if config.model.architecture is not None:  # from scratch
-            self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "lcm")
-            start = Inference("lcm", steps, 1.0, height=data.images.shape[-1], width=data.images.shape[-1])
-        else:
-            self._pipeline, start = load_pipeline(resolve_model(str(config.model.path)))
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
+        self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
+        self.half = half_of(config)
+        self._pipeline, start = load_start(config, data.size, self.half)
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
             )
-        self._pipeline.to(device)
-        self._pipeline.vae.requires_grad_(False)  # losses on decoded samples pass through it
-        self._device = device
-        self.network: nn.Module = self._pipeline.transformer
-        self.prediction_type = self._pipeline.scheduler.config.prediction_type
-        self.schedule = schedule_of(self._pipeline)
-        self.data = LatentSet(data, config.data, self._pipeline, device, say)
-        learned = start.timesteps if start.num_inference_steps == steps else None
+        solver = config.trajectory.solver or few_step_solver(self._pipeline.scheduler)
+        self._check_solver(solver)
+        self.prediction_type = prediction_type_of(self._pipeline.scheduler)
+        scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
+        self._pipeline.register_modules(scheduler=scheduler)
+        self.schedule = schedule_of(scheduler)
+        self.network: nn.Module = network_of(self._pipeline).to(device)
+        if config.model.gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+        for part in (self._pipeline.vae, *text_encoders(self._pipeline).values()):
+            part.to(device).requires_grad_(False)  # losses on decoded samples pass through the autoencoder
+        self.data = latent_set(data, config.data, self._pipeline, device, say, start.max_sequence_length)
+        self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
+        if self.half is not None:
+            self._pipeline.vae.to(self.half)
+        learned = start.timesteps if start.num_inference_steps == steps and start.solver == solver else None
+        scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
         self.inference = replace(
-            start, solver="lcm", num_inference_steps=steps, guidance_scale=1.0, timesteps=learned
+            start, solver=solver, num_inference_steps=steps, guidance_scale=scale, timesteps=learned
         )
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
-    def sampler_of(self, network: nn.Module) -> FewStepNetwork:
-        """The few-step sampler of the network that this stage trains, by default the transformer alone."""
-        return FewStepNetwork([network], self.schedule, self.prediction_type, self._grids)
+    def _check_solver(self, solver: str) -> None:
+        flow, name = is_flow(self._pipeline.scheduler), type(self._pipeline).__name__
+        if self._config.stage == "lcm" and flow:
+            raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
+        if flow != (solver == "euler"):
+            allowed = "euler" if flow else "lcm or ddim"
+            raise UserError(f"trajectory.solver: {solver}, but a {name} with this scheduler needs {allowed}")
 
-    def frozen_copy(self, path: str | None) -> nn.Module:
-        """The transformer of another model folder (None: of the start), not trained."""
-        pipeline, _ = load_pipeline(resolve_model(path or self._pipeline.name_or_path))
-        return pipeline.transformer.to(self._device).eval().requires_grad_(False)
+    def denoiser(self, network: nn.Module) -> Denoise:
+        """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""
+        return denoiser_of(self._pipeline, network, self.inference.guidance_scale, self.data.uncond)
+
+    def chain(self, networks: Sequence[nn.Module], learned_grid: bool = False) -> FewStepNetwork:
+        """The few-step sampler that runs one network at all steps, or several, one at each."""
+        pipeline, scale, uncond = self._pipeline, self.inference.guidance_scale, self.data.uncond
+        return FewStepNetwork(
+            networks,
+            lambda network: denoiser_of(pipeline, network, scale, uncond),
+            self.schedule,
+            self.prediction_type,
+            self._grids,
+            self.inference.solver,
+            learned_grid,
+        )
+
+    def sampler_of(self, network: nn.Module) -> FewStepNetwork:
+        """The few-step sampler of the network that this stage trains, by default the denoising network alone."""
+        return self.chain([network])
+
+    def teacher(self, path: str | None, guidance_scale: float) -> Denoise:
+        """The network of another model folder (None: the start), frozen, with guidance.
+
+        Raises:
+            UserError: it is of another family.
+        """
+        if path is None:
+            pipeline, _ = load_start(self._config, self.inference.height)
+        else:
+            pipeline, _ = load_pipeline(resolve_model(path))
+        if type(pipeline) is not type(self._pipeline):
+            kinds = f"{type(pipeline).__name__}, but model.path a {type(self._pipeline).__name__}"
+            raise UserError(f"consistency.teacher: {path} is a {kinds}; give one of the same class")
+        network = network_of(pipeline).to(self._device).eval().requires_grad_(False)
+        return denoiser_of(pipeline, network, guidance_scale, self.data.uncond)
 
     @torch.no_grad()
     def preview(self, network: nn.Module) -> Tensor:
         """Few-step samples for fixed captions and noise, uint8 [16, 3, H, W]."""
         batch = self.data.preview_batch()
         noises = draw_noises(batch.x0.shape, len(self._grids), torch.Generator().manual_seed(0)).to(batch.x0)
-        return to_uint8(decode(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))).cpu()
+        with torch.autocast(self._device.type, self.half, enabled=self.half is not None):  # frozen weights are in bf16
+            return to_uint8(decode(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))).cpu()
 
     def export(self, network: nn.Module, folder: Path) -> None:
-        """A pipeline folder whose scheduler is the LCM rule on this grid."""
-        sampler, scheduler = self.sampler_of(network), noise_scheduler("lcm", self.prediction_type)
-        transformers = [merged(transformer) for transformer in sampler.transformers]
-        self._pipeline.register_modules(transformer=transformers[0], scheduler=scheduler)
-        inference = self.inference
+        """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""
+        sampler, inference = self.sampler_of(network), self.inference
         if sampler.time_grid is not None:
             inference = replace(inference, timesteps=sampler.time_grid.rounded())
-        save_pipeline(self._pipeline, inference, folder, later_transformers=transformers[1:])
+        pipeline, _ = load_start(self._config, inference.height)  # anew: what was frozen in full precision
+        base = network_of(pipeline)
+        networks = [merged(trained, base) for trained in sampler.transformers]
+        pipeline.register_modules(
+            **{family_of(pipeline).network: networks[0], "scheduler": self._pipeline.scheduler}
+        )
+        about = about_run(self._config)
+        save_pipeline(pipeline, inference, folder, later_transformers=networks[1:], about=about)
+        if len(networks) == 1:
+            save_adapter(sampler.transformers[0], pipeline, folder)
+
+
+def half_of(config: Config) -> torch.dtype | None:
+    """What is not trained is kept in; None: in float32."""
+    return torch.bfloat16 if config.train.mixed_precision == "bf16" else None
+
+
+def load_start(config: Config, side: int, dtype: torch.dtype | None = None) -> tuple[Any, Inference]:
+    """The pipeline that a few-step stage starts from; `dtype` of its text encoders, by default as all else float32."""
+    model, steps = config.model, config.trajectory.num_inference_steps
+    if model.architecture is not None:  # from scratch
+        pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
+        return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
+    folder = resolve_model(str(model.path), model.revision, model.variant)
+    pipeline, start = load_pipeline(folder, model.variant, dtype)
+    fuse(pipeline, model.lora)
+    return pipeline, start

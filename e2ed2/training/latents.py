@@ -1,22 +1,25 @@
 """What the three latent stages share: encoded images, embedded prompts, captions drawn per row, fixed previews."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.batch import ImageTextSet, spread
+from e2ed2.data.cache import EMPTY, PLAIN
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import encode_all, to_float
-from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds
+from e2ed2.models.families import family_of, network_of
+from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.training.config import DataConfig
 
-if TYPE_CHECKING:
-    from diffusers import PixArtAlphaPipeline
-
 NUM_PREVIEWS = 16
+MAX_IMAGES_AT_A_TIME = 64
+PIXELS_AT_A_TIME = 2**20
 
 
 @dataclass(frozen=True)
@@ -28,48 +31,58 @@ class LatentBatch:
     cond: PromptEmbeds
 
 
-class LatentSet:
-    """Training images as latents and captions as embeddings, in memory."""
+class LatentSet(ABC):
+    """Training images as latents and captions as embeddings; what is kept of them, and where, is up to the class.
 
-    def __init__(
-        self,
-        data: ImageTextSet,
-        config: DataConfig,
-        pipeline: "PixArtAlphaPipeline",
-        device: torch.device,
-        say: Callable[[str], None],
-    ):
-        check_size(data, pipeline)
+    Args:
+        first_captions: of every item the plain caption, or the first; needed for class batches alone.
+        has_plain: whether items have a plain caption beside their own.
+    Attributes:
+        uncond: what guidance leads away from.
+        has_images: whether `images` can be had.
+    """
+
+    uncond: PromptEmbeds
+    has_images = True
+
+    def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
         self._images_per_caption = n = config.images_per_caption
-        self._plain_fraction = 1.0 if n > 1 else config.plain_caption_fraction
+        self._plain_fraction = 1.0 if n > 1 else config.plain_caption_fraction if has_plain else 0.0
         self._dropout = config.caption_dropout
         self._device = device
-        self._images = data.images
-        prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
-        place = {prompt: i for i, prompt in enumerate(prompts)}
-        self._captions = torch.tensor([place[c] for c in data.captions])
-        self._plain = torch.tensor([place[c] for c in data.plain_captions])
-        num_images = torch.bincount(self._plain)[self._plain]  # of each row's plain caption
+        if n == 1:
+            return
+        assert first_captions is not None
+        place = {caption: i for i, caption in enumerate(dict.fromkeys(first_captions))}
+        self._groups = torch.tensor([place[caption] for caption in first_captions])
+        num_images = torch.bincount(self._groups)[self._groups]  # of each row's plain caption
         self._anchors = torch.nonzero(num_images >= n).flatten()
         if len(self._anchors) == 0:
             row = int(num_images.argmax())
-            most = f"'{data.plain_captions[row]}' has the most, {num_images[row]}: give {num_images[row]} at most"
+            most = f"'{first_captions[row]}' has the most, {num_images[row]}: give {num_images[row]} at most"
             raise UserError(f"data.images_per_caption: {n}, but no caption has so many images; {most}")
-        say(f"encoding {len(data)} images and their captions")
-        self.latents = encode_all(pipeline.vae, data.images).cpu()
-        self._embeds = cached_prompt_embeds(prompts, pipeline.tokenizer, pipeline.text_encoder)
-        self.uncond = self._embeds.select(torch.tensor([0])).to(device)
+
+    @abstractmethod
+    def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
+        """Latents of `rows` [B], and the captions that `_choice` of `draws` [B, 2] makes of them."""
+
+    @abstractmethod
+    def images(self, rows: Tensor) -> Tensor:
+        """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""
+
+    @abstractmethod
+    def preview_batch(self) -> LatentBatch:
+        """The same items and captions every time, spread over the set, all of one shape."""
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
-        """Latents of `rows` with a caption each: with its style, without, or empty, by the config's shares.
+        """Latents of `rows` with a caption each: one of its own, the plain one, or empty, by the config's shares.
 
         In class batches they are the `grouped` rows, and a group shares its caption: plain, or empty.
         """
         rows, n = self.grouped(rows, generator), self._images_per_caption
-        draw = torch.rand(len(rows) // n, 2, generator=generator).repeat_interleave(n, 0)
-        prompts = torch.where(draw[:, 0] < self._plain_fraction, self._plain[rows], self._captions[rows])
-        prompts = torch.where(draw[:, 1] < self._dropout, torch.zeros_like(prompts), prompts)
-        return LatentBatch(rows, self.latents[rows].to(self._device), self._embeds.select(prompts).to(self._device))
+        draws = torch.rand(len(rows) // n, 2, generator=generator).repeat_interleave(n, 0)
+        x0, cond = self._load(rows, draws)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device))
 
     def grouped(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The class batch of `rows` [B]: every n-th names a plain caption, n random images of it follow each other.
@@ -83,8 +96,52 @@ class LatentSet:
         anchors = rows[::n]
         others = self._anchors[torch.randint(len(self._anchors), anchors.shape, generator=generator)]
         anchors = torch.where(torch.isin(anchors, self._anchors), anchors, others)
-        groups = [torch.nonzero(self._plain == caption).flatten() for caption in self._plain[anchors]]
+        groups = [torch.nonzero(self._groups == caption).flatten() for caption in self._groups[anchors]]
         return torch.cat([images[torch.randperm(len(images), generator=generator)[:n]] for images in groups])
+
+    def _choice(self, draws: Tensor, num_captions: int) -> int:
+        """Which caption two uniform numbers stand for: `EMPTY`, `PLAIN`, or the number of one of its own."""
+        plain, (first, second) = self._plain_fraction, draws.tolist()
+        if second < self._dropout:
+            return EMPTY
+        if first < plain:
+            return PLAIN
+        return min(int((first - plain) / (1 - plain) * num_captions), num_captions - 1)
+
+
+class MemoryLatents(LatentSet):
+    """A set in memory, encoded before training begins."""
+
+    def __init__(
+        self,
+        data: ImageTextSet,
+        config: DataConfig,
+        pipeline: Any,
+        device: torch.device,
+        say: Callable[[str], None],
+        max_sequence_length: int,
+    ):
+        super().__init__(config, device, data.plain_captions, has_plain=True)
+        self._images = data.images
+        prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        self._captions = torch.tensor([place[c] for c in data.captions])
+        self._plain = torch.tensor([place[c] for c in data.plain_captions])
+        self._micro = data.micro if family_of(pipeline).knows_crop else None
+        say(f"encoding {len(data)} images and their captions")
+        self.latents = encode_all(pipeline.vae, data.images, images_at_a_time(data.size)).cpu()
+        self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
+        empty = self._embeds.select(torch.tensor([0]))
+        self.uncond = family_of(pipeline).uncond(pipeline, empty).to(device)
+
+    def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
+        prompts = torch.where(draws[:, 0] < self._plain_fraction, self._plain[rows], self._captions[rows])
+        prompts = torch.where(draws[:, 1] < self._dropout, torch.zeros_like(prompts), prompts)
+        return self.latents[rows], self._cond(rows, prompts)
+
+    def _cond(self, rows: Tensor, prompts: Tensor) -> PromptEmbeds:
+        cond = self._embeds.select(prompts)
+        return cond if self._micro is None else replace(cond, micro=self._micro[rows].to(cond.embeds))
 
     def retarget(self, latents: Tensor) -> None:
         """From here on x0 is `latents` [N, C, h, w], made for the full captions, and no other caption is drawn."""
@@ -96,14 +153,32 @@ class LatentSet:
 
     def preview_batch(self) -> LatentBatch:
         """The same captions every time, spread over the set."""
-        count = min(NUM_PREVIEWS, len(self.latents))
-        rows = torch.arange(count) * (len(self.latents) // count)
-        cond = self._embeds.select(self._captions[rows])
+        rows = spread(len(self.latents), NUM_PREVIEWS)
+        cond = self._cond(rows, self._captions[rows])
         return LatentBatch(rows, self.latents[rows].to(self._device), cond.to(self._device))
 
 
-def check_size(data: ImageTextSet, pipeline: "PixArtAlphaPipeline") -> None:
-    """Raise UserError when the images do not have the side that the model works at."""
-    side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-    if data.images.shape[-1] != side:
-        raise UserError(f"data.size: {data.images.shape[-1]}, but the model makes {side} px images: set it to {side}")
+def images_at_a_time(size: int) -> int:
+    """How many images of size x size pixels an autoencoder encodes together."""
+    return min(MAX_IMAGES_AT_A_TIME, max(1, PIXELS_AT_A_TIME // size**2))
+
+
+def _cells_per_token(network: Any) -> int:
+    """Latent cells along the side of a transformer's patch, or of a pixel in the middle of a UNet."""
+    if "patch_size" in network:
+        return network.patch_size
+    return 2 ** (len(network.block_out_channels) - 1)
+
+
+def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
+    """Raise UserError when the images do not have the side that the model works at, or shapes it cannot take."""
+    network = network_of(pipeline).config
+    side = network.sample_size * pipeline.vae_scale_factor
+    if size != side:
+        raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}")
+    cell = pipeline.vae_scale_factor * _cells_per_token(network)
+    if config.buckets.max_ratio > 1 and config.buckets.step % cell:
+        step = cell * max(1, round(config.buckets.step / cell))
+        raise UserError(
+            f"data.buckets.step: {config.buckets.step}, but this model's sides are multiples of {cell} px: try {step}"
+        )

@@ -2,10 +2,8 @@
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from e2ed2.data.order import Order
 from e2ed2.errors import NonFiniteError, UserError
 from e2ed2.files import atomic_folder, locked, write_file
 from e2ed2.training.checkpoint import (
@@ -23,15 +23,18 @@ from e2ed2.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
+    read_data_state,
     read_state,
     save_checkpoint,
 )
 from e2ed2.training.config import Config
+from e2ed2.training.interrupt import DelayedInterrupt
 from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, check_config
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
+from e2ed2.training.training_set import create_order
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int, dict[str, float]], None]
@@ -40,12 +43,18 @@ PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for s
 EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
 
 
-def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row: None) -> Path:
+def train(
+    config: Config,
+    say: Say = print,
+    tick: Tick = lambda step, steps, row: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Run a stage to `max_train_steps`, or resume it; returns the model folder.
 
     Args:
         say: told what happens, one line at a time.
         tick: called after each update with (global_step, max_train_steps, metrics row).
+        progress: called with (done, total) while data are read for the first time.
     Raises:
         UserError: something the user can mend. NonFiniteError: training diverged.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
@@ -64,7 +73,7 @@ def train(config: Config, say: Say = print, tick: Tick = lambda step, steps, row
             return model
         if is_main:
             _write_run_files(config)
-        run = _prepare(config, accelerator, checkpoint, state, say)
+        run = _prepare(config, accelerator, checkpoint, state, say, progress)
         state = _train_steps(run, replace(state, num_items=run.num_items), say, tick)
         if is_main:
             _export(run, state, model)
@@ -78,6 +87,7 @@ class _Run:
     accelerator: Accelerator
     stage: Stage
     trained: Trained
+    order: Order
     num_items: int
     metrics: MetricsFile | None  # None where another process writes
 
@@ -161,10 +171,16 @@ def _write_run_files(config: Config) -> None:
 
 
 def _prepare(
-    config: Config, accelerator: Accelerator, checkpoint: Path | None, state: TrainState, say: Say
+    config: Config,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    state: TrainState,
+    say: Say,
+    progress: Callable[[int, int], None] | None,
 ) -> _Run:
     """Data, network, average and optimizer, as they were at `checkpoint`."""
-    data = load_training_set(config.data, say)
+    with accelerator.main_process_first():  # what it finds out about the data it keeps for the others
+        data = load_training_set(config.data, say, progress)
     torch.manual_seed(config.train.seed)
     stage: Stage = create_stage(config, data, accelerator.device, say)
     network = stage.network
@@ -173,21 +189,28 @@ def _prepare(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
-    if state.num_items not in (0, len(data)):
+    num_items = len(data) if isinstance(data, Sized) else 0  # nobody knows of a stream
+    if state.num_items not in (0, num_items):
         raise UserError(
-            f"data: {len(data)} items, but {config.run.dir} was begun with {state.num_items}, and their order would "
+            f"data: {num_items} items, but {config.run.dir} was begun with {state.num_items}, and their order would "
             "be another: bring them back, or name another run.dir"
         )
     if checkpoint is not None:
         load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")
+    position = None if checkpoint is None else read_data_state(checkpoint, *_place(accelerator))
+    order = create_order(data, config.train.seed, config.train.micro_batch_size, *_place(accelerator), position)
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
     network, optimizer = accelerator.prepare(network, optimizer)
     if stage.adversary is not None:
         stage.adversary.prepare(accelerator)
-    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), len(data), metrics)
+    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), order, num_items, metrics)
+
+
+def _place(accelerator: Accelerator) -> tuple[int, int]:
+    return accelerator.process_index, accelerator.num_processes
 
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
@@ -195,7 +218,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
     saved, pinned = state.global_step, 0
     if saved == 0:
         _preview(run, 0)
-    with _DelayedInterrupt() as interrupt:
+    with DelayedInterrupt() as interrupt:
         while state.global_step < train.max_train_steps and not interrupt.requested:
             state, row = _step(run, state)
             step, is_last = state.global_step, state.global_step == train.max_train_steps
@@ -227,7 +250,7 @@ def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     run.trained.network.train()
     try:
         row = update(
-            run.stage, run.trained, run.config.train, run.num_items, state.global_step, run.accelerator
+            run.stage, run.trained, run.config.train, run.order, state.global_step, run.accelerator
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; the log is {run.config.run.dir / 'metrics.jsonl'}") from error
@@ -247,11 +270,13 @@ def _preview(run: _Run, step: int) -> None:
 
 
 def _save(run: _Run, state: TrainState) -> None:
+    data_states = gather_object([run.order.state()])  # of every process
     if run.accelerator.is_main_process:
         folder = run.config.run.dir / "checkpoints"
         network = run.accelerator.unwrap_model(run.trained.network)
         trained, scaler = run.trained, run.accelerator.scaler
-        save_checkpoint(folder, state, network, trained.ema, trained.optimizer, scaler, run.stage.adversary)
+        optimizer, adversary = trained.optimizer, run.stage.adversary
+        save_checkpoint(folder, state, network, trained.ema, optimizer, scaler, adversary, data_states)
         prune_checkpoints(folder, state.global_step, run.config.train.keep_checkpoints)
 
 
@@ -271,25 +296,3 @@ def _exported_step(model: Path) -> int | None:
         return json.loads((model / EXPORT_FILE).read_text())["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-class _DelayedInterrupt:
-    """Turns the first Ctrl-C into a request that the loop honours between updates; a second is immediate."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._is_main_thread = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> "_DelayedInterrupt":
-        if self._is_main_thread:  # Python delivers signals there only
-            self._previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_main_thread:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True

@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from e2ed2.errors import UserError
-from e2ed2.training.config import SCORING_RULES, TERMS, Config, objective_weights
+from e2ed2.training.config import SCORING_RULES, TERMS, Config, SourceConfig, objective_weights
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
-    "lcm": "a model folder or a bundled model",
-    "e2ed2": "a model folder or a bundled model",
+    "lcm": "a model folder, a hub id or a bundled model",
+    "e2ed2": "a model folder, a hub id or a bundled model",
 }
 # What may change between the runs of one run folder: nothing here alters an update.
 FREE_FIELDS = {
     "run.dir",
+    "data.num_workers",
     "train.checkpoint_every",
     "train.log_every",
     "train.preview_every",
@@ -40,7 +41,11 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")
-    for override in overrides or []:
+    overrides = overrides or []
+    if isinstance(values.get("data"), dict) and any(override.startswith("data.source=") for override in overrides):
+        for field in ("sources", *SourceConfig.model_fields):  # they belong to the source that is replaced
+            values["data"].pop(field, None)
+    for override in overrides:
         _apply_override(values, override)
     config = build_config(values)
     check_config(config)
@@ -72,17 +77,16 @@ def check_config(config: Config) -> None:
         raise UserError(f"model.architecture: missing; stage {stage} makes a new network, see its recipe")
     if stage == "lcm" and model.architecture is not None:
         raise UserError("model.architecture: given, but stage lcm distils a trained network: leave it out")
-    if data.source == "folder" and data.path is None:
-        raise UserError("data.path: missing; data.source=folder needs the folder of images and captions")
-    if data.source == "emoji" and data.path is not None:
-        raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+    _check_data(config)
     trajectory = config.trajectory
     if trajectory.time_grid != "fixed" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
         raise UserError(
             f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
             "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
         )
-    if trajectory.parameters != "shared" and (
+    if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
+        raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")
+    if trajectory.parameters.endswith("per_step") and (
         trajectory.random_num_steps or trajectory.num_inference_steps == 1 or trajectory.time_grid == "learned_alone"
     ):
         raise UserError(
@@ -90,6 +94,7 @@ def check_config(config: Config) -> None:
             "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
             "(time_grid not learned_alone)"
         )
+    _check_start(config)
     _check_coupling(config)
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
@@ -105,6 +110,63 @@ def check_config(config: Config) -> None:
     if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:
         found, remedy = config.objective.num_samples, "give 2 or more, or data.images_per_caption=2"
         raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: {remedy}")
+
+
+PATHS = {  # data.source -> what data.path must be
+    "folder": "the folder of images and captions",
+    "parquet": "a file, a folder, a pattern or a URL",
+    "webdataset": "a folder of .tar shards, a pattern or a URL",
+    "hub": "the data set's name",
+    "cache": "the folder that `e2ed2 precompute` made",
+}
+
+
+def _check_data(config: Config) -> None:
+    """Sources, and what goes together with streams and shapes."""
+    data = config.data
+    for i, source in enumerate(data.sources):
+        if source.source not in PATHS or source.source == "cache":
+            raise UserError(f"data.sources.{i}.source: {source.source} cannot be mixed; give it alone, as data.source")
+        if source.is_stream != data.sources[0].is_stream:
+            raise UserError(
+                f"data.sources.{i}.streaming: {source.is_stream}, unlike the first source's (webdataset is always a "
+                "stream); give the same to all of them"
+            )
+    for i, source in enumerate(data.sources or [data]):
+        field = f"data.sources.{i}." if data.sources else "data."
+        if source.source in PATHS and source.path is None:
+            raise UserError(f"{field}path: missing; {field}source={source.source} needs {PATHS[source.source]}")
+        if source.source == "emoji" and source.path is not None:
+            raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+        if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
+            raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
+    is_stream = (data.sources or [data])[0].is_stream
+    ratio, step, n = data.buckets.max_ratio, data.buckets.step, data.images_per_caption
+    if ratio > 1 and data.size % step:
+        raise UserError(f"data.buckets.step: {step} does not divide data.size={data.size}; give a divisor of it")
+    if n > 1 and (is_stream or ratio > 1):
+        problem = "a stream is never seen as a whole" if is_stream else "images of a caption may differ in shape"
+        raise UserError(f"data.images_per_caption: {n}, but {problem}; give 1, or another source and no data.buckets")
+    if config.stage == "autoencoder" and (is_stream or ratio > 1 or data.source == "cache"):
+        raise UserError(
+            "data: stage autoencoder holds square images in memory; give a folder, parquet or hub, without data.buckets"
+        )
+
+
+def _check_start(config: Config) -> None:
+    """What only the stages that start from a trained pipeline read."""
+    model, trajectory = config.model, config.trajectory
+    if model.lora and (config.stage not in ("lcm", "e2ed2") or model.architecture is not None):
+        raise UserError(f"model.lora: {', '.join(model.lora)}, but there is no trained network to add it to: remove it")
+    if config.stage == "lcm" and trajectory.solver not in (None, "lcm"):
+        raise UserError(f"trajectory.solver: {trajectory.solver}, but stage lcm distils for lcm: leave it out")
+    if config.stage == "lcm" and trajectory.parameters != "shared":
+        raise UserError(f"trajectory.parameters: {trajectory.parameters}, but stage lcm trains the network itself")
+    if config.stage == "lcm" and trajectory.guidance_scale is not None:
+        raise UserError(
+            f"trajectory.guidance_scale: {trajectory.guidance_scale}, but stage lcm distils the teacher's guidance in: "
+            "set consistency.guidance_scale instead"
+        )
 
 
 def _check_coupling(config: Config) -> None:
@@ -192,5 +254,5 @@ def _explain(item: Any) -> str:
 def _section(path: tuple[Any, ...]) -> type[BaseModel]:
     section: Any = Config
     for part in path:
-        section = section.model_fields[part].annotation
+        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
     return section

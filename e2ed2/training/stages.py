@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.emoji import IMAGE_SIZE, load_emoji
-from e2ed2.data.sources import FolderSource
 from e2ed2.errors import UserError
 from e2ed2.training.autoencoder import AutoencoderStage
 from e2ed2.training.config import Config, DataConfig
@@ -14,6 +12,7 @@ from e2ed2.training.consistency import ConsistencyStage
 from e2ed2.training.denoising import DenoisingStage
 from e2ed2.training.end_to_end import EndToEndStage
 from e2ed2.training.step import Stage
+from e2ed2.training.training_set import TrainingSet, load_user_data
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "autoencoder": AutoencoderStage,
@@ -23,25 +22,25 @@ STAGES: dict[str, Callable[..., Stage]] = {
 }
 
 
-def create_stage(config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]) -> Stage:
+def create_stage(config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]) -> Stage:
     """The object that owns a stage's network, losses, preview and export."""
     return STAGES[config.stage](config, data, device, say)
 
 
-def load_training_set(config: DataConfig, say: Callable[[str], None]) -> ImageTextSet:
+def load_training_set(
+    config: DataConfig, say: Callable[[str], None], progress: Callable[[int, int], None] | None = None
+) -> TrainingSet:
     """The images and captions of `data.source`.
 
+    Args:
+        progress: called with (done, total) while emoji are drawn or images scanned; both are done once and kept.
     Raises:
         UserError: nothing usable, too large a share of bad items, or a size the source does not have.
     """
-    if config.source == "emoji":
-        if config.size != IMAGE_SIZE:
-            raise UserError(
-                f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
-            )
-        return load_emoji("train")
-    assert config.path is not None  # check_config
-    data = FolderSource(config.path, config.size, config.max_bad_fraction).load()
-    for item in data.skipped:
-        say(f"skipped {item}")
-    return data
+    if config.source != "emoji" or config.sources:
+        return load_user_data(config, say, progress)
+    if config.size != IMAGE_SIZE:
+        raise UserError(
+            f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
+        )
+    return load_emoji("train", progress)

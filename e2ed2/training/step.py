@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from e2ed2.data.order import Order, mix
 from e2ed2.errors import NonFiniteError
 from e2ed2.objectives.total import total
 from e2ed2.training.adversary import Adversary
@@ -48,9 +49,9 @@ class Trained:
 
 
 def update(
-    stage: Stage, trained: Trained, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator
+    stage: Stage, trained: Trained, config: TrainConfig, order: Order, step: int, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Update number `step` (0-based).
+    """Update number `step` (0-based), on the next micro-batches of `order`.
 
     Returns:
         Every loss term unweighted, `total`, `lr` and `grad_norm` (before clipping).
@@ -61,13 +62,13 @@ def update(
     for group in trained.optimizer.param_groups:
         group["lr"] = lr
     num_micro = config.gradient_accumulation_steps
-    judged = _update_adversary(stage, trained.network, config, num_items, step, accelerator)
+    judged = _update_adversary(stage, trained.network, config, order, step, accelerator)
     sums: dict[str, float] = {}
     for micro in range(num_micro):
         position = (step * num_micro + micro) * accelerator.num_processes + accelerator.process_index
-        rows = batch_rows(config.seed, num_items, position, config.micro_batch_size)
-        seed = _mix(config.seed, position)
-        torch.manual_seed(_mix(seed, 0))  # for dropout, which takes no generator
+        rows = order.rows(position)
+        seed = mix(config.seed, position)
+        torch.manual_seed(mix(seed, 0))  # for dropout, which takes no generator
         generator = torch.Generator().manual_seed(seed)
         with accelerator.autocast():
             terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
@@ -88,7 +89,7 @@ def update(
 
 
 def _update_adversary(
-    stage: Stage, network: nn.Module, config: TrainConfig, num_items: int, step: int, accelerator: Accelerator
+    stage: Stage, network: nn.Module, config: TrainConfig, order: Order, step: int, accelerator: Accelerator
 ) -> dict[str, float]:
     """The discriminator's updates before update `step` of the sampler, on samples of their own (App. C.2).
 
@@ -99,9 +100,9 @@ def _update_adversary(
         return values
     for i in range(stage.adversary.settings.num_discriminator_updates):
         position = step * accelerator.num_processes + accelerator.process_index
-        generator = torch.Generator().manual_seed(_mix(_mix(config.seed, position), 1 + i))
-        rows = torch.randint(num_items, (config.micro_batch_size,), generator=generator)
-        torch.manual_seed(_mix(_mix(config.seed, position), -1 - i))  # for dropout
+        generator = torch.Generator().manual_seed(mix(mix(config.seed, position), 1 + i))
+        rows = order.random_rows(generator)
+        torch.manual_seed(mix(mix(config.seed, position), -1 - i))  # for dropout
         with accelerator.autocast():
             terms = stage.adversary.loss_terms(network, rows, generator)
         values = {name: term.item() for name, term in terms.items()}
@@ -116,25 +117,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.lr_schedule == "constant":
         return config.lr * warmup
     return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / config.max_train_steps))
-
-
-def batch_rows(seed: int, num_items: int, position: int, size: int) -> Tensor:
-    """Rows [size] of batch number `position`: every epoch is a permutation of its own; batches span epochs."""
-    rows: list[int] = []
-    start = position * size
-    while len(rows) < size:
-        epoch, offset = divmod(start + len(rows), num_items)
-        order = torch.randperm(num_items, generator=torch.Generator().manual_seed(_mix(seed, -1 - epoch)))
-        rows += order[offset : offset + size - len(rows)].tolist()
-    return torch.tensor(rows)
-
-
-def _mix(seed: int, index: int) -> int:
-    """One 63-bit seed from two numbers (an odd multiplier, then the splitmix64 finaliser)."""
-    x = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x2545F4914F6CDD1D) & (2**64 - 1)
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (x ^ (x >> 31)) >> 1
 
 
 def _check_finite(values: dict[str, float], step: int) -> None:

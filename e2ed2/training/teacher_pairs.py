@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from e2ed2.errors import UserError
 from e2ed2.files import atomic_file, file_sha256, locked
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.denoiser import guided, pixart_denoiser
-from e2ed2.models.pipeline import Inference, load_pipeline, schedule_of
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.families import family_of, network_of
+from e2ed2.models.inference import Inference
+from e2ed2.models.pipeline import latent_shape, load_pipeline
+from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.paths import cache_dir
 from e2ed2.trajectory import unroll
-
-if TYPE_CHECKING:
-    from diffusers import PixArtAlphaPipeline
 
 FIRST_SEED = 2**31  # far from the seeds that images are evaluated with
 ROWS_PER_FILE = 32
@@ -40,7 +40,7 @@ def pair_noise(rows: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def teacher_samples(
-    name: str, student: "PixArtAlphaPipeline", captions: list[str], device: torch.device, say: Callable[[str], None]
+    name: str, student: Any, captions: list[str], device: torch.device, say: Callable[[str], None]
 ) -> Tensor:
     """What the teacher makes of each item's caption and `pair_noise`, by its own steps and guidance.
 
@@ -79,25 +79,26 @@ def teacher_samples(
 
 
 def _sampler(
-    teacher: "PixArtAlphaPipeline", inference: Inference, captions: list[str]
+    teacher: Any, inference: Inference, captions: list[str]
 ) -> Callable[[Tensor], Tensor]:
     """rows [B] -> the teacher's samples of them, latents on the CPU."""
-    device, config = next(teacher.transformer.parameters()).device, teacher.transformer.config
+    network = network_of(teacher).eval()
+    device, shape = next(network.parameters()).device, latent_shape(teacher, inference.height, inference.width)
     prompts = ["", *dict.fromkeys(captions)]
     place = {prompt: i for i, prompt in enumerate(prompts)}
-    embeds = cached_prompt_embeds(prompts, teacher.tokenizer, teacher.text_encoder)
-    uncond = embeds.select(torch.tensor([0])).to(device)
-    denoise = guided(pixart_denoiser(teacher.transformer.eval()), inference.guidance_scale, uncond)
+    embeds = cached_prompt_embeds(prompts, teacher, inference.max_sequence_length)
+    uncond = family_of(teacher).uncond(teacher, embeds.select(torch.tensor([0]))).to(device)
+    denoise = denoiser_of(teacher, network, inference.guidance_scale, uncond)
 
     @torch.no_grad()
     def sample(rows: Tensor) -> Tensor:
         return unroll(
             denoise,
-            pair_noise(rows, (config.in_channels, config.sample_size, config.sample_size)).to(device),
+            pair_noise(rows, shape).to(device),
             inference.grid().to(device),
             embeds.select(torch.tensor([place[captions[row]] for row in rows.tolist()])).to(device),
-            schedule=schedule_of(teacher),
-            prediction_type=teacher.scheduler.config.prediction_type,
+            schedule=schedule_of(teacher.scheduler),
+            prediction_type=prediction_type_of(teacher.scheduler),
             solver=inference.solver,
         ).cpu()
 
@@ -105,21 +106,21 @@ def _sampler(
 
 
 def _check_teacher(
-    name: str, teacher: "PixArtAlphaPipeline", inference: Inference, student: "PixArtAlphaPipeline"
+    name: str, teacher: Any, inference: Inference, student: Any
 ) -> None:
     (channels, side), expected = (
-        (pipeline.transformer.config.in_channels, pipeline.transformer.config.sample_size)
+        (network_of(pipeline).config.in_channels, network_of(pipeline).config.sample_size)
         for pipeline in (teacher, student)
     )
-    if inference.solver != "ddim":
+    if inference.solver == "lcm":
         raise UserError(
-            f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim, whose sample is a "
-            "function of the noise; give a model made for it, such as emoji-base"
+            f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim (or euler), whose "
+            "sample is a function of the noise; give a model made for it, such as emoji-base"
         )
     problem = None
     if (channels, side) != expected:
         problem = f"makes latents {channels}x{side}x{side}, model.path {expected[0]}x{expected[1]}x{expected[1]}"
-    elif not torch.equal(teacher.scheduler.alphas_cumprod, student.scheduler.alphas_cumprod):
+    elif not torch.equal(schedule_of(teacher.scheduler).alphas, schedule_of(student.scheduler).alphas):
         problem = "has another noise schedule than model.path"
     elif not _alike(teacher.vae, student.vae):
         problem = "has another autoencoder than model.path, so that its latents are other images"
@@ -131,7 +132,8 @@ def _alike(a: nn.Module, b: nn.Module) -> bool:
     """The same weights, up to the half precision that bundled models are stored in."""
     x, y = a.state_dict(), b.state_dict()
     return x.keys() == y.keys() and all(
-        x[k].shape == y[k].shape and torch.allclose(x[k].cpu(), y[k].cpu(), rtol=1e-2, atol=1e-3) for k in x
+        x[k].shape == y[k].shape and torch.allclose(x[k].cpu().float(), y[k].cpu().float(), rtol=1e-2, atol=1e-3)
+        for k in x
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data.transforms import read_image, square_tensor
+from e2ed2.data.transforms import fitted_tensor, read_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -78,16 +78,16 @@ def test_short_side_is_resized_and_the_centre_kept(width, height):
     top, left = (height // 4 - 8) // 2, (width // 4 - 8) // 2
     expected = torch.from_numpy(whole[top : top + 8, left : left + 8]).permute(2, 0, 1)
     # The order of the two passes may differ, and with it the rounding.
-    assert (square_tensor(image, 8).int() - expected.int()).abs().max() <= 1
+    assert (fitted_tensor(image, (8, 8)).int() - expected.int()).abs().max() <= 1
 
 
 def test_a_square_of_the_right_size_is_kept_to_the_pixel():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert torch.equal(square_tensor(Image.fromarray(pixels), 32), torch.from_numpy(pixels).permute(2, 0, 1))
+    assert torch.equal(fitted_tensor(Image.fromarray(pixels), (32, 32)), torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_extreme_shape_costs_no_more_than_a_square():
-    assert square_tensor(Image.new("RGB", (1, 60000), RED), 64).shape == (3, 64, 64)
+    assert fitted_tensor(Image.new("RGB", (1, 60000), RED), (64, 64)).shape == (3, 64, 64)
 
 
 def test_first_frame_of_a_gif(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from e2ed2.models.denoiser import guided, pixart_denoiser
-from e2ed2.models.text import PromptEmbeds
+from e2ed2.models.denoiser import denoiser_of, guided
+from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
 @pytest.fixture
@@ -25,6 +25,13 @@ def transformer():
         norm_type="ada_norm_single",
         use_additional_conditions=False,
     ).eval()
+
+
+def pixart_denoiser(transformer):
+    """Of a PixArt pipeline that has nothing but its transformer."""
+    from diffusers import PixArtAlphaPipeline
+
+    return denoiser_of(PixArtAlphaPipeline(None, None, None, transformer, None), transformer)
 
 
 @pytest.fixture

@@ -10,8 +10,12 @@ from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.samples import load_model
 from e2ed2.files import atomic_folder
 from e2ed2.models.autoencoder import decode, to_uint8
-from e2ed2.models.few_step_network import FewStepNetwork, copies, lora_copies, merged
-from e2ed2.models.pipeline import Inference, load_pipeline, save_pipeline, schedule_of
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.few_step_network import FewStepNetwork, copies
+from e2ed2.models.inference import Inference
+from e2ed2.models.lora import lora_copies, merged
+from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
 from e2ed2.trajectory import draw_noises
 
@@ -30,7 +34,8 @@ def pipeline(tiny_model):
 def network_of(pipeline, transformers, steps: int = 4) -> FewStepNetwork:
     inference = Inference("lcm", 4, 1.0, 64, 64)
     grids = [inference.grid(k) for k in range(1, steps + 1)]
-    return FewStepNetwork(transformers, schedule_of(pipeline), "v_prediction", grids)
+    schedule = schedule_of(pipeline.scheduler)
+    return FewStepNetwork(transformers, lambda t: denoiser_of(pipeline, t), schedule, "v_prediction", grids)
 
 
 def shake(transformers) -> None:
@@ -43,7 +48,7 @@ def shake(transformers) -> None:
 
 
 def inputs(pipeline):
-    cond = encode_prompts([PROMPT], pipeline.tokenizer, pipeline.text_encoder)
+    cond = encode_prompts([PROMPT], pipeline)
     return draw_noises((1, 4, 16, 16), 4, generator()), cond
 
 
@@ -71,7 +76,7 @@ def test_a_lora_leaves_the_weights_below_it_alone_and_shares_their_memory(pipeli
     whole = sum(p.numel() for p in pipeline.transformer.parameters())
     adapters = sum(p.numel() for p in sets[0].parameters() if p.requires_grad)
     assert sum(p.numel() for p in torch.nn.ModuleList(sets).parameters()) == whole + 4 * adapters
-    one = merged(sets[1])
+    one = merged(sets[1], pipeline.transformer)
     noises, cond = inputs(pipeline)
     alone = [network_of(pipeline, [s])(noises, cond) for s in (sets[1], one)]
     torch.testing.assert_close(*alone, rtol=1e-4, atol=1e-4)
@@ -89,7 +94,7 @@ def test_a_folder_runs_each_step_s_own_network_here_and_in_plain_diffusers(pipel
         expected = to_uint8(decode(pipeline.vae, network_of(pipeline, sets).eval()(noises, cond)))
     folder = tmp_path / "model"
     with atomic_folder(folder) as temporary:
-        networks = [merged(s) for s in sets]
+        networks = [merged(s, transformer) for s in sets]
         pipeline.register_modules(transformer=networks[0])
         save_pipeline(pipeline, Inference("lcm", 4, 1.0, 64, 64), temporary, later_transformers=networks[1:])
     loaded = load_model(str(folder), None)

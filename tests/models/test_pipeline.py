@@ -8,7 +8,9 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import Inference, load_pipeline, noise_scheduler, save_pipeline, schedule_of
+from e2ed2.models.inference import Inference
+from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.scheduler import noise_scheduler, schedule_of
 from e2ed2.schedule import linear_schedule
 
 
@@ -16,7 +18,7 @@ def test_a_folder_loads_back_with_its_call(tiny_model):
     pipeline, inference = load_pipeline(tiny_model)
     assert inference == Inference("lcm", 4, 1.0, 64, 64)
     assert pipeline.scheduler.config.beta_schedule == "linear"
-    assert torch.allclose(schedule_of(pipeline).alphas, linear_schedule().alphas, atol=1e-6)
+    assert torch.allclose(schedule_of(pipeline.scheduler).alphas, linear_schedule().alphas, atol=1e-6)
     assert {p.suffix for p in tiny_model.rglob("*") if "model" in p.name and p.is_file()} <= {".safetensors", ".json"}
     card = (tiny_model / "README.md").read_text()
     assert "num_inference_steps=4" in card and "use_resolution_binning=False" in card

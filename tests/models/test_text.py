@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from e2ed2.models import text
-from e2ed2.models.text import PromptEmbeds, cached_prompt_embeds, encode_prompts, minilm_folder
+from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.text import cached_prompt_embeds, encode_prompts, minilm_folder, token_embeds
 
 PROMPTS = ["", "Red Apple ", "sun behind large cloud, twemoji style"]
 
@@ -17,9 +18,18 @@ def encoder():
     return AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval()
 
 
-def test_embeddings_are_those_of_each_prompt_alone(encoder):
+@pytest.fixture
+def pipeline(tiny_model, encoder):
+    """The tiny model with the true MiniLM."""
+    pipeline = load_pipeline(tiny_model)[0]
+    pipeline.register_modules(tokenizer=encoder[0], text_encoder=encoder[1])
+    return pipeline
+
+
+def test_embeddings_are_those_of_each_prompt_alone(pipeline, encoder):
     tokenizer, model = encoder
-    together = encode_prompts(PROMPTS, tokenizer, model)
+    together = encode_prompts(PROMPTS, pipeline, batch_size=2)
+    assert together.embeds.shape[:2] == together.mask.shape == (3, len(tokenizer(PROMPTS[2]).input_ids))
     for i, prompt in enumerate(["", "red apple", PROMPTS[2]]):
         tokens = tokenizer(prompt, return_tensors="pt")
         with torch.no_grad():
@@ -28,19 +38,23 @@ def test_embeddings_are_those_of_each_prompt_alone(encoder):
         assert torch.allclose(together.embeds[i, : len(alone)], alone, atol=1e-5)
 
 
-def test_the_cache_returns_the_same_and_does_not_encode_again(encoder, tmp_path, monkeypatch):
+def test_they_are_minilm_s_own_to_the_last_bit(pipeline, encoder):
+    embeds, mask = token_embeds(PROMPTS, *encoder)
+    cond = encode_prompts(PROMPTS, pipeline)
+    assert torch.equal(cond.embeds, embeds) and torch.equal(cond.mask, mask)
+
+
+def test_a_long_prompt_is_cut_at_the_limit(pipeline):
+    assert encode_prompts(["apple " * 50], pipeline, 8).mask.tolist() == [[1] * 8]
+
+
+def test_the_cache_returns_the_same_and_does_not_encode_again(pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path))
-    first = cached_prompt_embeds(PROMPTS, *encoder)
+    first = cached_prompt_embeds(PROMPTS, pipeline)
     monkeypatch.setattr(text, "encode_prompts", lambda *a, **k: pytest.fail("encoded again"))
-    again = cached_prompt_embeds(PROMPTS, *encoder)
+    again = cached_prompt_embeds(PROMPTS, pipeline)
     assert torch.equal(first.embeds, again.embeds) and torch.equal(first.mask, again.mask)
     with pytest.raises(pytest.fail.Exception, match="encoded again"):
-        cached_prompt_embeds(["another"], *encoder)
-
-
-def test_select_cuts_to_the_longest_prompt_and_repeat_keeps_batches_together():
-    embeds = torch.arange(3 * 4).view(3, 4, 1).float()
-    cond = PromptEmbeds(embeds, torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]))
-    short = cond.select(torch.tensor([1, 0, 1]))
-    assert short.embeds.shape == (3, 2, 1) and short.mask.tolist() == [[1, 1], [1, 0], [1, 1]]
-    assert torch.equal(short.repeat(2).embeds, torch.cat([short.embeds, short.embeds]))
+        cached_prompt_embeds(["another"], pipeline)
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        cached_prompt_embeds(PROMPTS, pipeline, 8)

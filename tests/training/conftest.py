@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
 
+from e2ed2.data.order import ShuffledOrder
 from e2ed2.training import loop
 from e2ed2.training.recipe import build_config
 
@@ -45,6 +46,11 @@ class TinyStage:
         save_file(network.state_dict(), folder / "part" / "weights.safetensors")
 
 
+def order(config):
+    """The batches of a train section over the tiny stage's items."""
+    return ShuffledOrder(config.seed, NUM_ITEMS, config.micro_batch_size)
+
+
 def tiny_config(run_dir: Path, **train):
     """A recipe of the tiny stage: 12 updates, a checkpoint every 5, every row logged."""
     defaults = {"max_train_steps": 12, "micro_batch_size": 4, "gradient_accumulation_steps": 2, "lr": 1e-2}
@@ -70,7 +76,7 @@ def fresh_accelerator():
 def tiny(monkeypatch, tmp_path):
     """`tiny(**train)` -> a config whose stage is the tiny one, in `tmp_path/run`."""
     monkeypatch.setattr(loop, "create_stage", TinyStage)
-    monkeypatch.setattr(loop, "load_training_set", lambda config, say: range(NUM_ITEMS))
+    monkeypatch.setattr(loop, "load_training_set", lambda config, say, progress: range(NUM_ITEMS))
     return lambda **train: tiny_config(tmp_path / "run", **train)
 
 

@@ -113,7 +113,7 @@ def run_child(run_dir: Path, prepare: Callable[[], None], seconds: float | None 
         status = 1
         try:
             loop.create_stage = TinyStage
-            loop.load_training_set = lambda config, say: range(NUM_ITEMS)
+            loop.load_training_set = lambda config, say, progress: range(NUM_ITEMS)
             prepare()
             loop.train(tiny_config(run_dir, keep_checkpoints=2, lr_schedule="cosine"), lambda line: None)
             status = 0

@@ -16,7 +16,7 @@ from e2ed2.training.config import AdversarialConfig, TrainConfig
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
 from e2ed2.training.step import Trained, update
-from tests.training.conftest import NUM_ITEMS, timeless, tiny_config
+from tests.training.conftest import NUM_ITEMS, order, timeless, tiny_config
 
 
 class GanStage:
@@ -59,7 +59,7 @@ def run(stage, num_updates, **settings):
     optimizer = torch.optim.AdamW(stage.network.parameters(), weight_decay=0.0)
     trained = Trained(stage.network, AveragedModel(stage.network), optimizer)
     accelerator = Accelerator(mixed_precision="no")
-    return [update(stage, trained, config, NUM_ITEMS, step, accelerator) for step in range(num_updates)]
+    return [update(stage, trained, config, order(config), step, accelerator) for step in range(num_updates)]
 
 
 def test_four_convolutions_4x4_three_of_which_halve():

@@ -18,6 +18,7 @@ from e2ed2.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
+    read_data_state,
     read_state,
     save_checkpoint,
 )
@@ -62,6 +63,14 @@ def test_everything_comes_back(tmp_path):
     assert optimizer.state_dict()["param_groups"] == fresh_optimizer.state_dict()["param_groups"]
     assert read_state(path) == state and path.name == "step-7"
     assert [p.name for p in tmp_path.iterdir()] == ["step-7"]
+
+
+def test_every_process_finds_its_place_in_the_stream_again(tmp_path):
+    path = save_checkpoint(tmp_path, TrainState(7, 56, 3, 8, 0), *parts(), data_states=[{"batch": 1}, {"batch": 2}])
+    assert [read_data_state(path, rank, 2) for rank in range(2)] == [{"batch": 1}, {"batch": 2}]
+    with pytest.raises(UserError, match="saved by 2 processes, which share the stream; resume with as many, not 3"):
+        read_data_state(path, 0, 3)
+    assert read_data_state(save(tmp_path, 8), 0, 3) is None
 
 
 def test_the_newest_is_found_by_number(tmp_path):

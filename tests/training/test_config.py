@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from e2ed2.errors import UserError
-from e2ed2.models.pipeline import ORIGINAL_INFERENCE_STEPS
+from e2ed2.models.scheduler import ORIGINAL_INFERENCE_STEPS
 from e2ed2.training.config import MAX_INFERENCE_STEPS, TERMS, EnergyConfig
 from e2ed2.training.end_to_end import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config

@@ -143,7 +143,7 @@ def test_a_model_without_checkpoints_is_not_begun_anew(tiny):
 
 def test_a_set_that_grew_is_refused(tiny, monkeypatch):
     train(tiny(), quiet)
-    monkeypatch.setattr(loop, "load_training_set", lambda config, say: range(24))
+    monkeypatch.setattr(loop, "load_training_set", lambda config, say, progress: range(24))
     with pytest.raises(UserError, match="data: 24 items, but .* begun with 23, and their order would be another"):
         train(tiny(max_train_steps=20), quiet)
 

@@ -10,7 +10,7 @@ import torch
 from e2ed2.errors import UserError
 from e2ed2.models import few_step_network
 from e2ed2.models.autoencoder import decode
-from e2ed2.models.denoiser import pixart_denoiser
+from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.pipeline import load_autoencoder, load_pipeline, save_pipeline
 from e2ed2.training import end_to_end, few_step
 from e2ed2.training.recipe import build_config
@@ -114,11 +114,11 @@ def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, mo
 
     remaining = iter(offsets)
 
-    def denoiser(network):  # made once for each step
+    def denoiser(*arguments):  # made once for each step
         offset = next(remaining)
-        return lambda x, t, cond: pixart_denoiser(network)(x, t, cond) + offset
+        return lambda x, t, cond: denoiser_of(*arguments)(x, t, cond) + offset
 
-    monkeypatch.setattr(few_step_network, "pixart_denoiser", denoiser)
+    monkeypatch.setattr(few_step, "denoiser_of", denoiser)
     stage = end_to_end_stage(tiny_model, start="pure_noise", **{term: {"weight": 1}, "num_samples": 2})
     stage.loss_terms(stage.network, stage.network, ROWS, generator())[term].backward()
     assert offsets.grad.isfinite().all() and (offsets.grad != 0).all()

@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.errors import NonFiniteError
 from e2ed2.training.config import TrainConfig
-from e2ed2.training.step import Trained, batch_rows, learning_rate, update
+from e2ed2.training.step import Trained, learning_rate, update
+from tests.training.conftest import order
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_stage.json"
 NUM_ITEMS = 23
@@ -42,32 +43,8 @@ def trained(network, config):
 def run(stage, config, num_updates, accelerator=None):
     accelerator = accelerator or Accelerator(mixed_precision="no")
     state = trained(stage.network, config)
-    rows = [update(stage, state, config, NUM_ITEMS, step, accelerator) for step in range(num_updates)]
+    rows = [update(stage, state, config, order(config), step, accelerator) for step in range(num_updates)]
     return state, rows
-
-
-def test_every_epoch_holds_every_row_once():
-    rows = torch.cat([batch_rows(3, NUM_ITEMS, position, 4) for position in range(NUM_ITEMS)])  # 4 epochs
-    epochs = rows.view(4, NUM_ITEMS)
-    assert all(sorted(epoch.tolist()) == list(range(NUM_ITEMS)) for epoch in epochs)
-    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
-
-
-def test_the_ranks_of_a_step_read_disjoint_rows_of_what_one_process_would_read():
-    size, num_processes = 3, 4
-    for step in range(3):
-        parts = [batch_rows(0, 100, step * num_processes + rank, size) for rank in range(num_processes)]
-        assert len(set(torch.cat(parts).tolist())) == size * num_processes
-        assert torch.equal(torch.cat(parts), batch_rows(0, 100, step, size * num_processes))
-
-
-def test_a_batch_larger_than_the_data_runs_through_them_again():
-    rows = batch_rows(0, 5, 1, 12)
-    assert len(rows) == 12 and set(rows.tolist()) == set(range(5))
-
-
-def test_another_seed_gives_another_order():
-    assert not torch.equal(batch_rows(0, 100, 0, 50), batch_rows(1, 100, 0, 50))
 
 
 def test_warmup_is_linear_and_then_constant():
@@ -99,7 +76,7 @@ def test_two_accumulated_halves_are_one_whole_batch():
 def test_the_first_update_is_adamw_by_hand():
     stage, config = ExactStage(), TrainConfig(micro_batch_size=8, lr=1e-2, max_grad_norm=1e9)
     before = stage.network.weight.detach().clone()
-    rows = batch_rows(config.seed, NUM_ITEMS, 0, 8)
+    rows = order(config).rows(0)
     loss = stage.loss_terms(stage.network, None, rows, None)["l2"]
     grads = torch.autograd.grad(loss, list(stage.network.parameters()))
     _, (row,) = run(stage, config, 1)
@@ -113,7 +90,7 @@ def test_the_average_is_its_closed_form():
     config, stage = TrainConfig(micro_batch_size=8, lr=1e-2, ema_decay=0.9), ExactStage()
     state, weights = trained(stage.network, config), []
     for step in range(5):
-        update(stage, state, config, NUM_ITEMS, step, Accelerator(mixed_precision="no"))
+        update(stage, state, config, order(config), step, Accelerator(mixed_precision="no"))
         weights.append(stage.network.weight.detach().clone())
     later = sum(0.1 * 0.9 ** (4 - k) * weights[k] for k in range(1, 5))
     torch.testing.assert_close(state.ema.module.weight.detach(), 0.9**4 * weights[0] + later)
@@ -123,7 +100,7 @@ def test_clipping_bounds_the_gradient_that_is_applied():
     stage, config = ExactStage(), TrainConfig(micro_batch_size=8, max_grad_norm=1e-3)
     state = Trained(stage.network, trained(stage.network, config).ema, torch.optim.SGD(stage.network.parameters()))
     before = nn.utils.parameters_to_vector(stage.network.parameters()).detach()
-    row = update(stage, state, config, NUM_ITEMS, 0, Accelerator(mixed_precision="no"))
+    row = update(stage, state, config, order(config), 0, Accelerator(mixed_precision="no"))
     moved = nn.utils.parameters_to_vector(stage.network.parameters()).detach() - before
     assert moved.norm().item() == pytest.approx(config.lr * 1e-3, rel=1e-5) and row["grad_norm"] > 0.1
 
@@ -136,7 +113,7 @@ def test_an_update_depends_on_its_number_alone(tiny_stage):
         stage = tiny_stage()
         torch.manual_seed(noise)
         state = trained(stage.network, config)
-        results.append(update(stage, state, config, NUM_ITEMS, 5, Accelerator(mixed_precision="no")))
+        results.append(update(stage, state, config, order(config), 5, Accelerator(mixed_precision="no")))
     assert results[0] == results[1]
 
 
@@ -150,7 +127,7 @@ def test_a_bad_term_stops_with_its_name_and_step_and_changes_nothing(tiny_stage,
     stage, config = Diverging(), TrainConfig(micro_batch_size=4)
     before = {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
     with pytest.raises(NonFiniteError, match=rf"smooth is {bad} at global_step 4"):
-        update(stage, trained(stage.network, config), config, NUM_ITEMS, 3, Accelerator(mixed_precision="no"))
+        update(stage, trained(stage.network, config), config, order(config), 3, Accelerator(mixed_precision="no"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage.network.state_dict().items())
 
 
@@ -162,7 +139,7 @@ def test_a_bad_gradient_of_a_good_loss_stops_too(tiny_stage):
 
     stage, config = Diverging(), TrainConfig(micro_batch_size=4)
     with pytest.raises(NonFiniteError, match="grad_norm is nan at global_step 1"):
-        update(stage, trained(stage.network, config), config, NUM_ITEMS, 0, Accelerator(mixed_precision="no"))
+        update(stage, trained(stage.network, config), config, order(config), 0, Accelerator(mixed_precision="no"))
 
 
 @pytest.fixture
@@ -180,7 +157,7 @@ def test_loss_scaling_does_not_change_the_update(scaled):
     state = trained(stage.network, config)
     state = Trained(stage.network, state.ema, scaled.prepare(state.optimizer))
     for step in range(3):
-        update(stage, state, config, NUM_ITEMS, step, scaled)
+        update(stage, state, config, order(config), step, scaled)
     torch.testing.assert_close(stage.network.weight, plain.network.weight)
 
 
@@ -194,10 +171,10 @@ def test_an_overflow_under_loss_scaling_skips_the_update_until_scaling_cannot_he
     state = Trained(stage.network, state.ema, scaled.prepare(state.optimizer))
     before = stage.network.weight.detach().clone()
     for step in range(3):  # scale 8 -> 4 -> 2 -> 1
-        update(stage, state, config, NUM_ITEMS, step, scaled)
+        update(stage, state, config, order(config), step, scaled)
     assert torch.equal(stage.network.weight, before)
     with pytest.raises(NonFiniteError, match="grad_norm is nan at global_step 4"):
-        update(stage, state, config, NUM_ITEMS, 3, scaled)
+        update(stage, state, config, order(config), 3, scaled)
 
 
 def test_golden_losses_of_ten_updates(tiny_stage):

@@ -7,7 +7,8 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode
-from e2ed2.models.pipeline import load_pipeline, noise_scheduler, save_pipeline
+from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.models.text import encode_prompts
 from e2ed2.training import teacher_pairs
 from e2ed2.training.recipe import build_config
@@ -52,7 +53,7 @@ def ddim_sample(folder, prompt, noise):
     """One guided sample by diffusers' own scheduler and a loop written out."""
     pipeline, inference = load_pipeline(folder)
     pipeline.scheduler.set_timesteps(5)
-    cond, uncond = (encode_prompts([p], pipeline.tokenizer, pipeline.text_encoder) for p in (prompt, ""))
+    cond, uncond = (encode_prompts([p], pipeline) for p in (prompt, ""))
     x = noise[None]
     for t in pipeline.scheduler.timesteps:
         with_caption, without = (

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data import sources
+from e2ed2.data import decoding
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.sources import FolderSource
-from e2ed2.data.transforms import read_image
+from e2ed2.data.columns import Columns
+from e2ed2.data.folder import IMAGE_SUFFIXES, FolderSource
+from e2ed2.data.source_set import SourceSet
+from e2ed2.data.transforms import decode_image
 from e2ed2.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -31,12 +33,20 @@ def write_jsonl(folder: Path, *rows: object) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load(folder: Path, max_bad_fraction: float = 0.99) -> ImageTextSet:
-    return FolderSource(folder, 8, max_bad_fraction).load()
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def load(folder: Path, max_bad_fraction: float = 0.99, progress=None, num_workers: int = 2) -> ImageTextSet:
+    sources = [(str(folder), FolderSource(folder))]
+    data = SourceSet(sources, [1.0], [(8, 8)], max_bad_fraction, num_workers, progress=progress).in_memory()
+    assert data is not None
+    return data
 
 
 def reasons(data: ImageTextSet) -> dict[str, str]:
-    return {item.path.name: item.reason for item in data.skipped}
+    return {Path(item.path).name: item.reason for item in data.skipped}
 
 
 def pixel(image: torch.Tensor, y: int = 0, x: int = 0) -> tuple[int, ...]:
@@ -58,7 +68,7 @@ def test_images_captions_and_keys_in_order_of_paths(tmp_path):
     assert data.skipped == [] and len(data) == 3
 
 
-@pytest.mark.parametrize("suffix", sources.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_every_suffix_is_read(tmp_path, suffix):
     write_pair(tmp_path, f"a{suffix}")
     assert load(tmp_path, 0.0).keys == [f"a{suffix}"]
@@ -111,20 +121,28 @@ def test_hidden_files_and_other_files_are_no_items(tmp_path):
     assert load(tmp_path, 0.0).keys == ["a.png"]
 
 
-def test_progress_counts_every_item_and_each_image_is_decoded_once(tmp_path, monkeypatch):
+def test_every_file_is_scanned_once_and_again_when_something_changes(tmp_path, monkeypatch):
     for name in ("a.png", "b.png", "c.png"):
         write_pair(tmp_path, name)
     write_pair(tmp_path, "d.png", caption=None)
-    decoded, ticks = [], []
+    scanned, ticks = [], []
 
-    def counting(path: Path, size: int) -> torch.Tensor:
-        decoded.append(path.name)
-        return read_image(path, size)
+    def counting(file: Path):
+        scanned.append(file.name)
+        return decode_image(file)
 
-    monkeypatch.setattr(sources, "read_image", counting)
-    FolderSource(tmp_path, 8, 0.25).load(lambda done, total: ticks.append((done, total)))
-    assert decoded == ["a.png", "b.png", "c.png"]
-    assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    def scan() -> list[str]:
+        scanned.clear()
+        ticks.clear()
+        source = FolderSource(tmp_path)
+        SourceSet([("x", source)], [1.0], [(8, 8)], 0.25, 1, progress=lambda done, total: ticks.append((done, total)))
+        return scanned
+
+    monkeypatch.setattr(decoding, "decode_image", counting)
+    assert scan() == ["a.png", "b.png", "c.png"] and ticks == [(3, 3)]
+    assert scan() == [] and ticks == []
+    write_pair(tmp_path, "b.png", color=GREEN)
+    assert len(scan()) == 3
 
 
 # Refused folders
@@ -148,11 +166,11 @@ def test_bad_share_at_the_limit_passes_and_above_it_is_refused(tmp_path):
     for i in range(19):
         write_pair(tmp_path, f"good{i:02d}.png")
     write_pair(tmp_path, "bad0.png", caption=None)
-    assert len(FolderSource(tmp_path, 8).load().skipped) == 1  # 1 of 20 is the default limit exactly
+    assert len(load(tmp_path, 0.05).skipped) == 1  # 1 of 20 is the limit exactly
     for i in range(1, 7):
         write_pair(tmp_path, f"bad{i}.png", caption="")
     with pytest.raises(UserError) as caught:
-        FolderSource(tmp_path, 8).load()
+        load(tmp_path, 0.05)
     message = str(caught.value)
     assert "7 of 26 items (26.9%)" in message and "data.max_bad_fraction allows 5.0%" in message
     assert "bad0.png: no caption" in message and "bad4.png" in message and "and 2 more" in message
@@ -219,8 +237,8 @@ def test_bad_metadata_rows_are_skipped_with_their_line(tmp_path):
 def test_unreadable_metadata_is_refused(tmp_path):
     write_pair(tmp_path, "a.png")
     metadata = tmp_path / "metadata.csv"
-    metadata.write_text("file_name,caption\na.png,red\n")
-    with pytest.raises(UserError, match="needs the columns file_name and text, but has: file_name, caption"):
+    metadata.write_text("file_name,title\na.png,red\n")
+    with pytest.raises(UserError, match="needs the columns file_name and text, but has: file_name, title"):
         load(tmp_path)
     metadata.write_bytes(b"file_name,text\na.png,caf\xe9\n")
     with pytest.raises(UserError, match="metadata.csv cannot be read as UTF-8 csv"):
@@ -228,3 +246,18 @@ def test_unreadable_metadata_is_refused(tmp_path):
     write_jsonl(tmp_path, {"file_name": "a.png", "text": "red"})
     with pytest.raises(UserError, match="keep one of them"):
         load(tmp_path)
+
+
+def test_the_caption_column_is_detected_or_named(tmp_path):
+    write_pair(tmp_path, "a.png", caption=None)
+    write_jsonl(tmp_path, {"file_name": "a.png", "caption": "red", "title": "An apple"})
+    assert FolderSource(tmp_path)[0].captions == ("red",)
+    assert FolderSource(tmp_path, Columns(caption="title"))[0].captions == ("An apple",)
+
+
+def test_several_captions_come_as_a_list_or_as_lines(tmp_path):
+    write_pair(tmp_path, "a.png", caption="red\n\n a  round apple\n")
+    assert FolderSource(tmp_path)[0].captions == ("red a round apple",)
+    assert FolderSource(tmp_path, Columns(caption_per_line=True))[0].captions == ("red", "a round apple")
+    write_jsonl(tmp_path, {"file_name": "a.png", "text": ["red", "", "an apple"]})
+    assert FolderSource(tmp_path)[0].captions == ("red", "an apple")

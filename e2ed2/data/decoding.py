@@ -1,0 +1,90 @@
+"""Raw items to pictures, many at a time; what cannot be decoded is named, and too much of it stops the run."""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
+from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
+from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
+from e2ed2.data.transforms import decode_image, fitted_tensor
+from e2ed2.errors import UserError
+from e2ed2.files import write_file
+from e2ed2.paths import cache_dir
+
+Progress = Callable[[int, int], None]
+
+SCANNED_AT_A_TIME = 64  # between two reports of progress
+NUM_NAMED = 5  # bad files in an error's one line; its notes hold them all
+
+
+def decode_item(item: RawItem | SkippedItem, shapes: Sequence[Shape]) -> Picture | SkippedItem:
+    """The item fitted to the shape that its sides are nearest to, or why it cannot be."""
+    if isinstance(item, SkippedItem):
+        return item
+    try:
+        image = decode_image(item.image)
+    except ValueError as error:
+        return SkippedItem(item.place, str(error))
+    shape = shapes[nearest_shape(image.height, image.width, shapes)]
+    micro = micro_conditioning(image.height, image.width, shape)
+    return Picture(item.key, fitted_tensor(image, shape), item.captions, micro)
+
+
+def scan(
+    source: Source, num_workers: int, progress: Progress | None = None
+) -> tuple[list[tuple[int, int] | None], list[SkippedItem]]:
+    """Decode everything once, by threads. What was found is kept in the cache folder as long as the source is the same.
+
+    Returns:
+        Upright height and width of each row, None where it is unusable; and the unusable ones.
+    """
+    path = cache_dir() / "scans" / f"{sha256(source.fingerprint().encode()).hexdigest()[:24]}.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = _scan(source, num_workers, progress)
+        write_file(path, json.dumps(found).encode())
+    sides: list[tuple[int, int] | None] = [(row[0], row[1]) if isinstance(row[0], int) else None for row in found]
+    return sides, [SkippedItem(row[0], row[1]) for row in found if not isinstance(row[0], int)]
+
+
+def _scan(source: Source, num_workers: int, progress: Progress | None) -> list[tuple[int, int] | tuple[str, str]]:
+    def measure(row: int) -> tuple[int, int] | tuple[str, str]:
+        place = f"row {row}"
+        try:
+            item = source[row]
+            place = str(item.place)
+            image = decode_image(item.image)
+        except ValueError as error:
+            return place, str(error)
+        return image.height, image.width
+
+    found = []
+    with ThreadPoolExecutor(num_workers) as pool:
+        for first in range(0, len(source), SCANNED_AT_A_TIME):
+            found += pool.map(measure, range(len(source))[first : first + SCANNED_AT_A_TIME])
+            if progress:
+                progress(len(found), len(source))
+    return found
+
+
+def check_share(
+    skipped: Sequence[SkippedItem], num_skipped: int, num_items: int, max_bad_fraction: float, where: str
+) -> None:
+    """Raise UserError, its notes listing all of `skipped`, when more than `max_bad_fraction` of the items are bad."""
+    share = num_skipped / num_items
+    if share < 1 and share <= max_bad_fraction:
+        return
+    named = "; ".join(map(str, skipped[:NUM_NAMED]))
+    if num_skipped > NUM_NAMED:
+        named += f"; and {num_skipped - NUM_NAMED} more"
+    if num_skipped == num_items:
+        error = UserError(f"data.path '{where}': none of {num_items} items is usable: {named}")
+    else:
+        error = UserError(
+            f"data.path '{where}': {num_skipped} of {num_items} items ({share:.1%}) are unusable, "
+            f"data.max_bad_fraction allows {max_bad_fraction:.1%}; mend or remove them: {named}"
+        )
+    error.add_note("\n".join(map(str, skipped)))
+    raise error

@@ -1,0 +1,141 @@
+"""WebDataset shards: tar files in which `cat.jpg`, `cat.txt` and `cat.json` are one item (img2dataset's output).
+
+Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of any size needs neither room nor a list.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from http.client import HTTPException
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+from urllib.request import urlopen
+
+from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.columns import JSON_COLUMN, Columns
+from e2ed2.data.tables import Shard, unreadable
+from e2ed2.errors import UserError
+
+END_OF_TAR = bytes(1024)
+HTTP_TIMEOUT = 60.0  # seconds without a byte
+NUM_PROBED = 5  # items of the first shard whose fields must hold image and caption
+
+
+def tar_shards(path: str, columns: Columns) -> list[Shard]:
+    """The shards of a folder, a pattern (`*`, `{00000..00099}`) or a URL.
+
+    Raises:
+        UserError: none there, no access, a local one cut off, or a column that the first one does not have.
+    """
+    urls = _list_urls(path)
+    if not urls:
+        raise UserError(f"data.path '{path}': no .tar shards there; name a folder, a pattern or a URL of some")
+    for url in urls:
+        if "://" not in url and url.endswith(".tar"):
+            _check_end(Path(url))
+    try:
+        first = list(islice(_samples(urls[0]), NUM_PROBED))
+    except Exception as error:  # of fsspec, of its many backends, of tarfile
+        raise unreadable(urls[0], error) from error
+    fields = {name for sample in first for name in _field_names(sample)}
+    columns.check(fields, urls[0])
+    return [partial(_read_shard, url, columns) for url in urls]
+
+
+def _list_urls(path: str) -> list[str]:
+    """Every shard, by name."""
+    import fsspec
+
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
+    if braces:
+        low, high = braces.groups()
+        numbers = (str(number).zfill(len(low)) for number in range(int(low), int(high) + 1))
+        return [url for number in numbers for url in _list_urls(path.replace(braces[0], number, 1))]
+    if Path(path).is_dir():
+        return sorted(str(file) for file in Path(path).rglob("*.tar"))
+    if "*" not in path:
+        return [path] if "://" in path or Path(path).is_file() else []
+    try:
+        system, pattern = fsspec.url_to_fs(path)
+        return sorted(system.unstrip_protocol(file) if "://" in path else file for file in system.glob(pattern))
+    except Exception as error:  # of any backend
+        raise unreadable(path, error) from error
+
+
+def _check_end(shard: Path) -> None:
+    """A tar file ends in zeros; one that does not was cut off."""
+    try:
+        with shard.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - len(END_OF_TAR)))
+            is_whole = file.read() == END_OF_TAR
+    except OSError as error:
+        raise unreadable(str(shard), error) from error
+    if not is_whole:
+        raise UserError(
+            f"data.path: shard {shard} is cut off or no tar file ({size} bytes): fetch it again or remove it"
+        )
+
+
+def _read_shard(url: str, columns: Columns, first: int) -> Iterator[RawItem | SkippedItem]:
+    try:
+        for sample in islice(_samples(url), first, None):
+            place = f"{url}/{sample['__key__']}"
+            try:
+                yield columns.item(_parsed(sample), sample["__key__"], place)
+            except ValueError as error:
+                yield SkippedItem(place, str(error))
+    except (OSError, tarfile.TarError, EOFError, HTTPException) as error:
+        raise unreadable(url, error) from error
+
+
+def _samples(url: str) -> Iterator[dict[str, Any]]:
+    """Fields by extension, as bytes, of files that follow each other and share all before the first dot."""
+    sample: dict[str, Any] = {}
+    with _open(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        for member in tar:
+            folder, _, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            if not member.isfile() or not stem:
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if sample and sample["__key__"] != key:
+                yield sample
+                sample = {}
+            content = tar.extractfile(member)
+            assert content is not None  # a file
+            sample |= {"__key__": key, extension.lower(): content.read()}
+    if sample:
+        yield sample
+
+
+def _open(url: str) -> AbstractContextManager[IO[bytes]]:
+    """A file for reading from beginning to end."""
+    if url.startswith(("http://", "https://")):  # fsspec would need another package for it
+        return urlopen(url, timeout=HTTP_TIMEOUT)
+    import fsspec
+
+    return fsspec.open(url, "rb")
+
+
+def _parsed(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample with its JSON decoded; ValueError where it cannot be."""
+    if JSON_COLUMN not in sample:
+        return sample
+    try:
+        return {**sample, JSON_COLUMN: json.loads(sample[JSON_COLUMN])}
+    except ValueError as error:
+        raise ValueError(f"its JSON cannot be read ({error})") from error
+
+
+def _field_names(sample: dict[str, Any]) -> list[str]:
+    names = [name for name in sample if name != "__key__"]
+    try:
+        fields = json.loads(sample[JSON_COLUMN])
+    except (KeyError, ValueError):
+        return names
+    return names + [f"{JSON_COLUMN}.{name}" for name in fields] if isinstance(fields, dict) else names

@@ -1,0 +1,219 @@
+"""Streams: sets too large to list, read in order, a window of them at a time in memory and shuffled."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from e2ed2.data.batch import Picture, RawItem, SkippedItem
+from e2ed2.data.buckets import Shape
+from e2ed2.data.decoding import check_share, decode_item
+from e2ed2.data.order import bucket_batches, mix, random_batch
+from e2ed2.data.tables import Shard
+from e2ed2.errors import UserError
+
+State = dict[str, Any]
+
+
+class Stream(Protocol):
+    """Raw items in order; iterating goes on where `state` is, to the end of an epoch if it has one."""
+
+    state: State
+
+    def __iter__(self) -> Iterator[RawItem | SkippedItem]: ...
+
+
+class ShardStream:
+    """Shard after shard, in an order of its own each epoch.
+
+    Several processes share the shards, or where there are too few the items of each.
+
+    Args:
+        seed: of the orders; None: the order of their names.
+    """
+
+    def __init__(self, shards: Sequence[Shard], seed: int | None = None, rank: int = 0, num_processes: int = 1):
+        self._shards, self._seed, self._rank, self._num_processes = shards, seed, rank, num_processes
+        self.state: State = {"epoch": 0, "shard": 0, "item": 0}
+
+    def __iter__(self) -> Iterator[RawItem | SkippedItem]:
+        epoch, rank, num_processes = self.state["epoch"], self._rank, self._num_processes
+        order, shares_items = self._order(epoch), len(self._shards) < num_processes
+        if not shares_items:
+            order = order[rank::num_processes]
+        for number in range(self.state["shard"], len(order)):
+            first = self.state["item"] if number == self.state["shard"] else 0
+            for i, item in enumerate(self._shards[order[number]](first), start=first):
+                self.state = {"epoch": epoch, "shard": number, "item": i + 1}
+                if not shares_items or i % num_processes == rank:
+                    yield item
+        self.state = {"epoch": epoch + 1, "shard": 0, "item": 0}
+
+    def _order(self, epoch: int) -> list[int]:
+        if self._seed is None:
+            return list(range(len(self._shards)))
+        generator = torch.Generator().manual_seed(mix(self._seed, -1 - epoch))
+        return torch.randperm(len(self._shards), generator=generator).tolist()
+
+
+class MixedStream:
+    """Streams drawn from in proportion to their weights, without an end."""
+
+    def __init__(self, streams: Sequence[Stream], weights: Sequence[float], seed: int):
+        self._streams, self._weights, self._seed = streams, torch.tensor(weights, dtype=torch.float64), seed
+        self._count = 0
+
+    @property
+    def state(self) -> State:
+        return {"count": self._count, "streams": [stream.state for stream in self._streams]}
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._count = state["count"]
+        for stream, inner in zip(self._streams, state["streams"], strict=True):
+            stream.state = inner
+
+    def __iter__(self) -> Iterator[RawItem | SkippedItem]:
+        items = [endless(stream) for stream in self._streams]
+        while True:
+            generator = torch.Generator().manual_seed(mix(self._seed, self._count))
+            number = int(torch.multinomial(self._weights, 1, generator=generator))
+            self._count += 1
+            yield next(items[number])
+
+
+def endless(stream: Stream) -> Iterator[RawItem | SkippedItem]:
+    """Epoch after epoch; UserError when there is nothing in two of them (the first may have been at its end)."""
+    num_empty = 0
+    while num_empty < 2:
+        num_empty += 1
+        for item in stream:
+            num_empty = 0
+            yield item
+    raise UserError("data.path: the shards hold no item for this process; give more items or fewer processes")
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Decoded items, and the state of the stream before them."""
+
+    state: State
+    pictures: list[Picture]
+    skipped: list[SkippedItem]
+
+
+class StreamSet:
+    """The training set of a stream, and the order it is trained in.
+
+    The next `window_size` items are read and decoded while those before them are trained on, in batches of one shape,
+    in an order that is a function of the seed and the window's number. What a checkpoint keeps of it is where the
+    window began and which batch is next.
+
+    Args:
+        open_stream: (seed, rank, number of processes) -> the stream; without a seed in the order of the shards.
+        shapes: that images are fitted to, the square first.
+        say: told of every item that is skipped.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[int | None, int, int], Stream],
+        shapes: Sequence[Shape],
+        window_size: int,
+        max_bad_fraction: float,
+        num_workers: int,
+        say: Callable[[str], None],
+    ):
+        self._open, self._shapes, self._window_size = open_stream, shapes, window_size
+        self._max_bad_fraction, self._say = max_bad_fraction, say
+        self._decoders, self._reader = ThreadPoolExecutor(num_workers), ThreadPoolExecutor(1)
+        self.size = shapes[0][0]
+
+    def begin(self, seed: int, batch_size: int, rank: int, num_processes: int, state: State | None) -> None:
+        """Open the stream that this process trains on, and go on where `state` was taken."""
+        self._stream = self._open(seed, rank, num_processes)
+        self._seed, self._batch_size = mix(seed, rank), batch_size
+        state = state or {"stream": self._stream.state, "window": 0, "batch": 0, "seen": 0, "skipped": 0}
+        self._stream.state = state["stream"]
+        self._items = endless(self._stream)
+        self._counts = (state["seen"], state["skipped"])
+        self._next = self._read_next()
+        self._number, self._batch = state["window"], state["batch"]
+        self._take()
+
+    def rows(self, position: int) -> Tensor:
+        """The next rows [B] of the window, or of the next window."""
+        if self._batch == len(self._batches):
+            self._number, self._batch = self._number + 1, 0
+            self._take()
+        self._batch += 1
+        return self._batches[self._batch - 1]
+
+    def random_rows(self, generator: torch.Generator) -> Tensor:
+        return random_batch(self._buckets, self._batch_size, generator)
+
+    def state(self) -> State:
+        seen, skipped = self._counts_before
+        return {
+            "stream": self._window.state, "window": self._number, "batch": self._batch, "seen": seen, "skipped": skipped
+        }  # fmt: skip
+
+    def pictures(self, rows: Tensor) -> list[Picture]:
+        """The items `rows` [B] of the present window."""
+        return [self._window.pictures[row] for row in rows.tolist()]
+
+    def preview(self, count: int) -> list[Picture]:
+        """At most `count` items of one shape from the beginning of the stream."""
+        stream = self._open(None, 0, 1)
+        window = self._read(stream, iter(stream), 4 * count)
+        if not window.pictures:
+            check_share(window.skipped, len(window.skipped), len(window.skipped), 0.0, "the stream")
+        most = Counter(picture.image.shape for picture in window.pictures).most_common(1)[0][0]
+        return [picture for picture in window.pictures if picture.image.shape == most][:count]
+
+    def windows(self, size: int, state: State | None) -> Iterator[tuple[list[Picture], State]]:
+        """One epoch in the order of the shards, from `state` on: `size` items less bad ones, and the state after."""
+        stream = self._open(None, 0, 1)
+        stream.state = state or stream.state
+        items = iter(stream) if stream.state["epoch"] == 0 else iter(())
+        counts = (0, 0)
+        while (window := self._read(stream, items, size)).pictures or window.skipped:
+            counts = self._judge(window, counts)
+            yield window.pictures, stream.state
+
+    def _read_next(self) -> "Future[_Window]":
+        return self._reader.submit(self._read, self._stream, self._items, self._window_size)
+
+    def _take(self) -> None:
+        """The window that was read in the meantime becomes the present one."""
+        self._window, self._counts_before = self._next.result(), self._counts
+        self._next = self._read_next()
+        self._counts = self._judge(self._window, self._counts)
+        pictures = self._window.pictures
+        if not pictures:  # none of them is usable, as few as they are
+            return self._take()
+        shapes = {shape: i for i, shape in enumerate(self._shapes)}
+        self._buckets = torch.tensor([shapes[tuple(picture.image.shape[1:])] for picture in pictures])
+        seed = mix(self._seed, self._number)
+        order = torch.randperm(len(self._buckets), generator=torch.Generator().manual_seed(seed))
+        self._batches = bucket_batches(order, self._buckets[order], self._batch_size, seed)
+
+    def _judge(self, window: _Window, counts: tuple[int, int]) -> tuple[int, int]:
+        """(Seen, skipped) with the window's; what is skipped is said, and too much of it stops the run."""
+        for item in window.skipped:
+            self._say(f"skipped {item}")
+        seen, skipped = counts[0] + len(window.pictures) + len(window.skipped), counts[1] + len(window.skipped)
+        check_share(window.skipped, skipped, seen, self._max_bad_fraction, "the stream")
+        return seen, skipped
+
+    def _read(self, stream: Stream, items: Iterator[RawItem | SkippedItem], size: int) -> _Window:
+        state = stream.state
+        decoded = list(self._decoders.map(partial(decode_item, shapes=self._shapes), islice(items, size)))
+        pictures = [item for item in decoded if isinstance(item, Picture)]
+        return _Window(state, pictures, [item for item in decoded if isinstance(item, SkippedItem)])

@@ -1,0 +1,74 @@
+"""`README.md` of a model folder: how to call the model with plain diffusers, and how it came about."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2ed2.models.families import Family
+from e2ed2.models.inference import Inference
+
+CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the function it takes
+    "callback": ("step, timestep, latents", ""),
+    "callback_on_step_end": ("pipeline, step, timestep, kwargs", "    return kwargs\n"),
+}
+PROMPT = "red apple, twemoji style"
+
+
+def model_card(inference: Inference, family: Family, network_class: str, about: Mapping[str, Any]) -> str:
+    """How to call the model with plain diffusers, and `about`: what is known of its making, one table row each.
+
+    Args:
+        network_class: diffusers' class of the denoiser. about: `license` and `base_model` also head the file.
+    """
+    imports, swap, callback = "from diffusers import DiffusionPipeline", "", ""
+    if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
+        imports += f", {network_class}"
+        parameters, end = CALLBACKS[family.step_callback]
+        swap = f"""names = {inference.transformers}
+networks = [{network_class}.from_pretrained("THIS FOLDER", subfolder=name) for name in names]
+
+
+def use_next({parameters}):
+    pipeline.{family.network} = networks[(step + 1) % len(networks)]
+{end}
+
+"""
+        callback = f"    {family.step_callback}=use_next,\n"
+    arguments = "".join(f"    {name}={value},\n" for name, value in inference.call(family).items())
+    return f"""{_head(about)}# A few-step model made with e2ed2
+
+A pipeline's call has defaults of its own (steps, guidance); this model wants {inference.nfe} network evaluations:
+
+```python
+{imports}
+
+pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
+{swap}image = pipeline(
+    "{PROMPT}",
+{arguments}{callback}).images[0]
+```
+
+`e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
+{_table(about)}"""
+
+
+def licence_of(folder: Path) -> str | None:
+    """What the card of a model folder or its head says of the licence."""
+    try:
+        head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(errors="replace"), re.S)
+    except OSError:
+        return None
+    found = re.search(r"^license(?:_name)?:\s*(\S.*)$", head[1], re.M) if head else None
+    return found[1].strip() if found else None
+
+
+def _head(about: Mapping[str, Any]) -> str:
+    """The YAML that model hubs read."""
+    lines = [f"{name}: {about[name]}\n" for name in ("license", "base_model") if about.get(name)]
+    return f"---\nlibrary_name: diffusers\npipeline_tag: text-to-image\n{''.join(lines)}---\n\n" if about else ""
+
+
+def _table(about: Mapping[str, Any]) -> str:
+    rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in about.items() if value)
+    return f"\n| made from | |\n|---|---|\n{rows}" if rows else ""

@@ -1,0 +1,87 @@
+"""Low-rank adapters (arXiv:2106.09685): fused into a start, trained on a frozen network, exported on their own."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from e2ed2.errors import UserError, first_line
+from e2ed2.models.families import family_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
+FOLDER = "lora"
+
+
+def lora_copies(network: nn.Module, num_steps: int, rank: int) -> list[nn.Module]:
+    """A low-rank adapter for each step on one network, which is frozen and whose memory they share."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
+    frozen = network.requires_grad_(False)
+    same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
+    return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
+
+
+def merged(network: nn.Module, base: nn.Module) -> nn.Module:
+    """The network itself; one of `lora_copies` as a copy of `base` with the adapter added in.
+
+    Args:
+        base: what the adapter was trained on, in the precision that the result shall have.
+    """
+    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if not isinstance(network, PeftModel):
+        return network
+    whole = get_peft_model(copy.deepcopy(base), copy.deepcopy(network.peft_config["default"]))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(network))
+    return whole.merge_and_unload()
+
+
+def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
+    """Write the adapter of one of `lora_copies` to `folder/lora`; of another network nothing.
+
+    As `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights` takes, or for a pipeline without that
+    method (PixArt's) as a peft folder, `PeftModel.from_pretrained(pipeline.transformer, "lora")`.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if not isinstance(network, PeftModel):
+        return
+    if not hasattr(pipeline, "save_lora_weights"):
+        _save_peft(network, folder / FOLDER)
+        return
+    layers = {name.removeprefix("base_model.model."): x for name, x in get_peft_model_state_dict(network).items()}
+    pipeline.save_lora_weights(folder / FOLDER, **{f"{family_of(pipeline).network}_lora_layers": layers})
+
+
+def _save_peft(network: "PeftModel", folder: Path) -> None:
+    network.peft_config["default"].base_model_name_or_path = None  # where on this machine it was
+    network.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
+
+
+def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
+    """Add adapters, such as LCM-LoRA, into the pipeline's weights, in place.
+
+    Args:
+        adapters: safetensors files, folders of one, or hub ids.
+    Raises:
+        UserError: the pipeline takes none, or one does not exist or does not fit.
+    """
+    for adapter in adapters:
+        if not hasattr(pipeline, "load_lora_weights"):
+            raise UserError(f"model.lora: {adapter}, but a {type(pipeline).__name__} takes none: leave it out")
+        path = Path(adapter)
+        name = {"weight_name": path.name} if path.is_file() else {}
+        try:
+            pipeline.load_lora_weights(str(path.parent) if path.is_file() else adapter, use_safetensors=True, **name)
+            parts = [part for part in pipeline._lora_loadable_modules if getattr(pipeline, part, None) is not None]
+            pipeline.fuse_lora(components=parts)
+        except Exception as error:  # of files, of the hub, of shapes: the libraries have no common one
+            raise UserError(f"model.lora: {adapter} cannot be added to model.path ({first_line(error)})") from error
+        pipeline.unload_lora_weights()

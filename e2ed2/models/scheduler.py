@@ -1,0 +1,86 @@
+"""Our noise schedules and solvers in the words of diffusers' schedulers, and back."""
+
+from typing import TYPE_CHECKING, Any
+
+from e2ed2.errors import UserError
+from e2ed2.prediction import PredictionType
+from e2ed2.schedule import NoiseSchedule, flow_schedule, variance_preserving
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
+NOISE_FIELDS = (*BETAS, "trained_betas", "rescale_betas_zero_snr", "prediction_type")
+ORIGINAL_INFERENCE_STEPS = 50
+NUM_TRAIN_TIMESTEPS = 1000
+TRAILING_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # SDXL-Lightning's, SDXL-Turbo's
+
+
+def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
+    """The diffusers scheduler of our own models, `lcm` or `ddim` with the betas of the PixArt family."""
+    from diffusers import DDIMScheduler, LCMScheduler
+
+    if solver == "lcm":
+        return LCMScheduler(**BETAS, original_inference_steps=ORIGINAL_INFERENCE_STEPS, prediction_type=prediction_type)
+    return DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
+
+
+def few_step_scheduler(solver: str, start: Any) -> "SchedulerMixin":
+    """The diffusers scheduler that does what our solver does, at the noise levels of a start's scheduler.
+
+    `ddim` is DPM-Solver++ of order 1, which is DDIM (arXiv:2211.01095) and, unlike diffusers' DDIMScheduler, goes to
+    the next of its timesteps when their number does not divide 1000, and takes a list of them.
+    """
+    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+
+    if solver == "euler":
+        return FlowMatchEulerDiscreteScheduler(shift=start.config.shift)
+    fields = {name: start.config[name] for name in NOISE_FIELDS if name in start.config}
+    if solver == "lcm":
+        return LCMScheduler(**fields, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
+    return DPMSolverMultistepScheduler(**fields, solver_order=1, timestep_spacing="trailing")
+
+
+def schedule_of(scheduler: Any) -> NoiseSchedule:
+    """The noise levels of a diffusers scheduler, variance preserving or of rectified flow.
+
+    Raises:
+        UserError: of another kind, such as EDM's, or not of 1000 timesteps.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    if config.get("num_train_timesteps") != NUM_TRAIN_TIMESTEPS or config.get("use_dynamic_shifting"):
+        raise UserError(f"model.path: its {name} is not of {NUM_TRAIN_TIMESTEPS} timesteps and one fixed shift")
+    if is_flow(scheduler):
+        return flow_schedule(NUM_TRAIN_TIMESTEPS, config.shift)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise UserError(f"model.path: the noise levels of its {name} are not known here; give it a DDIMScheduler")
+    return variance_preserving(scheduler.alphas_cumprod)
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is of rectified flow."""
+    return type(scheduler).__name__.startswith("FlowMatchEuler")
+
+
+def prediction_type_of(scheduler: Any) -> PredictionType:
+    """What the network predicts."""
+    return "flow_prediction" if is_flow(scheduler) else scheduler.config.prediction_type
+
+
+def solver_of(scheduler: Any) -> str:
+    """Our solver for a model as it is: `lcm`, `euler` for flow, `ddim` for all others."""
+    if is_flow(scheduler):
+        return "euler"
+    return "lcm" if type(scheduler).__name__ == "LCMScheduler" else "ddim"
+
+
+def few_step_solver(scheduler: Any) -> str:
+    """The solver to unroll from a start: its own where it was made for few steps, `lcm` otherwise.
+
+    Trailing Euler in diffusers' units (SDXL-Turbo, SDXL-Lightning) is `ddim` in ours, as is order 1 of DPM-Solver++.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    trailing_euler = name in TRAILING_EULER and config.timestep_spacing == "trailing"
+    if trailing_euler or (name == "DPMSolverMultistepScheduler" and config.solver_order == 1):
+        return "ddim"
+    return "euler" if is_flow(scheduler) else "lcm"

@@ -1,0 +1,114 @@
+"""WebDataset shards: what is read, by whom, and what is refused."""
+
+import functools
+import http.server
+import json
+import os
+import threading
+
+import pytest
+
+from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.columns import Columns
+from e2ed2.data.shards import tar_shards
+from e2ed2.data.stream import ShardStream
+from e2ed2.data.tables import unreadable
+from e2ed2.errors import UserError
+from tests.data.conftest import png, write_shards, write_tar
+
+
+def keys(items):
+    return [item.key for item in items if isinstance(item, RawItem)]
+
+
+def read(path, columns=Columns()):  # noqa: B008 - frozen
+    return [item for shard in tar_shards(str(path), columns) for item in shard(0)]
+
+
+def test_items_come_by_shard_and_from_any_item_on(tmp_path):
+    write_shards(tmp_path, 2, 3)
+    items = read(tmp_path)
+    assert keys(items) == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
+    assert items[4].captions == ("item 1-1",) and items[4].image == png(11)
+    assert keys(tar_shards(str(tmp_path), Columns())[1](2)) == ["1-2"]
+
+
+def test_folders_patterns_and_braces_name_the_same_shards(tmp_path):
+    write_shards(tmp_path / "sub", 3, 1)
+    folder, sub = str(tmp_path), tmp_path / "sub"
+    assert keys(read(folder)) == keys(read(sub / "*.tar")) == keys(read(sub / "{00000..00002}.tar"))
+    assert keys(read(sub / "{00001..00002}.tar")) == ["1-0", "2-0"]
+
+
+def test_captions_from_json_and_named_fields(tmp_path):
+    fields = json.dumps({"caption": "from json", "long": "a long one"}).encode()
+    path = write_tar(tmp_path / "a.tar", {"x": {"jpg": png(1), "json": fields}, "y": {"webp": png(2), "json": fields}})
+    assert [item.captions for item in read(path)] == [("from json",)] * 2
+    assert read(path, Columns(caption="json.long"))[0].captions == ("a long one",)
+
+
+def test_bad_samples_are_named_and_the_others_go_on(tmp_path):
+    good = {"png": png(1), "txt": b"fine"}
+    samples = {
+        "first": good,
+        "latin": {**good, "txt": b"caf\xe9"},
+        "silent": {"png": png(1)},
+        "blind": {"txt": b"no image"},
+        "json": {"png": png(1), "json": b"{"},
+        "last": good,
+    }
+    items = read(write_tar(tmp_path / "a.tar", samples))
+    assert keys(items) == ["first", "last"]
+    skipped = {str(item.path).rpartition("/")[2]: item.reason for item in items if isinstance(item, SkippedItem)}
+    assert skipped["latin"] == "caption is not UTF-8 text" and skipped["silent"] == "no caption"
+    assert skipped["blind"] == "no image" and skipped["json"].startswith("its JSON cannot be read")
+
+
+def test_http(tmp_path):
+    write_shards(tmp_path, 2, 2)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *args: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert keys(read(f"{url}/{{00000..00001}}.tar")) == ["0-0", "0-1", "1-0", "1-1"]
+        with pytest.raises(UserError, match=r"data.path 'http.*missing.tar' cannot be read"):
+            read(f"{url}/missing.tar")
+        server.shutdown()
+
+
+def test_what_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match="no .tar shards there"):
+        read(tmp_path)
+    path = write_shards(tmp_path, 1, 3) / "00000.tar"
+    with pytest.raises(UserError, match="data.caption_column: .*00000.tar has no column 'title'; it has png, txt"):
+        read(path, Columns(caption="title"))
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(UserError, match="00000.tar is cut off or no tar file"):
+        read(tmp_path)
+    path.write_bytes(b"\0" * 10240)
+    with pytest.raises(UserError, match="data.image_column: .*has no column of a usual name"):
+        read(tmp_path)
+
+
+def test_s3_needs_a_package_and_credentials():
+    class NoCredentialsError(Exception):
+        """As botocore's."""
+
+    text = str(unreadable("s3://bucket/a.tar", NoCredentialsError("Unable to locate credentials")))
+    assert "AWS_ACCESS_KEY_ID" in text and "Unable to locate credentials" in text
+    with pytest.raises(UserError, match=r"s3://bucket/a.tar' cannot be read \(.*s3fs.*install that package"):
+        read("s3://bucket/a.tar")
+
+
+@pytest.mark.parametrize(("num_processes", "num_shards"), [(2, 4), (2, 5), (3, 1)])
+def test_processes_share_an_epoch_and_epochs_differ(tmp_path, num_processes, num_shards):
+    write_shards(tmp_path, num_shards, 7)
+    shards = tar_shards(str(tmp_path), Columns())
+    streams = [ShardStream(shards, 1, rank, num_processes) for rank in range(num_processes)]
+    epochs = [[keys(stream) for stream in streams] for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(key for part in epoch for key in part) == sorted(keys(ShardStream(shards)))
+        assert all(epoch)
+    if num_shards > 1:
+        assert epochs[0] != epochs[1]

@@ -1,0 +1,42 @@
+"""Four captioned pictures, and recipes of two updates on them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from e2ed2.training.recipe import build_config
+from tests.models.tiny import SIDE
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, caption in enumerate(["a red cat", "a dog", "a tree", "the moon"]):
+        pixels = torch.randint(256, (4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.numpy()).resize((SIDE, SIDE)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture
+def recipe(pictures, tmp_path, monkeypatch):
+    """`recipe(run, start, model={}, train={}, **trajectory)` -> the config of an end-to-end run."""
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
+
+    def make(run: Path, start: Path, model: dict | None = None, train: dict | None = None, **trajectory: object):
+        often = {"max_train_steps": 2, "micro_batch_size": 2, "preview_every": 2, "lr": 1e-2, "mixed_precision": "no"}
+        return build_config(
+            {
+                "stage": "e2ed2",
+                "run": {"dir": run},
+                "model": {"path": str(start), **(model or {})},
+                "data": {"source": "folder", "path": pictures, "size": SIDE},
+                "trajectory": {"num_inference_steps": 2, "start": "pure_noise", **trajectory},
+                "objective": {"l2": {"weight": 1}},
+                "train": {**often, **(train or {})},
+            }
+        )
+
+    return make

@@ -1,0 +1,43 @@
+"""The card: an exact call, no path of this machine, the licence of the start."""
+
+import re
+
+import pytest
+
+from e2ed2.models.card import licence_of, model_card
+from e2ed2.models.families import FAMILIES
+from e2ed2.models.inference import Inference
+from e2ed2.training.about import about_run
+from tests.models.tiny import save_tiny
+
+
+def test_the_call_is_the_family_s_own():
+    sdxl = model_card(Inference("lcm", 4, 1.0, 1024, 768), FAMILIES["StableDiffusionXLPipeline"], "any", {})
+    assert re.search(r"num_inference_steps=4,\n    guidance_scale=1.0,\n    height=1024,\n    width=768,\n\)", sdxl)
+    sd3 = model_card(Inference("euler", 2, 1.0, 512, 512), FAMILIES["StableDiffusion3Pipeline"], "any", {})
+    assert "sigmas=[1.0, 0.5]" in sd3 and "max_sequence_length=" in sd3 and "num_inference_steps" not in sd3
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("---\nlicense: openrail++\ntags:\n- any\n---\n# A model", "openrail++"),
+        ("---\nlicense_name: community\n---\n", "community"),
+        ("# license: none\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_is_read_from_the_start_s_card(tmp_path, head, licence):
+    if head is not None:
+        (tmp_path / "README.md").write_text(head)
+    assert licence_of(tmp_path) == licence
+
+
+def test_a_run_is_described_without_paths(recipe, tmp_path):
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    (start / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    about = about_run(recipe(tmp_path / "run", start))
+    assert about["license"] == "apache-2.0" and about["objective"] == "1 l2" and "base_model" not in about
+    card = model_card(Inference("lcm", 2, 1.0, 32, 32), FAMILIES["StableDiffusionPipeline"], "any", about)
+    assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: text-to-image\nlicense: apache-2.0\n---\n")
+    assert str(tmp_path) not in card and "| trajectory | 2 steps, start pure_noise, shared |" in card

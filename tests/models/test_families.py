@@ -1,0 +1,213 @@
+"""Each family from a plain diffusers folder through training to a folder that plain diffusers samples identically."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.generate import Request, Sampler
+from e2ed2.evaluation.samples import load_model
+from e2ed2.models.card import PROMPT
+from e2ed2.models.families import FAMILIES
+from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.text import encode_prompts, encode_uncond
+from e2ed2.training.loop import train
+from e2ed2.training.stages import create_stage, load_training_set
+from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, save_tiny
+
+REQUESTS = [Request("a red cat", 3), Request("dog", 4)]
+
+
+def quiet(line):
+    pass
+
+
+def in_diffusers(folder: Path) -> torch.Tensor:
+    """What plain diffusers draws by the folder's own call, uint8 [N, 3, H, W]."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    inference = load_pipeline(folder)[1]
+    call = inference.call(FAMILIES[type(pipeline).__name__])
+    images = [
+        pipeline(r.prompt, generator=torch.Generator().manual_seed(r.seed), output_type="pt", **call).images
+        for r in REQUESTS
+    ]
+    return (torch.cat(images) * 255).round().to(torch.uint8)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> int:
+    return int((a.int() - b.int()).abs().max())
+
+
+def weights(folder: Path, class_name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / FAMILIES[class_name].network / "diffusion_pytorch_model.safetensors")
+
+
+def scheduler(name: str, **options):
+    import diffusers
+
+    return getattr(diffusers, name)(**options)
+
+
+CASES = {
+    "PixArt-alpha": ("PixArtAlphaPipeline", {}, {}, "lcm", 2),
+    "PixArt-Sigma": ("PixArtSigmaPipeline", {}, {"solver": "ddim", "num_inference_steps": 3}, "ddim", 3),
+    "SD 1.5": ("StableDiffusionPipeline", {}, {}, "lcm", 2),
+    "SD 1.5 guided in the chain": ("StableDiffusionPipeline", {}, {"guidance_scale": 3.0}, "lcm", 4),
+    "SD 2.1, v": (
+        "StableDiffusionPipeline",
+        {"scheduler": ("DDIMScheduler", {**SCALED_LINEAR, "prediction_type": "v_prediction"})},
+        {},
+        "lcm",
+        2,
+    ),
+    "LCM": (
+        "LatentConsistencyModelPipeline",
+        {"scheduler": ("LCMScheduler", SCALED_LINEAR), "time_cond_proj_dim": 16},
+        {},
+        "lcm",
+        2,
+    ),
+    "SDXL": ("StableDiffusionXLPipeline", {}, {"guidance_scale": 2.0}, "lcm", 4),
+    "SDXL-Lightning": (
+        "StableDiffusionXLPipeline",
+        {"scheduler": ("EulerDiscreteScheduler", {**SCALED_LINEAR, "timestep_spacing": "trailing"})},
+        {"num_inference_steps": 3},
+        "ddim",
+        3,
+    ),
+    "SD 3": ("StableDiffusion3Pipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_path):
+    class_name, options, trajectory, solver, nfe = CASES[case]
+    if "scheduler" in options:
+        options = options | {"scheduler": scheduler(options["scheduler"][0], **options["scheduler"][1])}
+    start = save_tiny(class_name, tmp_path / "start", **options)
+    folder = train(recipe(tmp_path / "run", start, **trajectory), quiet)
+    before, after = weights(start, class_name), weights(folder, class_name)
+    assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == class_name
+    assert json.loads((folder / "inference.json").read_text())["solver"] == solver
+    loaded = load_model(str(folder))
+    assert loaded.sampler.nfe == nfe
+    ours = loaded.sampler(REQUESTS)
+    assert ours.float().std() > 5 and difference(ours[:1], ours[1:]) > 5
+    assert difference(ours, in_diffusers(folder)) <= 1
+
+
+@pytest.mark.parametrize("class_name", ["PixArtAlphaPipeline", "StableDiffusionXLPipeline"])
+def test_an_interrupted_run_ends_with_the_same_weights(class_name, recipe, tmp_path):
+    start = save_tiny(class_name, tmp_path / "start")
+
+    def interrupt(step, steps, row):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    config = recipe(tmp_path / "interrupted", start, train={"checkpoint_every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, quiet, interrupt)
+    folders = train(config, quiet), train(recipe(tmp_path / "undisturbed", start), quiet)
+    a, b = (weights(folder, class_name) for folder in folders)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_pixart_alpha_at_1024_px_is_told_size_and_aspect_ratio(tmp_path):
+    """A picture that is not square, sampled by our chain and by the pipeline."""
+    start = save_tiny("PixArtAlphaPipeline", tmp_path / "start", sample_size=128)
+    pipeline, inference = load_pipeline(start)
+    assert pipeline.transformer.use_additional_conditions and inference.height == 512
+    call = {"num_inference_steps": 2, "guidance_scale": 2.0, "height": SIDE, "width": 2 * SIDE}
+    pipeline.register_modules(scheduler=scheduler("DDIMScheduler", timestep_spacing="trailing", clip_sample=False))
+    pipeline.set_progress_bar_config(disable=True)
+    ours = Sampler(pipeline, type(inference)("ddim", **call))(REQUESTS[:1])
+    theirs = pipeline(
+        REQUESTS[0].prompt,
+        generator=torch.Generator().manual_seed(3),
+        use_resolution_binning=False,
+        clean_caption=False,
+        output_type="pt",
+        **call,
+    ).images
+    assert ours.shape == (1, 3, SIDE, 2 * SIDE)
+    assert difference(ours, (theirs * 255).round().to(torch.uint8)) <= 1
+
+
+@torch.no_grad()
+def test_sdxl_is_guided_away_from_zeros_or_from_the_empty_prompt(tmp_path):
+    pipeline, _ = load_pipeline(save_tiny("StableDiffusionXLPipeline", tmp_path / "start"))
+    for zeros in (True, False):
+        pipeline.register_to_config(force_zeros_for_empty_prompt=zeros)
+        uncond = encode_uncond(pipeline)
+        _, negative, _, pooled = pipeline.encode_prompt("any", device="cpu")
+        torch.testing.assert_close(uncond.embeds, negative)
+        torch.testing.assert_close(uncond.pooled, pooled)
+        assert (uncond.embeds == 0).all() == zeros
+    assert encode_prompts([""], pipeline).embeds.any()
+
+
+def test_an_unknown_pipeline_class_is_named_with_those_we_know(tmp_path):
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    index = json.loads((start / "model_index.json").read_text()) | {"_class_name": "FluxPipeline"}
+    (start / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="a FluxPipeline cannot be used here; give one of PixArtAlphaPipeline, .*3Pip"):
+        load_pipeline(start)
+
+
+def test_a_solver_of_another_kind_of_model_is_refused(recipe, tmp_path):
+    flow = save_tiny("StableDiffusion3Pipeline", tmp_path / "flow")
+    with pytest.raises(UserError, match="trajectory.solver: lcm, but a StableDiffusion3Pipeline .* needs euler"):
+        train(recipe(tmp_path / "a", flow, solver="lcm"), quiet)
+    diffusion = save_tiny("StableDiffusionPipeline", tmp_path / "diffusion")
+    with pytest.raises(UserError, match="trajectory.solver: euler, but a StableDiffusionPipeline .* lcm or ddim"):
+        train(recipe(tmp_path / "b", diffusion, solver="euler"), quiet)
+
+
+def test_pickles_beside_safetensors_are_left_unread_and_alone_refused(tmp_path):
+    """As folders from the hub often are; without safetensors nothing is loaded."""
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    (start / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"not even a pickle")
+    load_pipeline(start)
+    (start / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="not a loadable model folder"):
+        load_pipeline(start)
+
+
+def test_every_family_has_a_tiny_copy():
+    assert MAKERS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
+def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, recipe, tmp_path):
+    start = save_tiny(class_name, tmp_path / "start")
+    gradients = []
+    for blocks, steps in ((False, False), (True, False), (False, True), (True, True)):
+        config = recipe(tmp_path, start, {"gradient_checkpointing": blocks}, gradient_checkpointing=steps)
+        stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
+        network = stage.network.train()
+        stage.loss_terms(network, network, torch.arange(2), torch.Generator().manual_seed(0))["l2"].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0])
+
+
+def test_a_unet_for_each_step_is_run_by_the_code_on_its_card(recipe, tmp_path, monkeypatch):
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    folder = train(recipe(tmp_path / "run", start, parameters="per_step", train={"ema_decay": 0}), quiet)
+    assert (folder / "unet_2" / "config.json").is_file()
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
+    code = code.replace("THIS FOLDER", str(folder)).replace(PROMPT, REQUESTS[0].prompt)
+    code = code.replace("=use_next,", '=use_next, generator=torch.Generator().manual_seed(3), output_type="pt",')
+    scope = {"torch": torch}
+    exec(code, scope)
+    theirs = (scope["image"][None] * 255).round().to(torch.uint8)
+    assert difference(load_model(str(folder)).sampler(REQUESTS[:1]), theirs) <= 1

@@ -1,0 +1,134 @@
+"""Adapters: trained alone, exported on their own and merged, fused into a start, and small in memory and on disk."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from e2ed2.errors import UserError
+from e2ed2.models.families import FAMILIES, network_of
+from e2ed2.models.lora import fuse
+from e2ed2.models.pipeline import load_pipeline
+from e2ed2.training.loop import train
+from tests.models.tiny import save_tiny
+
+PROMPT = "a red cat"
+
+
+def quiet(line):
+    pass
+
+
+def sample(pipeline, inference) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    call = inference.call(FAMILIES[type(pipeline).__name__])
+    return pipeline(PROMPT, generator=torch.Generator().manual_seed(0), output_type="pt", **call).images
+
+
+@pytest.mark.parametrize("class_name", FAMILIES)
+def test_start_and_adapter_in_plain_diffusers_sample_as_the_merged_model(class_name, recipe, tmp_path):
+    from diffusers import DiffusionPipeline
+    from peft import PeftModel
+
+    options = {"time_cond_proj_dim": 16} if class_name.startswith("Latent") else {}
+    start = save_tiny(class_name, tmp_path / "start", **options)
+    fast = {"lr": 0.1, "ema_decay": 0.0}
+    folder = train(recipe(tmp_path / "run", start, train=fast, parameters="lora", lora_rank=2), quiet)
+    inference = load_pipeline(folder)[1]
+    whole = DiffusionPipeline.from_pretrained(folder)
+    separate = DiffusionPipeline.from_pretrained(start, scheduler=whole.scheduler)
+    plain = sample(separate, inference)
+    if hasattr(separate, "load_lora_weights"):
+        assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
+        separate.load_lora_weights(folder / "lora")
+    else:
+        PeftModel.from_pretrained(separate.transformer, folder / "lora")
+    expected = sample(whole, inference)
+    assert (plain - expected).abs().max() > 0.01
+    torch.testing.assert_close(sample(separate, inference), expected, rtol=0, atol=1e-3)
+
+
+def test_a_fused_start_is_the_merged_model_and_is_exported_whole(recipe, tmp_path):
+    """LCM-LoRA's way: adapter and start, one network, trained on in full."""
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    merged = train(recipe(tmp_path / "lora", start, parameters="lora", lora_rank=2), quiet)
+    expected = load_file(merged / "unet" / "diffusion_pytorch_model.safetensors")
+    for adapter in (merged / "lora", merged / "lora" / "pytorch_lora_weights.safetensors"):
+        pipeline, _ = load_pipeline(start)
+        fuse(pipeline, [str(adapter)])
+        fused = pipeline.unet.state_dict()
+        assert fused.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(fused[name], value, rtol=1e-5, atol=1e-6)
+    config = recipe(tmp_path / "on", start, model={"lora": [str(merged / "lora")]}, train={"lr": 1e-12})
+    trained_on = load_file(train(config, quiet) / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(trained_on[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_that_does_not_exist_or_fit_is_named(recipe, tmp_path):
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    with pytest.raises(UserError, match="model.lora: .*nowhere cannot be added to model.path"):
+        fuse(load_pipeline(start)[0], [str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="model.lora: any, but a PixArtSigmaPipeline takes none"):
+        fuse(load_pipeline(save_tiny("PixArtSigmaPipeline", tmp_path / "pixart"))[0], ["any"])
+
+
+def test_checkpoints_hold_adapters_alone_and_a_resumed_run_ends_the_same(recipe, tmp_path):
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    lora = {"parameters": "lora", "lora_rank": 2}
+
+    def interrupt(step, steps, row):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    config = recipe(tmp_path / "interrupted", start, train={"checkpoint_every": 1}, **lora)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, quiet, interrupt)
+    folders = train(config, quiet), train(recipe(tmp_path / "undisturbed", start, **lora), quiet)
+    a, b = (load_file(folder / "lora" / "pytorch_lora_weights.safetensors") for folder in folders)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    for file in ("model", "ema"):
+        saved = load_file(tmp_path / "interrupted" / "checkpoints" / "step-2" / f"{file}.safetensors")
+        learned = [name for name in saved if name not in ("n_averaged", "module.n_averaged")]
+        assert learned and all("lora" in name for name in learned)
+
+
+def test_the_running_average_shares_what_is_frozen(recipe, tmp_path):
+    from e2ed2.training.stages import create_stage, load_training_set
+
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    config = recipe(tmp_path / "run", start, parameters="lora", lora_rank=2)
+    stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
+    average = copy.deepcopy(stage.network)
+    pairs = list(zip(stage.network.parameters(), average.parameters(), strict=True))
+    assert all((p is q) == (not p.requires_grad) for p, q in pairs)
+    base = sum(p.numel() for p in network_of(load_pipeline(start)[0]).parameters())
+    both = {id(p): p.numel() for pair in pairs for p in pair}
+    learned = sum(p.numel() for p in stage.network.parameters() if p.requires_grad)
+    assert sum(both.values()) == base + 2 * learned
+
+
+def test_in_bf16_what_is_frozen_is_bf16_and_the_merged_model_keeps_the_start_s_precision(recipe, tmp_path):
+    from e2ed2.training.stages import create_stage, load_training_set
+
+    start = save_tiny("PixArtSigmaPipeline", tmp_path / "start")
+    config = recipe(tmp_path / "run", start, parameters="lora", lora_rank=2, train={"mixed_precision": "bf16"})
+    stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
+    dtypes = {p.requires_grad: p.dtype for p in stage.network.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert {p.dtype for p in stage._pipeline.vae.parameters()} == {torch.bfloat16}
+    assert stage._pipeline.text_encoder is None and stage.data.uncond.embeds.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = stage.loss_terms(stage.network, stage.network, torch.arange(2), torch.Generator().manual_seed(0))["l2"]
+    loss.backward()
+    assert loss.isfinite() and stage.preview(stage.network).shape[0] == 4
+    stage.export(stage.network, tmp_path / "model")
+    before, after = (
+        load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        for folder in (start, tmp_path / "model")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)  # an adapter begins as nothing
+    encoder = load_file(tmp_path / "model" / "text_encoder" / "model.safetensors")
+    assert {x.dtype for x in encoder.values()} == {torch.float32}

@@ -1,0 +1,89 @@
+"""Diffusers' schedulers and our solvers: which is which, the same noise levels, the same steps."""
+
+import diffusers
+import pytest
+import torch
+
+from e2ed2.errors import UserError
+from e2ed2.models.inference import Inference
+from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, noise_scheduler, schedule_of, solver_of
+from e2ed2.schedule import scaled_linear_schedule
+from e2ed2.trajectory import unroll
+
+SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "as_it_is", "few_steps"),
+    [
+        ("LCMScheduler", {}, "lcm", "lcm"),
+        ("PNDMScheduler", {}, "ddim", "lcm"),
+        ("DPMSolverMultistepScheduler", {}, "ddim", "lcm"),
+        ("DPMSolverMultistepScheduler", {"solver_order": 1}, "ddim", "ddim"),
+        ("EulerDiscreteScheduler", {}, "ddim", "lcm"),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, "ddim", "ddim"),
+        ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}, "ddim", "ddim"),
+        ("DDIMScheduler", {"timestep_spacing": "trailing"}, "ddim", "lcm"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "euler", "euler"),
+    ],
+)
+def test_the_solver_of_a_start(name, options, as_it_is, few_steps):
+    scheduler = getattr(diffusers, name)(**options)
+    assert (solver_of(scheduler), few_step_solver(scheduler)) == (as_it_is, few_steps)
+    again = few_step_scheduler(few_steps, scheduler)
+    assert few_step_solver(again) == few_steps  # what is exported is unrolled the same way again
+
+
+@pytest.mark.parametrize("solver", ["lcm", "ddim"])
+def test_the_start_s_own_noise_levels_and_prediction_stay(solver):
+    start = diffusers.PNDMScheduler(**SCALED_LINEAR, prediction_type="v_prediction")
+    scheduler = few_step_scheduler(solver, start)
+    assert torch.allclose(schedule_of(scheduler).alphas, scaled_linear_schedule().alphas, atol=1e-6)
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("timesteps", [[999, 666, 332], [999, 820, 400, 33]])
+def test_exported_ddim_takes_our_steps_on_any_grid(timesteps):
+    """A denoiser that returns a part of its input; three steps do not divide 1000, the other grid is learned."""
+    scheduler = few_step_scheduler("ddim", diffusers.PNDMScheduler(**SCALED_LINEAR))
+    x = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = unroll(
+        lambda x_t, t, cond: 0.9 * x_t,
+        x,
+        torch.tensor(timesteps),
+        None,
+        schedule=schedule_of(scheduler),
+        prediction_type="epsilon",
+        solver="ddim",
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.9 * x, t, x).prev_sample
+    torch.testing.assert_close(ours, x.to(ours), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_pipeline_is_given_our_grid_as_noise_levels():
+    start = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler = few_step_scheduler("euler", start)
+    steps = Inference("euler", 4, 1.0, 64, 64).steps()
+    assert steps == {"sigmas": [1.0, 0.75, 0.5, 0.25]}
+    scheduler.set_timesteps(**steps)
+    expected = schedule_of(scheduler).sigmas[[999, 749, 499, 249]]
+    torch.testing.assert_close(scheduler.sigmas[:-1], expected)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.EDMEulerScheduler(), "noise levels of its EDMEulerScheduler are not known"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "one fixed shift"),
+        (diffusers.DDIMScheduler(num_train_timesteps=100), "not of 1000 timesteps"),
+    ],
+)
+def test_noise_levels_that_we_do_not_have_are_refused(scheduler, message):
+    with pytest.raises(UserError, match=f"model.path: .*{message}"):
+        schedule_of(scheduler)
+
+
+def test_our_own_models_have_the_betas_of_pixart():
+    assert noise_scheduler("ddim", "v_prediction").config.beta_end == 0.02

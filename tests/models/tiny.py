@@ -1,0 +1,200 @@
+"""Pipelines of random weights and a few thousand parameters in the true classes and the true file format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIDE = 32  # pixels
+WIDTH = 32
+
+
+def save_tiny(class_name: str, folder: Path, **options: Any) -> Path:
+    """A plain diffusers folder, as a user has it, without `inference.json`.
+
+    Args:
+        options: arguments of the functions below.
+    """
+    import diffusers
+
+    torch.manual_seed(0)
+    parts = MAKERS[class_name](**options)
+    getattr(diffusers, class_name)(**parts).save_pretrained(folder)
+    return folder
+
+
+def pixart(scheduler: Any = None, sample_size: int = SIDE // 4) -> dict[str, Any]:
+    """With a learned variance; alpha at sample_size 128 is also told the size and the aspect ratio."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+
+    transformer = PixArtTransformer2DModel(
+        sample_size=sample_size,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=24 if sample_size == 128 else 16,
+        cross_attention_dim=48 if sample_size == 128 else 32,
+        caption_channels=WIDTH,
+        norm_type="ada_norm_single",
+    )
+    tokenizer = t5_tokenizer()
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": t5(tokenizer),
+        "vae": autoencoder(),
+        "transformer": transformer,
+        "scheduler": scheduler or DPMSolverMultistepScheduler(),
+    }
+
+
+def stable_diffusion(scheduler: Any = None, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
+    """An LCM has `time_cond_proj_dim`."""
+    from diffusers import PNDMScheduler
+
+    tokenizer = clip_tokenizer()
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": clip(tokenizer),
+        "vae": autoencoder(),
+        "unet": unet(time_cond_proj_dim=time_cond_proj_dim),
+        "scheduler": scheduler or PNDMScheduler(**SCALED_LINEAR, skip_prk_steps=True, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+
+
+def stable_diffusion_xl(scheduler: Any = None) -> dict[str, Any]:
+    from diffusers import EulerDiscreteScheduler
+
+    tokenizer = clip_tokenizer()
+    added = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": WIDTH + 6 * 8}
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer,
+        "text_encoder": clip(tokenizer),
+        "text_encoder_2": clip(tokenizer, projection=True),
+        "vae": autoencoder(),
+        "unet": unet(cross_attention_dim=2 * WIDTH, addition_embed_type="text_time", **added),
+        "scheduler": scheduler or EulerDiscreteScheduler(**SCALED_LINEAR),
+    }
+
+
+def stable_diffusion_3(scheduler: Any = None) -> dict[str, Any]:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE // 4,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * WIDTH,
+    )
+    tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer()
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer,
+        "tokenizer_3": tokenizer_3,
+        "text_encoder": clip(tokenizer, projection=True),
+        "text_encoder_2": clip(tokenizer, projection=True),
+        "text_encoder_3": t5(tokenizer_3, width=3 * WIDTH),
+        "vae": autoencoder(shift_factor=0.06),
+        "transformer": transformer,
+        "scheduler": scheduler or FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+
+
+MAKERS = {
+    "PixArtAlphaPipeline": pixart,
+    "PixArtSigmaPipeline": pixart,
+    "StableDiffusionPipeline": stable_diffusion,
+    "LatentConsistencyModelPipeline": stable_diffusion,
+    "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "StableDiffusion3Pipeline": stable_diffusion_3,
+}
+SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def autoencoder(**options: Any) -> torch.nn.Module:
+    """32 px images <-> 8x8x4 latents, scaled by 0.18215."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        sample_size=SIDE,
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        **options,
+    )
+
+
+def unet(cross_attention_dim: int = WIDTH, **options: Any) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=SIDE // 4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=cross_attention_dim,
+        **options,
+    )
+
+
+def clip(tokenizer: Any, projection: bool = False) -> torch.nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def t5(tokenizer: Any, width: int = WIDTH) -> torch.nn.Module:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
+    return T5EncoderModel(config).eval()
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's, with the letters for words."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=16)
+
+
+def t5_tokenizer() -> Any:
+    """T5's, with the letters for words."""
+    from transformers import T5Tokenizer
+
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters]
+    return T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
+
+
+def write_json(path: Path, **changes: Any) -> None:
+    """Change some values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,20 @@
+"""Every recipe is valid as it stands."""
+
+from pathlib import Path
+
+import pytest
+
+from e2ed2.training.recipe import load_config
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = [*FOLDER.glob("*.yaml"), *(FOLDER / "emoji").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid(path):
+    assert load_config(path).run.dir
+
+
+def test_a_head_says_what_it_was_run_on():
+    heads = [path.read_text().split("stage:")[0] for path in FOLDER.glob("*.yaml") if path.stem != "demo"]
+    assert heads and all("Not run on such hardware by us" in head.replace("\n# ", " ") for head in heads)
