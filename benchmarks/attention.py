@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from e2ed2.evaluation.evaluate import device_name
+from e2ed2.evaluation.samples import device_name
 from e2ed2.models import denoiser
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.pipeline import load_pipeline

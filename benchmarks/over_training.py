@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from e2ed2.charts import figure, line_chart
-from e2ed2.evaluation.evaluate import EVALUATION_FILE, evaluate_model
+from e2ed2.evaluation.evaluate import evaluate_model
+from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import write_file
 from e2ed2.training.loop import train

@@ -32,9 +32,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.charts import figure, interval_chart
 from e2ed2.errors import UserError
-from e2ed2.evaluation.distribution import t_quantile
-from e2ed2.evaluation.evaluate import EVALUATION_FILE, Watch, evaluate_model, silent
-from e2ed2.evaluation.protocols import PROTOCOLS
+from e2ed2.evaluation.emoji import emoji_protocol_names
+from e2ed2.evaluation.evaluate import Watch, evaluate_model, silent
+from e2ed2.evaluation.intervals import t_quantile
+from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
 from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import locked, write_file
@@ -93,8 +94,8 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
-    if suite.protocol not in PROTOCOLS:
-        raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(PROTOCOLS)}")
+    if suite.protocol not in (names := emoji_protocol_names()):
+        raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
 
 

@@ -170,34 +170,88 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a floor: real, autoencoder.", show_default=False)
     ],
-    protocol: Annotated[str, typer.Option(help="emoji, emoji-heldout or emoji-anystyle.")] = "emoji",
+    protocol: Annotated[
+        str,
+        typer.Option(help="emoji, emoji-heldout, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
+    ] = "emoji",
     steps: Steps = None,
     num_images: Annotated[int | None, typer.Option(help="Images to make.", show_default="the protocol's")] = None,
     batch_size: BatchSize = 32,
     seed: Annotated[int, typer.Option(help="Another seed gives every image another noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Keep samples and result here, and go on from them.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where a protocol's captions and real images lie.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Measure a model under a protocol: distance to real images, alignment, variety, sharpness."""
+    """Measure a model under a protocol: distance to real images, alignment, variety, sharpness.
+
+    Protocols over files share the sampling among the processes of `accelerate launch -m e2ed2.cli evaluate ...`.
+    """
     saved = f"the samples so far are in {out}; the same command goes on" if out else "nothing was saved (no --out)"
     with _waiting(saved) as waiting:
         from e2ed2.evaluation.evaluate import FLOORS, evaluate_floor, evaluate_model
+        from e2ed2.evaluation.protocols import FileProtocol, read_protocol
 
-        if model in FLOORS and steps is not None:
+        result: dict[str, Any] | None
+        is_over_files = isinstance(read_protocol(protocol), FileProtocol)
+        if data is not None and not is_over_files:
+            raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")
+        if is_over_files:
+            from e2ed2.evaluation.evaluate_files import evaluate_files
+
+            result = evaluate_files(
+                model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out,
+                data=data, watch=waiting,
+            )  # fmt: skip
+        elif model in FLOORS and steps is not None:
             raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
-        if model in FLOORS:
+        elif model in FLOORS:
             result = evaluate_floor(model, protocol, num_images=num_images, out=out, watch=waiting)
         else:
             result = evaluate_model(
                 model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out,
                 watch=waiting,
             )  # fmt: skip
-    if as_json:
+    if as_json and result:
         print(json.dumps(result))
-    else:
+    elif result:
         from e2ed2.evaluation.table import print_evaluation
 
         print_evaluation(result)
+
+
+@app.command(
+    epilog="[dim]Examples[/dim]\n\n"
+    "e2ed2 compare runs/evaluations/coco30k/* --out runs/table1\n\n"
+    "e2ed2 compare runs/a runs/b --baseline runs/a --metric fid --metric clip_score --zoom 0.3,0.3,0.25"
+)
+def compare(
+    evaluations: Annotated[
+        list[Path],
+        typer.Argument(metavar="EVAL...", help="Files that `evaluate` wrote, or their folders.", show_default=False),
+    ],
+    baseline: Annotated[Path | None, typer.Option(help="One of them: paired differences of the others to it.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A column; repeat for more.", show_default="all")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table.md, compare.html and grids of samples.")] = None,
+    num_prompts: Annotated[int, typer.Option(help="Rows of a grid.", min=1)] = 6,
+    zoom: Annotated[str | None, typer.Option(help="LEFT,TOP,SIDE of a square to enlarge, as shares.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array instead of tables.")] = False,
+) -> None:
+    """Evaluations side by side: a table for each protocol, with published figures apart."""
+    with _waiting("nothing was lost; the same command begins again") as waiting:
+        from e2ed2.evaluation import compare as comparing
+        from e2ed2.evaluation.compare_page import write_comparison
+        from e2ed2.evaluation.grids import parse_zoom
+
+        square = parse_zoom(zoom)
+        waiting("comparing", 0, 0)
+        tables = comparing.compare(evaluations, baseline=baseline, metrics=metric or [])
+        if out is not None:
+            for path in write_comparison(tables, out, num_prompts=num_prompts, zoom=square):
+                waiting.say(str(path))
+    if as_json:
+        print(json.dumps(comparing.to_json(tables)))
+    else:
+        print(comparing.markdown(tables), end="")
 
 
 @app.command(

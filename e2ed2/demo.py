@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.errors import UserError
+from e2ed2.evaluation.emoji import load_protocol
 from e2ed2.evaluation.evaluate import FLOORS, Watch, evaluate_model, silent
-from e2ed2.evaluation.protocols import load_protocol
 from e2ed2.evaluation.samples import save_images
 from e2ed2.files import write_file
 from e2ed2.models import bundled

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from e2ed2.evaluation.protocols import load_protocol
+from e2ed2.evaluation.emoji import load_protocol
 from e2ed2.evaluation.samples import load_model
 from e2ed2.models.autoencoder import decode, encode_all, to_uint8
 from e2ed2.models.bundled import resolve_model

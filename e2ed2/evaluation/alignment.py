@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from e2ed2.data.emoji import STYLES, EmojiSet, load_emoji, styled_caption
 from e2ed2.errors import UserError
-from e2ed2.evaluation.distribution import Estimate, mean_estimate
 from e2ed2.evaluation.features import (
     FEATURE_DIM,
     WEIGHTS_SHA256,
@@ -29,6 +28,7 @@ from e2ed2.evaluation.features import (
     cached_rows,
     file_sha256,
 )
+from e2ed2.evaluation.intervals import Estimate, mean_estimate
 from e2ed2.models.text import MINILM_SHA256, minilm_folder, token_embeds
 
 CAPTION_DIM = 384

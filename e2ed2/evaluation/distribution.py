@@ -8,52 +8,65 @@ Why no bootstrap of images: a resample holds copies. A copy is a perfect kernel 
 distance zero, so kernel distances are biased and neighbourhoods shrink to nothing. Instead
 
 - `kernel_distance`, `frechet_distance`: delete-a-group jackknife of either set, the two variances added;
-- `precision`, `recall`, `coverage`: the neighbourhoods are found once and held fixed; only whether each point
-  lies within them counts as random, group by group.
+- `precision`, `recall`, `density`, `coverage`, `authenticity`: the neighbourhoods are found once and held fixed; only
+  whether each point lies within them counts as random, group by group.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from e2ed2.errors import UserError
+from e2ed2.evaluation.intervals import (
+    Estimate,
+    Groups,
+    group_index,
+    group_sums,
+    jackknife_estimate,
+    mean_estimate,
+    means_without,
+    share_estimate,
+)
 
 NEAREST_K = 5  # the neighbourhood of precision, recall and coverage
 FRECHET_BLOCKS = 10
+CMMD_SIGMA = 10.0
 _ROW_BLOCK = 1024  # rows of a pairwise matrix held at a time
 
-Groups = Sequence[Hashable] | None
+Kernel = Callable[[Tensor, Tensor], Tensor]  # rows [N, D], rows [M, D] -> [N, M]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
+def cubic_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(a.b / D + 1)^3, the kernel of KID (arXiv:1801.01401)."""
+    k = a @ b.T / a.shape[1] + 1
+    return k * k * k
 
 
-def kernel_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Groups = None) -> Estimate:
-    """Squared MMD with kernel (x.y / D + 1)^3, unbiased (Binkowski et al. 2018, arXiv:1801.01401, Eq. 4).
+def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, the kernel of CMMD (arXiv:2401.09603)."""
+    return (_squared_distances(a, b) / (-2 * CMMD_SIGMA**2)).exp()
+
+
+def kernel_distance(
+    x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Groups = None, kernel: Kernel = cubic_kernel
+) -> Estimate:
+    """Squared MMD, by default with kernel (x.y / D + 1)^3, unbiased (Binkowski et al. 2018, arXiv:1801.01401, Eq. 4).
 
     The U-statistic over all pairs, not a mean over random subsets; it may fall below zero. Pairs within a
     group count like others, as in KID. Every group is left out once, without new kernels: a sum changes by the
     group's own rows. Near zero, where the statistic is degenerate, the jackknife errs on the wide side.
     """
     x, y = _checked(x, y)
-    x_group, y_group = _group_index(x_groups, len(x)), _group_index(y_groups, len(y))
-    x_mean, x_means_without = _within_kernel(x, x_group)
-    y_mean, y_means_without = _within_kernel(y, y_group)
-    by_x = torch.cat([_kernel(rows, y).mean(1) for rows in x.split(_ROW_BLOCK)])
-    by_y = torch.cat([_kernel(rows, x).mean(1) for rows in y.split(_ROW_BLOCK)])
+    x_group, y_group = group_index(x_groups, len(x)), group_index(y_groups, len(y))
+    x_mean, xmeans_without = _within_kernel(x, x_group, kernel)
+    y_mean, ymeans_without = _within_kernel(y, y_group, kernel)
+    by_x = torch.cat([kernel(rows, y).mean(1) for rows in x.split(_ROW_BLOCK)])
+    by_y = torch.cat([kernel(rows, x).mean(1) for rows in y.split(_ROW_BLOCK)])
     return jackknife_estimate(
         x_mean + y_mean - 2 * by_x.mean(),
-        x_means_without + y_mean - 2 * _means_without(by_x, x_group),
-        x_mean + y_means_without - 2 * _means_without(by_y, y_group),
+        xmeans_without + y_mean - 2 * means_without(by_x, x_group),
+        x_mean + ymeans_without - 2 * means_without(by_y, y_group),
     )
 
 
@@ -65,8 +78,8 @@ def frechet_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Gr
     figure varies at this N and M. Groups are dealt at random to ten blocks a side, each block left out once.
     """
     x, y = _checked(x, y)
-    x_blocks = _blocks(_group_index(x_groups, len(x)))
-    y_blocks = _blocks(_group_index(y_groups, len(y)))
+    x_blocks = deal_blocks(group_index(x_groups, len(x)))
+    y_blocks = deal_blocks(group_index(y_groups, len(y)))
     value, *without_x = _frechet_without(x, x_blocks, y)
     _, *without_y = _frechet_without(y, y_blocks, x)
     return jackknife_estimate(value, torch.stack(without_x), torch.stack(without_y))
@@ -88,6 +101,17 @@ def recall(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> E
     return precision(y, x, k, groups)
 
 
+def density(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
+    """How many balls of y, each up to its k-th nearest other y, a sample lies in, over k. `groups` are those of x.
+
+    Naeem et al. 2020, arXiv:2002.09797, Eq. 3; not bounded by 1.
+    """
+    x, y = _checked(x, y, at_least=2 * k)
+    radii = _squared_radii(y, k)
+    counts = [(_squared_distances(rows, y) <= radii).sum(1) for rows in x.split(_ROW_BLOCK)]
+    return mean_estimate(torch.cat(counts).double() / k, groups)
+
+
 def coverage(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
     """Share of y whose ball, up to its k-th nearest other y, holds some x. `groups` are those of y.
 
@@ -98,60 +122,16 @@ def coverage(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) ->
     return share_estimate(nearest <= _squared_radii(y, k), groups)
 
 
-def mean_estimate(values: Tensor, groups: Groups = None) -> Estimate:
-    """Mean of values [N]; the interval from leaving out each group once."""
-    values = values.double()
-    return jackknife_estimate(values.mean(), _means_without(values, _group_index(groups, len(values))))
+def authenticity(x: Tensor, training: Tensor, groups: Groups = None) -> Estimate:
+    """Share of samples that are no near copies of training images [T, D]. `groups` are those of x.
 
-
-def ratio_estimate(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Groups = None) -> Estimate:
-    """Mean of x [N] over mean of y [M]; the interval from leaving out each group of either once."""
-    x, y = x.double(), y.double()
-    without_x = _means_without(x, _group_index(x_groups, len(x))) / y.mean()
-    without_y = x.mean() / _means_without(y, _group_index(y_groups, len(y)))
-    return jackknife_estimate(x.mean() / y.mean(), without_x, without_y)
-
-
-def share_estimate(inside: Tensor, groups: Groups = None) -> Estimate:
-    """Share of true among bool [N], with Wilson's interval at the effective number of independent points.
-
-    That number is p (1 - p) / variance, the variance from leaving out each group once. Where the variance is
-    zero it is the number of groups, so that a share of 0 or 1 still has an interval.
+    A near copy lies closer to its nearest training image than any other training image does (Alaa et al. 2022,
+    arXiv:2102.08921, Eq. 7).
     """
-    group = _group_index(groups, len(inside))
-    share = inside.double().mean()
-    variance, num_groups = _jackknife_variance(_means_without(inside.double(), group))
-    effective = min(float(share * (1 - share)) / variance, len(inside)) if variance > 0 else float(num_groups)
-    z2 = t_quantile(num_groups - 1) ** 2 / effective
-    centre = (float(share) + z2 / 2) / (1 + z2)
-    half = (float(share * (1 - share)) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
-    return Estimate(float(share), max(0.0, centre - half), min(1.0, centre + half))
-
-
-def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
-    """A symmetric interval from one or more independent sources of error (Efron & Stein 1981).
-
-    Args:
-        value: the figure, scalar.
-        without: for each source, the figure with each of its G groups left out, [G].
-    """
-    variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
-    variance = sum(variances)
-    # Welch-Satterthwaite: the degrees of freedom of a sum of estimated variances
-    shares = sum(v**2 / (count - 1) for v, count in zip(variances, counts, strict=True))
-    half = t_quantile(variance**2 / shares) * variance**0.5 if variance > 0 else 0.0
-    return Estimate(float(value), float(value) - half, float(value) + half)
-
-
-def _jackknife_variance(replicates: Tensor) -> tuple[float, int]:
-    """(G - 1) / G times the sum of squared deviations of [G] replicates, and G."""
-    count = len(replicates)
-    return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count, count
-
-
-def t_quantile(degrees: float) -> float:
-    """97.5% point of Student's t."""
-    return float(stdtrit(degrees, 0.975))
+    x, training = _checked(x, training)
+    radii = _squared_radii(training, 1)
+    nearest = [_squared_distances(rows, training).min(1) for rows in x.split(_ROW_BLOCK)]
+    return share_estimate(torch.cat([n.values > radii[n.indices] for n in nearest]), groups)
 
 
 def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
@@ -167,51 +147,24 @@ def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
     return x.double(), y.double()
 
 
-def _group_index(groups: Groups, count: int) -> Tensor:
-    """Groups [count] of any hashable kind as numbers 0 .. G-1 by first appearance, long [count]."""
-    names = range(count) if groups is None else groups
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    if len(names) != count:
-        raise UserError(f"{len(names)} group names for {count} images: one is needed for each image")
-    if len(number) < 2:
-        raise UserError(f"all {count} images are of one group ({names[0]!r}): an interval needs at least 2")
-    return torch.tensor([number[name] for name in names])
-
-
-def _group_sums(values: Tensor, group: Tensor) -> Tensor:
-    sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
-    return sums.index_add_(0, group, values)
-
-
-def _means_without(values: Tensor, group: Tensor) -> Tensor:
-    """Mean of values [N] with each group left out in turn, [G]."""
-    left = len(values) - group.bincount()
-    return (values.sum() - _group_sums(values, group)) / left
-
-
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    k = a @ b.T / a.shape[1] + 1
-    return k * k * k
-
-
-def _within_kernel(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+def _within_kernel(x: Tensor, group: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Mean kernel over pairs i != j of x, and the same with each group left out in turn, [G]."""
     by_row, by_row_own = [], []
     for start in range(0, len(x), _ROW_BLOCK):
         rows = slice(start, start + _ROW_BLOCK)
-        kernel = _kernel(x[rows], x)
-        kernel.diagonal(start).zero_()
-        by_row.append(kernel.sum(1))
-        by_row_own.append((kernel * (group[rows, None] == group)).sum(1))
+        values = kernel(x[rows], x)
+        values.diagonal(start).zero_()
+        by_row.append(values.sum(1))
+        by_row_own.append((values * (group[rows, None] == group)).sum(1))
     total = torch.cat(by_row).sum()
-    sums, own = _group_sums(torch.cat(by_row), group), _group_sums(torch.cat(by_row_own), group)
+    sums, own = group_sums(torch.cat(by_row), group), group_sums(torch.cat(by_row_own), group)
     left = len(x) - group.bincount()
     # a group's rows and its columns both go, and what they share goes once
     without = (total - 2 * sums + own) / (left * (left - 1))
     return total / (len(x) * (len(x) - 1)), without
 
 
-def _blocks(group: Tensor) -> Tensor:
+def deal_blocks(group: Tensor) -> Tensor:
     """Each row's block, 0 .. 9: whole groups dealt by a fixed shuffle, since captions come in some order."""
     num_groups = int(group.max()) + 1
     order = torch.randperm(num_groups, generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,8 @@
 """One evaluation: a protocol's prompts, a model's samples (or a floor's images), metrics, one JSON object."""
 
-import json
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,24 +11,25 @@ import torch
 from torch import Tensor
 
 from e2ed2.data.emoji import load_emoji, styled_caption
+from e2ed2.evaluation.emoji import EmojiBenchmark, emoji_protocol, load_protocol
 from e2ed2.evaluation.features import EfficientNetFeatures, cached_features
+from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.metrics import ReferenceSet, evaluate_images, style_shares
-from e2ed2.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
+from e2ed2.evaluation.results import EVALUATION_FILE, emoji_sha256, keep_result
 from e2ed2.evaluation.samples import (
     check_range,
     claim_folder,
+    device_name,
     load_model,
     make_samples,
     save_images,
 )
-from e2ed2.files import write_file
 from e2ed2.models.autoencoder import decode, encode_all, to_uint8
 from e2ed2.models.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.pipeline import load_autoencoder
 
 FLOORS = ("real", "autoencoder")
 FEATURES_NAME = "EfficientNet-lite0"
-EVALUATION_FILE = "evaluation.json"
 Watch = Callable[[str, int, int], None]  # (what is being done, done, total); a total of 0 is not known
 
 
@@ -73,19 +72,21 @@ def evaluate_model(
     requests = asked.requests(seed)
     progress = partial(watch, f"{label}: sampling")
     samples = make_samples(loaded, requests, out, batch_size=batch_size, progress=progress)
+    measured, metrics = _measure(samples.images, [r.prompt for r in requests], asked, label, watch)
     result = {
         "model": model,
         "protocol": protocol,
         "nfe": loaded.sampler.nfe,
-        **_measure(samples.images, [r.prompt for r in requests], asked, label, watch),
+        **measured,
         "images_per_second": samples.images_per_second,
         "device": device_name(),
         "seed": seed,
         "model_sha256": loaded.sha256,
+        "num_parameters": loaded.num_parameters,
         "command": f"e2ed2 evaluate {model} --protocol {protocol} --steps {loaded.num_inference_steps} "
         f"--num-images {asked.num_images} --seed {seed}",
     }
-    return _kept(result, out)
+    return _kept(result, metrics, out)
 
 
 def evaluate_floor(
@@ -112,32 +113,27 @@ def evaluate_floor(
     if out:
         claim_folder(out, EVALUATION_FILE)
         save_images(out, kind, images, asked.prompts)
+    measured, metrics = _measure(images, asked.prompts, asked, f"{kind} images", watch)
     result = {
         "model": kind,
         "protocol": protocol,
         "nfe": 0,
-        **_measure(images, asked.prompts, asked, f"{kind} images", watch),
+        **measured,
         "images_per_second": rate,
         "device": device_name(),
         "command": f"e2ed2 evaluate {kind} --protocol {protocol} --num-images {whole.num_images}",
     }
-    return _kept(result, out)
+    return _kept(result, metrics, out)
 
 
-def device_name() -> str:
-    """What the figures on speed were measured on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _load_protocol(name: str, num_images: int | None, watch: Watch) -> Protocol:
-    if name in PROTOCOLS:  # draws all emoji when it is the first time
-        load_emoji(PROTOCOLS[name][0], partial(watch, "rendering emoji"))
+def _load_protocol(name: str, num_images: int | None, watch: Watch) -> EmojiBenchmark:
+    load_emoji(emoji_protocol(name).emoji.split, partial(watch, "rendering emoji"))  # draws all the first time
     return load_protocol(name, num_images)
 
 
-def _measure(images: Tensor, prompts: list[str], asked: Protocol, label: str, watch: Watch) -> dict[str, Any]:
+def _measure(
+    images: Tensor, prompts: list[str], asked: EmojiBenchmark, label: str, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
     extract = EfficientNetFeatures("cuda" if torch.cuda.is_available() else "cpu")
     reference = _reference(asked, extract, watch)
     features = extract(images, partial(watch, f"{label}: features"))
@@ -146,17 +142,18 @@ def _measure(images: Tensor, prompts: list[str], asked: Protocol, label: str, wa
     if asked.name == "emoji-anystyle":
         shares = style_shares(features, reference.features, asked.reference_styles, prompts)
         metrics |= {f"style_share/{style}": share for style, share in shares.items()}
-    return {
+    result = {
         "num_images": len(images),
         "reference": asked.reference,
-        "metrics": {name: asdict(estimate) for name, estimate in metrics.items()},
+        "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
         "features": {"name": FEATURES_NAME, "sha256": extract.weights_sha256},
     }
+    return result, metrics
 
 
-def _reference(asked: Protocol, extract: EfficientNetFeatures, watch: Watch) -> ReferenceSet:
+def _reference(asked: EmojiBenchmark, extract: EfficientNetFeatures, watch: Watch) -> ReferenceSet:
     """The protocol's reference; features are measured once for the whole split, whatever part of it is asked for."""
-    data = load_emoji(PROTOCOLS[asked.name][0])
+    data = load_emoji(emoji_protocol(asked.name).emoji.split)
     features = cached_features(data.images, extract, partial(watch, "real images: features, kept for next time"))
     names = set(asked.reference_groups)
     rows = [i for i, name in enumerate(data.names) if name in names]
@@ -164,9 +161,10 @@ def _reference(asked: Protocol, extract: EfficientNetFeatures, watch: Watch) -> 
     return ReferenceSet(data.images[rows], features[rows], asked.reference_groups)
 
 
-def _kept(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
+def _kept(result: dict[str, Any], metrics: dict[str, Estimate], out: Path | None) -> dict[str, Any]:
+    result = {**result, "protocol_sha256": emoji_sha256(result)}
     if out:
-        write_file(out / EVALUATION_FILE, (json.dumps(result, indent=1) + "\n").encode())
+        keep_result(result, metrics, out)
     return result
 
 
@@ -179,7 +177,7 @@ def _reconstruct(images: Tensor) -> tuple[Tensor, float]:
     return torch.cat(decoded), len(images) / (time.perf_counter() - started)
 
 
-def _own_left_out(asked: Protocol) -> Protocol:
+def _own_left_out(asked: EmojiBenchmark) -> EmojiBenchmark:
     """A protocol whose prompts' real images are not in its own reference: a copy of a reference image is no floor.
 
     Where they are (`emoji-heldout`, which has no other images), half of the emoji are asked and the other half are

@@ -11,18 +11,14 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.alignment import alignment
 from e2ed2.evaluation.distribution import (
     NEAREST_K,
-    Estimate,
-    Groups,
     coverage,
     frechet_distance,
     kernel_distance,
-    mean_estimate,
     precision,
-    ratio_estimate,
     recall,
-    share_estimate,
 )
 from e2ed2.evaluation.features import EfficientNetFeatures, Progress
+from e2ed2.evaluation.intervals import Estimate, Groups, mean_estimate, ratio_estimate, share_estimate
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ROW_BLOCK = 1024

@@ -1,98 +1,210 @@
-"""Named evaluation protocols: which prompts, how many samples of each, against which real images.
+"""Evaluation protocols: small YAML files that say what is asked, what it is compared with, and how it is measured.
 
-| name | prompts | reference |
-|---|---|---|
-| `emoji` | captions seen in training, style named, 2 samples each | training images of the other captions |
-| `emoji-heldout` | captions of unseen emoji, style named, 2 samples each | the images of the unseen emoji |
-| `emoji-anystyle` | seen names without a style, 4 samples each | training images of the other names |
-
-Prompts are drawn once by a fixed seed, so that every model answers the same ones; under `emoji` and `emoji-anystyle`
-the drawn emoji (both styles) are no reference, so that the real images of the prompts are a fair floor row.
+Those that ship lie in `assets/protocols/`; `--protocol my.yaml` takes any other. Their paths are relative to `--data`,
+or else to the file. A protocol's hash covers everything that can move a figure, the contents of prompts and reference
+and the weights of the networks included, so that figures of different protocols never meet in one column.
 """
 
-from dataclasses import dataclass
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from e2ed2.data.emoji import load_emoji
 from e2ed2.errors import UserError
-from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.image_set import IMAGE_SUFFIXES, list_images
 
-DRAW_SEED = 20260101
+FOLDER = Path(__file__).parent / "assets" / "protocols"
+Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What one evaluation asks and compares with.
+class Part(BaseModel):
+    """Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Emoji(Part):
+    """Prompts and reference from the bundled emoji set.
 
     Attributes:
-        prompts: distinct captions. samples_per_prompt: images made for each.
-        prompt_images: uint8 [P, 3, H, W], a real image of each prompt (the floor row `real`).
-        reference_images: uint8 [R, 3, H, W], what samples are compared with.
-        reference_groups: of each reference image, its emoji; reference_styles: its style.
-        reference: names the set in every result.
+        captions: `styled` (`red apple, twemoji style`) or `plain` (`red apple`).
     """
 
-    name: str
-    prompts: list[str]
-    samples_per_prompt: int
-    prompt_images: Tensor
-    reference_images: Tensor
-    reference_groups: list[str]
-    reference_styles: list[str]
-    reference: str
-
-    @property
-    def num_images(self) -> int:
-        return len(self.prompts) * self.samples_per_prompt
-
-    def requests(self, seed: int) -> list[Request]:
-        """One request per image, samples of a prompt adjacent; image i of the whole has seed `seed` 1,000,000 + i."""
-        prompts = [prompt for prompt in self.prompts for _ in range(self.samples_per_prompt)]
-        return [Request(prompt, seed * 1_000_000 + i) for i, prompt in enumerate(prompts)]
+    split: Literal["train", "heldout"]
+    captions: Literal["styled", "plain"]
 
 
-PROTOCOLS = {  # name -> (split, samples per prompt, default number of images)
-    "emoji": ("train", 2, 1024),
-    "emoji-heldout": ("heldout", 2, 808),
-    "emoji-anystyle": ("train", 4, 512),
-}
+class EmojiProtocol(Part):
+    """A protocol of the emoji benchmark, measured in EfficientNet features; see `emoji.py`."""
+
+    emoji: Emoji
+    num_images: Count
+    samples_per_prompt: Count
 
 
-def load_protocol(name: str, num_images: int | None = None) -> Protocol:
-    """A protocol with its prompts drawn and its reference loaded.
+class Prompts(Part):
+    """Where the captions come from.
 
-    Args:
-        num_images: None for the protocol's own number; a multiple of its samples per prompt.
+    Attributes:
+        path: a `.txt` of one caption a line, `.jsonl` or `.csv` rows with `text`, COCO's `captions_*.json`, a `.json`
+            of `{id: {"prompt": ...}}`, or a folder of captioned images.
+        num: of captions; more are in the file only where `draw_seed` says how to choose.
+        draw_seed: chooses by a permutation that torch draws from this seed; None takes the first ones.
+    """
+
+    path: Path
+    num: Count
+    samples_per_prompt: Count = 1
+    draw_seed: int | None = None
+
+
+class Reference(Part):
+    """A folder of real images; `num_images`, where known, is checked."""
+
+    path: Path
+    num_images: Count | None = None
+
+
+class Images(Part):
+    """Both sets are brought to `size` pixels a side, None for as they are, from their central square.
+
+    Attributes:
+        enlarge_reference: whether real images may be smaller than that; samples never may.
+    """
+
+    size: Count | None = None
+    resample: Literal["lanczos", "bicubic"] = "lanczos"
+    enlarge_reference: bool = False
+
+
+class Networks(Part):
+    """What is measured with: a folder or hub id in transformers' format; for Inception its file, "" to fetch it."""
+
+    inception: str = ""
+    clip: str = "openai/clip-vit-large-patch14"
+    clip_prefix: str = ""
+    clip_cmmd: str = "openai/clip-vit-large-patch14-336"
+    dinov2: str = "facebook/dinov2-large"
+    pickscore: str = "yuvalkirstain/PickScore_v1"
+
+
+class FileProtocol(Part):
+    """A protocol over files: captions, a folder of real images, and the metrics of `measures.MEASURES`.
+
+    Attributes:
+        training: images the models were trained on, for the metric `authenticity`.
+    """
+
+    prompts: Prompts
+    reference: Reference
+    training: Reference | None = None
+    images: Images = Images()
+    networks: Networks = Networks()
+    metrics: Annotated[list[str], Field(min_length=1)]
+
+
+def protocol_names() -> list[str]:
+    """Those that ship."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_protocol(name: str) -> EmojiProtocol | FileProtocol:
+    """A shipped protocol by name, or a YAML file.
+
     Raises:
-        UserError: unknown name, or a number of images that the protocol cannot give.
+        UserError: no such protocol, unreadable file, unknown field, wrong type.
     """
-    if name not in PROTOCOLS:
-        raise UserError(f"protocol '{name}' is unknown: choose {', '.join(PROTOCOLS)}")
-    split, per_prompt, default = PROTOCOLS[name]
-    data = load_emoji(split)
-    captions = data.plain_captions if name == "emoji-anystyle" else data.captions
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
-    rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]  # one row per distinct caption
-    wanted = default if num_images is None else num_images
-    if wanted % per_prompt or not per_prompt <= wanted <= len(rows) * per_prompt:
+    path = FOLDER / f"{name}.yaml"
+    if name not in protocol_names():
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"protocol {path}: not a readable YAML file; copy one of {FOLDER}") from error
+    kind = EmojiProtocol if isinstance(values, dict) and "emoji" in values else FileProtocol
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"protocol {path}: {field or 'the file'}: {first['msg']}, found {first['input']!r}") from error
+
+
+def resolve(path: Path, protocol: str, data: Path | None) -> Path:
+    """A path of a protocol: as it is if absolute, else under `--data`, else beside the protocol's file.
+
+    Raises:
+        UserError: a shipped protocol without `--data`.
+    """
+    if path.is_absolute():
+        return path
+    if data is None and protocol in protocol_names():
+        raise UserError(f"--data: protocol {protocol} needs {path}; give the folder that holds it")
+    return (data or Path(protocol).parent) / path
+
+
+def read_prompts(path: Path, prompts: Prompts) -> list[str]:
+    """The captions of a protocol, in order.
+
+    Raises:
+        UserError: unreadable, an empty caption, or fewer than the protocol asks.
+    """
+    captions = _folder_captions(path) if path.is_dir() else _file_captions(path)
+    for number, caption in enumerate(captions, 1):
+        if not isinstance(caption, str) or not caption.strip():
+            raise UserError(f"prompts {path}: caption {number} is empty; give one for each, or take it out")
+    if len(captions) < prompts.num:
+        raise UserError(f"prompts {path}: {len(captions)} captions, but the protocol asks {prompts.num}")
+    if prompts.draw_seed is not None:
+        generator = torch.Generator().manual_seed(prompts.draw_seed)
+        return [captions[i] for i in torch.randperm(len(captions), generator=generator)[: prompts.num].tolist()]
+    return captions[: prompts.num]
+
+
+def _folder_captions(folder: Path) -> list[str]:
+    """Captions of a folder of pairs: a metadata file's, or of `name.txt` beside each image, by path."""
+    for name in ("metadata.jsonl", "metadata.csv"):
+        if (folder / name).exists():
+            captions = _file_captions(folder / name)
+            if len(captions) != (found := len(list_images(folder, "prompts"))):
+                raise UserError(f"prompts {folder / name}: {len(captions)} captions, but {found} images beside it")
+            return captions
+    texts = sorted(p for p in folder.rglob("*.txt") if any(p.with_suffix(s).exists() for s in IMAGE_SUFFIXES))
+    images = list_images(folder, "prompts")
+    if missing := sorted({p.with_suffix(".txt") for p in images} - set(texts)):
+        raise UserError(f"prompts {folder}: {missing[0].relative_to(folder)} is missing: every image needs a caption")
+    return [text.read_text().strip() for text in texts]
+
+
+def _file_captions(path: Path) -> list[str]:
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
+        if path.suffix == ".csv":
+            with path.open(newline="") as file:
+                return [row["text"] for row in csv.DictReader(file)]
+        if path.suffix == ".json":
+            return _json_captions(json.loads(path.read_text()))
+        return path.read_text().splitlines()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"num_images {wanted}: protocol {name} makes {per_prompt} images per prompt for up to {len(rows)} prompts, "
-            f"so give a multiple of {per_prompt} up to {len(rows) * per_prompt}"
-        )
-    rows = rows[: wanted // per_prompt]
-    drawn = {data.names[i] for i in rows}
-    others = list(range(len(data)))
-    if split == "train":
-        others = [i for i in others if data.names[i] not in drawn]
-    return Protocol(
-        name=name,
-        prompts=[captions[i] for i in rows],
-        samples_per_prompt=per_prompt,
-        prompt_images=data.images[rows],
-        reference_images=data.images[others],
-        reference_groups=[data.names[i] for i in others],
-        reference_styles=[data.styles[i] for i in others],
-        reference=f"emoji {split}, {len(others)} images" + (", prompts' emoji left out" if split == "train" else ""),
-    )
+            f"prompts {path}: not readable as captions ({reason}); give .txt lines, .jsonl or .csv with `text`, COCO's "
+            "captions JSON, or a folder of captioned images"
+        ) from error
+
+
+def _json_captions(content: dict[str, Any]) -> list[str]:
+    """COCO's file: of each image, in the order of their numbers, its first caption. Else `{id: {"prompt": ...}}`."""
+    if "annotations" not in content:
+        return [row["prompt"] for row in content.values()]
+    first: dict[int, str] = {}
+    for row in sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"])):
+        first.setdefault(row["image_id"], " ".join(row["caption"].split()))
+    return list(first.values())

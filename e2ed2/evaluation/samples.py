@@ -6,6 +6,7 @@ interrupted run goes on where it stopped, and images of another model are never 
 
 import hashlib
 import json
+import platform
 import re
 import time
 from collections.abc import Callable
@@ -34,11 +35,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to sample. `sha256` is `model_sha256` of its folder."""
+    """A model ready to sample. `sha256` is `model_sha256` of its folder; `num_parameters` of what denoises."""
 
     name: str
     sha256: str
     num_inference_steps: int
+    num_parameters: int
     sampler: Sampler
     tokenizer: Any
     max_sequence_length: int
@@ -69,9 +71,24 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
     folder = resolve_model(model)
     pipeline, inference = load_pipeline(folder)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(pipeline, inference, steps, load_transformers(folder, pipeline, inference))
-    steps, longest = len(sampler.timesteps), inference.max_sequence_length
-    return LoadedModel(model, model_sha256(folder), steps, sampler, pipeline.tokenizer, longest)
+    networks = load_transformers(folder, pipeline, inference)
+    sampler = Sampler(pipeline, inference, steps, networks)
+    return LoadedModel(
+        name=model,
+        sha256=model_sha256(folder),
+        num_inference_steps=len(sampler.timesteps),
+        num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
+        sampler=sampler,
+        tokenizer=pipeline.tokenizer,
+        max_sequence_length=inference.max_sequence_length,
+    )
+
+
+def device_name() -> str:
+    """What the figures on speed were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def requests_for(prompts: list[str], num: int, seed: int) -> list[Request]:
@@ -122,12 +139,12 @@ def make_samples(
         UserError: `out` holds somebody else's files, or cannot be written.
     """
     check_range("--batch-size", batch_size, 1, 65_536)
-    files = [out / "images" / _file_name(model, i, r) for i, r in enumerate(requests)] if out else []
+    files = [out / "images" / file_name(model, i, r) for i, r in enumerate(requests)] if out else []
     rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second") if out else None
-    images = {i: image for i, path in enumerate(files) if (image := _read_png(path)) is not None}
+    images = {i: image for i, path in enumerate(files) if (image := read_png(path)) is not None}
     missing = [i for i in range(len(requests)) if i not in images]
     if out:
-        _write_manifest(out, *_about(model, requests, files, rate if images else None))
+        write_manifest(out, *about_samples(model, requests, files, rate if images else None))
     started = time.perf_counter()
     for start in range(0, len(missing), batch_size):
         rows = missing[start : start + batch_size]
@@ -139,8 +156,8 @@ def make_samples(
         rate = (start + len(rows)) / (time.perf_counter() - started)
     result = Samples(torch.stack([images[i] for i in range(len(requests))]), rate)
     if out:
-        _write_manifest(out, *_about(model, requests, files, rate))
-        _write_grid(out, result.images)
+        write_manifest(out, *about_samples(model, requests, files, rate))
+        write_grid(out, result.images)
     return result
 
 
@@ -156,8 +173,8 @@ def save_images(out: Path, name: str, images: Tensor, prompts: list[str]) -> Non
         file = f"images/{i:04d}-{_words(prompt)}-{name}.png"
         write_file(out / file, png_bytes(to_picture(image)))
         rows.append({"file": file, "prompt": prompt, "seed": None})
-    _write_manifest(out, {"model": name}, rows)
-    _write_grid(out, images)
+    write_manifest(out, {"model": name}, rows)
+    write_grid(out, images)
 
 
 def claim_folder(out: Path, *names: str) -> dict[str, Any]:
@@ -189,10 +206,10 @@ def read_manifest(out: Path) -> dict[str, Any]:
 def read_images(out: Path) -> list[tuple[dict[str, Any], Tensor]]:
     """(manifest row, uint8 [3, H, W]) of every image of a sample folder that is whole."""
     rows = read_manifest(out).get("images", [])
-    return [(row, image) for row in rows if (image := _read_png(out / row["file"])) is not None]
+    return [(row, image) for row in rows if (image := read_png(out / row["file"])) is not None]
 
 
-def _read_png(path: Path) -> Tensor | None:
+def read_png(path: Path) -> Tensor | None:
     """uint8 [3, H, W], or None when the file is missing or damaged."""
     try:
         with Image.open(path) as picture:
@@ -201,7 +218,8 @@ def _read_png(path: Path) -> Tensor | None:
         return None
 
 
-def _file_name(model: LoadedModel, index: int, request: Request) -> str:
+def file_name(model: LoadedModel, index: int, request: Request) -> str:
+    """Number, words of the prompt, and the hash of all that decides the pixels."""
     made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__]
     digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
     return f"{index:04d}-{_words(request.prompt)}-{digest}.png"
@@ -211,7 +229,7 @@ def _words(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "image"
 
 
-def _about(
+def about_samples(
     model: LoadedModel, requests: list[Request], files: list[Path], rate: float | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the manifest says of the model, and of each image."""
@@ -229,11 +247,12 @@ def _about(
     return about, rows
 
 
-def _write_manifest(out: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write_manifest(out: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Before the images, so that the folder is known as ours, and once more after them."""
     manifest = {"made_by": f"{MADE_BY} {__version__}", **about, "images": rows}
     write_file(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
-def _write_grid(out: Path, images: Tensor) -> None:
+def write_grid(out: Path, images: Tensor) -> None:
+    """`grid.png` of the first images."""
     write_file(out / "grid.png", png_bytes(image_grid(images[:GRID_IMAGES], GRID_COLUMNS)))

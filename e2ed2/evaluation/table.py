@@ -47,6 +47,21 @@ METRICS = {
         "Fine detail relative to real images. Blur lowers it and noise raises it, so read it beside the others.",
     ),
 }
+IMAGE_METRICS = {  # of protocols over files; those that share a name with the above share its meaning
+    "fid": Metric("FID", "FID", "lower", "Fréchet distance in Inception features, clean resizing."),
+    "fid_legacy": Metric("FID, legacy", "FIDleg", "lower", "The same with the first FID code's resizing."),
+    "kid": Metric("KID", "KID", "lower", "Kernel distance in Inception features; unbiased at any count."),
+    "fd_dinov2": Metric("FD-DINOv2", "FDdino", "lower", "Fréchet distance in DINOv2 features."),
+    "cmmd": Metric("CMMD", "CMMD", "lower", "Kernel distance in CLIP features, times 1000; unbiased at any count."),
+    "clip_score": Metric("CLIP score", "CLIP", "higher", "100 times the cosine of image and caption in CLIP."),
+    "density": Metric("density", "densit", "higher", "How many real neighbourhoods hold a sample, over their size."),
+    "authenticity": Metric(
+        "authenticity", "authen", "higher", "Share of samples that are no near copies of a training image."
+    ),
+    "pickscore": Metric("PickScore", "pick", "higher", "Preference score (arXiv:2305.01569)."),
+    "hpsv2": Metric("HPS v2.1", "HPSv2", "higher", "Preference score (arXiv:2306.09341)."),
+    "image_reward": Metric("ImageReward", "reward", "higher", "Preference score (arXiv:2304.05977)."),
+}
 
 
 def metric_of(name: str) -> Metric:
@@ -55,7 +70,7 @@ def metric_of(name: str) -> Metric:
         style = name.partition("/")[2]
         meaning = f"Share of samples whose nearest real image is in {style} style."
         return Metric(f"share of {style}", style[:7], "shown", meaning)
-    return METRICS.get(name, Metric(name, name[:7], "shown", ""))
+    return (METRICS | IMAGE_METRICS).get(name, Metric(name, name.rpartition(":")[2][:7], "shown", ""))
 
 
 def figure(value: float) -> str:
@@ -103,6 +118,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     )
     console.print(table)
     console.print(f"reference: {result['reference']}", markup=False, soft_wrap=True)
+    for note in result.get("notes", []):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def print_comparison(rows: list[dict[str, Any]]) -> None:

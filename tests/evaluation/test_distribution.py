@@ -117,7 +117,7 @@ def test_frechet_interval_equals_a_jackknife_that_recomputes_everything():
 
 def test_blocks_never_split_a_group():
     group = torch.tensor([i // 3 for i in range(99)])
-    blocks = dist._blocks(group)
+    blocks = dist.deal_blocks(group)
     assert all(len(blocks[group == g].unique()) == 1 for g in range(33))
     assert blocks.bincount().tolist() == [12, 12, 12] + [9] * 7
 
@@ -166,44 +166,6 @@ def test_kernel_interval_covers_the_truth_though_samples_share_captions():
     assert 0.89 <= hits / 200 <= 0.99  # the third moment is skewed: a little under 95% is expected
 
 
-def test_mean_interval_covers_the_truth_and_ignoring_captions_would_not():
-    hits, naive_hits = 0, 0
-    for draw in range(200):
-        z = normal(25, seed=draw).repeat_interleave(4) + 0.3 * normal(100, seed=1000 + draw)
-        estimate = dist.mean_estimate(z, [i // 4 for i in range(100)])
-        naive = dist.mean_estimate(z)
-        hits += estimate.low <= 0 <= estimate.high
-        naive_hits += naive.low <= 0 <= naive.high
-    assert 0.91 <= hits / 200 <= 0.99
-    assert naive_hits / 200 < 0.8
-
-
-def test_share_interval_covers_the_truth():
-    hits = 0
-    for draw in range(200):
-        inside = (normal(60, seed=draw) < -1.2816).repeat_interleave(3)  # 10% of captions, all their samples
-        estimate = dist.share_estimate(inside, [i // 3 for i in range(180)])
-        hits += estimate.low <= 0.1 <= estimate.high
-    assert 0.9 <= hits / 200 <= 0.99
-
-
-def test_share_of_none_or_all_still_has_an_interval():
-    none, every = dist.share_estimate(torch.zeros(50, dtype=torch.bool)), dist.share_estimate(torch.ones(50) > 0)
-    assert (none.value, none.low) == (0.0, 0.0) and 0.05 < none.high < 0.1
-    assert (every.value, every.high) == (1.0, 1.0) and every.low == pytest.approx(1 - none.high)
-
-
-def test_share_interval_of_independent_points_is_wilsons():
-    estimate = dist.share_estimate(torch.arange(400) < 100)
-    expected = scipy.stats.binomtest(100, 400).proportion_ci(method="wilson")
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
-
-
-def test_ratio_of_means():
-    estimate = dist.ratio_estimate(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1.0, 3.0]))
-    assert estimate.value == 2.0 and estimate.low < 2 < estimate.high
-
-
 @pytest.mark.parametrize("metric", [dist.kernel_distance, dist.frechet_distance, dist.precision, dist.coverage])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_features_are_refused_by_number(metric, value):
@@ -215,7 +177,35 @@ def test_non_finite_features_are_refused_by_number(metric, value):
         metric(normal(20, 3), x)
 
 
-@pytest.mark.parametrize("metric", [dist.precision, dist.recall, dist.coverage])
+def test_density_by_hand_and_by_brute_force():
+    """k = 1 on a line. Real 0, 1, 3 hold [-1, 1], [0, 2], [1, 5]: 0.5 lies in two, 4 in one, 9 in none."""
+    real, generated = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [4.0], [9.0]])
+    assert dist.density(generated, real, k=1).value == pytest.approx(1.0)
+    x, y, k = normal(30, 3, seed=21), normal(40, 3, seed=22), 5
+    radii = [sorted(float((y[i] - p).norm()) for j, p in enumerate(y) if j != i)[k - 1] for i in range(40)]
+    inside = [float((a - b).norm()) <= r for a in x for b, r in zip(y, radii, strict=True)]
+    assert dist.density(x, y, k).value == pytest.approx(sum(inside) / (k * 30), rel=1e-9)
+
+
+def test_authenticity_finds_the_copies():
+    training = normal(50, 4, seed=23)
+    samples = torch.cat([training[:3] + 1e-3, normal(17, 4, seed=24) + 9])
+    assert dist.authenticity(samples, training).value == pytest.approx(17 / 20)
+
+
+def test_cmmd_kernel_equals_the_double_loop():
+    x, y = normal(12, 6, seed=25), normal(15, 6, seed=26) + 1
+
+    def k(a, b):
+        return math.exp(-float((a - b).square().sum()) / 200)
+
+    within = [sum(k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j) for z in (x, y)]
+    cross = sum(k(a, b) for a in x for b in y)
+    expected = within[0] / (12 * 11) + within[1] / (15 * 14) - 2 * cross / (12 * 15)
+    assert dist.kernel_distance(x, y, kernel=dist.gaussian_kernel).value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", [dist.precision, dist.recall, dist.density, dist.coverage])
 def test_neighbourhoods_need_twice_k_images(metric):
     with pytest.raises(UserError, match="has 9 images: this metric needs at least 10"):
         metric(normal(9, 3), normal(20, 3))

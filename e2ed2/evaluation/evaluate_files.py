@@ -1,0 +1,210 @@
+"""One evaluation under a protocol over files: samples to a folder, by one process or many, then every metric."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.image_set import ImageSet, list_images
+from e2ed2.evaluation.intervals import Estimate
+from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
+from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
+from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result
+from e2ed2.evaluation.sample_files import Share, finish_files, make_files
+from e2ed2.evaluation.samples import check_range, claim_folder, device_name, load_model, write_manifest
+
+DEFAULT_OUT = Path("runs/evaluations")
+PATIENCE = timedelta(days=7)  # of the processes that have made their share
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a protocol asks on this machine: one prompt for each image, and the real images.
+
+    Attributes:
+        notes: on metrics that so few images say little of.
+    """
+
+    name: str
+    protocol: FileProtocol
+    prompts: list[str]
+    real: dict[str, ImageSet]
+    notes: list[str]
+
+    def requests(self, seed: int) -> list[Request]:
+        """Image i has seed `seed` 1,000,000 + i; samples of a prompt are adjacent."""
+        return [Request(prompt, seed * 1_000_000 + i) for i, prompt in enumerate(self.prompts)]
+
+
+def load_asked(name: str, protocol: FileProtocol, num_images: int | None, data: Path | None) -> Asked:
+    """Prompts and real images of a protocol, everything checked that can be before an image is made.
+
+    Raises:
+        UserError: something is missing, unreadable or of another number than the protocol says.
+    """
+    count = protocol.prompts.samples_per_prompt
+    prompts = read_prompts(resolve(protocol.prompts.path, name, data), protocol.prompts)
+    wanted = len(prompts) * count if num_images is None else num_images
+    if wanted % count or not count <= wanted <= len(prompts) * count:
+        raise UserError(f"--num-images {wanted}: give a multiple of {count} up to {len(prompts) * count}")
+    asked = [prompt for prompt in prompts[: wanted // count] for _ in range(count)]
+    if len(set(asked)) < 2:
+        raise UserError(f"--num-images {wanted}: the intervals need at least 2 different prompts")
+    real = {"reference": _image_set("reference", protocol.reference, name, protocol, data)}
+    if protocol.training:
+        real["training"] = _image_set("training", protocol.training, name, protocol, data)
+    counts = {"samples": wanted} | {kind: len(images) for kind, images in real.items()}
+    return Asked(name, protocol, asked, real, check_counts(protocol, counts))
+
+
+def evaluate_files(
+    model: str,
+    protocol: str,
+    *,
+    steps: int | None = None,
+    num_images: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    out: Path | None = None,
+    data: Path | None = None,
+    watch: Watch = lambda what, done, total: None,
+) -> dict[str, Any] | None:
+    """Sample a model to files and measure them, or measure a folder of images that something else made.
+
+    Under `accelerate launch` each process samples its share; the first measures, the others get None.
+
+    Args:
+        model: a model, a baseline, or a folder of images, one for each prompt in the order of their paths.
+        protocol: a shipped protocol over files, or a YAML file.
+        out: keeps samples, features and the result; run again, only what is missing is made.
+        data: the folder that a protocol's paths are relative to.
+    Returns:
+        As `evaluate.evaluate_model`, with `notes` on metrics that so few images say little of.
+    """
+    check_range("--seed", seed, 0, 1_000_000)
+    spec = read_protocol(protocol)
+    assert isinstance(spec, FileProtocol)
+    asked = load_asked(protocol, spec, num_images, data)
+    out = out or DEFAULT_OUT / Path(protocol).stem / f"{Path(model).name}{f'-{steps}' if steps else ''}"
+    claim_folder(out, EVALUATION_FILE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    share = Share(state.process_index, state.num_processes)
+    if (folder := _finished_images(model)) is not None:
+        about, files = _found(model, folder, asked, out)
+    else:
+        about, files = _sampled(model, asked, steps, batch_size, seed, out, share, watch)
+    if share.rank > 0:
+        return None
+    result, metrics = _measured(about, files, asked, out, watch)
+    keep_result(result, metrics, out)
+    return result
+
+
+def _image_set(
+    kind: str, part: Reference, name: str, protocol: FileProtocol, data: Path | None
+) -> ImageSet:
+    path = resolve(part.path, name, data)
+    paths, images = list_images(path, kind), protocol.images
+    if part.num_images is not None and len(paths) != part.num_images:
+        counts = f"{len(paths)} images, but the protocol's set has {part.num_images}"
+        raise UserError(f"{kind} {path}: {counts}; complete it, or mend {kind}.num_images in a copy of the protocol")
+    return ImageSet(paths, kind, images.size, images.resample, images.enlarge_reference)
+
+
+def _finished_images(model: str) -> Path | None:
+    """Where the images of a folder lie that is no model."""
+    path = Path(model)
+    if not path.is_dir() or (path / "model_index.json").exists():
+        return None
+    return path / "images" if (path / "images").is_dir() else path
+
+
+def _found(model: str, folder: Path, asked: Asked, out: Path) -> tuple[dict[str, Any], list[Path]]:
+    """What a result says of a folder of images, and the images."""
+    files = list_images(folder, "samples")
+    if len(files) != len(asked.prompts):
+        counts = f"{len(files)} images, but the protocol asks {len(asked.prompts)}"
+        raise UserError(f"model {model}: {counts}, one for each prompt in order; see --num-images")
+    rows = [{"file": str(f.resolve()), "prompt": p, "seed": None} for f, p in zip(files, asked.prompts, strict=True)]
+    write_manifest(out, {"model": model}, rows)
+    command = f"e2ed2 evaluate {model} --protocol {asked.name} --num-images {len(files)}"
+    return {"model": model, "nfe": 0, "images_per_second": None, "command": command}, files
+
+
+def _sampled(
+    model: str, asked: Asked, steps: int | None, batch_size: int, seed: int, out: Path, share: Share, watch: Watch
+) -> tuple[dict[str, Any], list[Path]]:
+    """What a result says of the model, and the images that all processes have made."""
+    watch(f"loading {model}", 0, 0)
+    loaded = load_model(model, steps)
+    requests = asked.requests(seed)
+    progress = partial(watch, f"{model}: sampling")
+    made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share)
+    if share.world > 1:
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+    if share.rank == 0:
+        finish_files(loaded, requests, out, made)
+    about = {
+        "model": model,
+        "nfe": loaded.sampler.nfe,
+        "num_parameters": loaded.num_parameters,
+        "images_per_second": made.images_per_second,
+        "seed": seed,
+        "model_sha256": loaded.sha256,
+        "command": f"e2ed2 evaluate {model} --protocol {asked.name} --steps {loaded.num_inference_steps} "
+        f"--num-images {len(requests)} --seed {seed}",
+    }
+    return about, made.files
+
+
+def _measured(
+    about: dict[str, Any], files: list[Path], asked: Asked, out: Path, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    protocol = asked.protocol
+    watch("hashing images", 0, 0)
+    sets = {"samples": ImageSet(files, "samples", protocol.images.size, protocol.images.resample), **asked.real}
+    images = ImageSets(sets, {kind: images.sha256() for kind, images in sets.items()}, asked.prompts, out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measurement = Measurement(protocol, images, watch, device)
+    metrics: dict[str, Estimate] = {}
+    for name in protocol.metrics:
+        metrics[name] = measure_named(name).function(measurement)
+        watch(f"{name} measured", 0, 0)
+    facts = _facts(asked, images, measurement)
+    size = f" at {protocol.images.size} px" if protocol.images.size else ""
+    reference = f"{len(asked.real['reference'])} real images{size}"
+    result = {
+        **about,
+        "protocol": Path(asked.name).stem,
+        "protocol_sha256": facts_sha256(facts),
+        "num_images": len(files),
+        "reference": reference,
+        "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
+        "notes": asked.notes,
+        "device": device_name(),
+        "protocol_facts": facts,
+    }
+    return result, metrics
+
+
+def _facts(asked: Asked, images: ImageSets, measurement: Measurement) -> dict[str, Any]:
+    """All that must be equal for two figures to be comparable; the seed of the noise is not among it."""
+    networks = {name: [n.name, n.weights_sha256] for name, n in sorted(measurement.networks.items())}
+    return {
+        "prompts_sha256": facts_sha256({"prompts": asked.prompts}),
+        "num_images": len(asked.prompts),
+        "samples_per_prompt": asked.protocol.prompts.samples_per_prompt,
+        "images": {"format": "png", **asked.protocol.images.model_dump()},
+        "real_sha256": {kind: images.sha256[kind] for kind in asked.real},
+        "clip_prefix": asked.protocol.networks.clip_prefix,
+        "networks": networks,
+    }

@@ -1,0 +1,139 @@
+"""Image files in a fixed order, read as they are needed, and their features on disk."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
+from e2ed2.errors import UserError
+from e2ed2.evaluation.extractors import Extractor
+from e2ed2.files import atomic_file
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
+CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one kind, brought to one size: centre crop to the short side, then resized.
+
+    Attributes:
+        kind: names the set in messages, as `reference`.
+        size: pixels a side, None for images as they are.
+        resample: `lanczos` or `bicubic`.
+        may_enlarge: whether an image smaller than `size` is taken.
+    """
+
+    paths: list[Path]
+    kind: str
+    size: int | None = None
+    resample: str = "lanczos"
+    may_enlarge: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, uint8 [3, H, W].
+
+        Raises:
+            UserError: it cannot be decoded, or would have to be enlarged.
+        """
+        path = self.paths[index]
+        try:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                picture = to_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # a broken file makes decoders raise nearly anything
+            raise UserError(f"{self.kind} image {path}: cannot be decoded ({error}); mend or remove it") from error
+        if self.size is not None and picture.size != (self.size, self.size):
+            if min(picture.size) < self.size and not self.may_enlarge:
+                raise UserError(
+                    f"{self.kind} image {path}: {picture.width}x{picture.height} pixels, but the protocol measures at "
+                    f"{self.size} and enlarges none: give larger images, or a smaller images.size"
+                )
+            picture = _square(picture, self.size, Image.Resampling[self.resample.upper()])
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    def chunks(self) -> Iterator[list[Tensor]]:
+        """All images in order, `CHUNK` at a time."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(self), CHUNK):
+                yield list(pool.map(self.read, range(start, min(start + CHUNK, len(self)))))
+
+    def sha256(self) -> str:
+        """Hex digest of the files' contents in order, and of how they are brought to size."""
+        digest = hashlib.sha256(f"{self.size} {self.resample} {len(self)}".encode())
+        for path in self.paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def list_images(folder: Path, kind: str) -> list[Path]:
+    """The images of a folder and its subfolders, by path.
+
+    Raises:
+        UserError: no such folder, none in it, or a file that is neither image nor caption.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{kind} {folder}: no such folder; give one of images, its place by --data or in the protocol")
+    paths = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            paths.append(path)
+        elif path.suffix.lower() not in BESIDE_IMAGES:
+            raise UserError(f"{kind} {folder}: {path.relative_to(folder)} is no image; remove it from the folder")
+    if not paths:
+        raise UserError(f"{kind} {folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths
+
+
+def stored_features(images: ImageSet, sha256: str, extract: Extractor, folder: Path, progress: Progress) -> Tensor:
+    """Features [N, D] of a set, memory-mapped from a file in `folder` that is kept under their hash.
+
+    Args:
+        sha256: of the set, `images.sha256()`.
+    Raises:
+        UserError: features that are not finite; names the image.
+    """
+    key = hashlib.sha256(f"1 {sha256} {extract.name} {extract.weights_sha256}".encode()).hexdigest()
+    path = folder / f"features-{key}.npy"
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            _write_features(images, extract, temporary, progress)
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _write_features(images: ImageSet, extract: Extractor, path: Path, progress: Progress) -> None:
+    """Features in a `.npy` file that grows with the images: memory holds a chunk of them."""
+    file, done = None, 0
+    for chunk in images.chunks():
+        features = extract(chunk)
+        if not features.isfinite().all():
+            bad = images.paths[done + int((~features.isfinite()).any(1).nonzero()[0])]
+            raise UserError(f"{images.kind} image {bad}: features of {extract.name} are not finite; check both")
+        if file is None:
+            shape = (len(images), features.shape[1])
+            file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        file[done : done + len(chunk)] = features.numpy()
+        done += len(chunk)
+        progress(done, len(images))
+    assert file is not None
+    file.flush()
+
+
+def _square(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side)).resize((size, size), resample)

@@ -1,0 +1,33 @@
+"""Preference scores that packages of their own provide: (image files, captions) -> one score each.
+
+The packages fetch and load their own weights, pickles among them; install them only if you trust them.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from e2ed2.errors import UserError
+
+
+def hpsv2(paths: list[Path], prompts: list[str]) -> Tensor:
+    """Human Preference Score v2.1 (Wu et al. 2023, arXiv:2306.09341), [N]."""
+    try:
+        import hpsv2 as package
+    except ImportError as error:
+        raise UserError(f"metric hpsv2 needs the package {error.name}: run `pip install hpsv2`") from error
+    pairs = zip(paths, prompts, strict=True)
+    return torch.tensor([float(package.score(str(path), prompt, hps_version="v2.1")[0]) for path, prompt in pairs])
+
+
+def image_reward(paths: list[Path], prompts: list[str]) -> Tensor:
+    """ImageReward v1.0 (Xu et al. 2023, arXiv:2304.05977), [N]."""
+    try:
+        import ImageReward as package
+    except ImportError as error:
+        remedy = "run `pip install image-reward`"
+        raise UserError(f"metric image_reward needs the package {error.name}: {remedy}") from error
+    model = package.load("ImageReward-v1.0")
+    with torch.inference_mode():
+        return torch.tensor([float(model.score(p, str(path))) for path, p in zip(paths, prompts, strict=True)])

@@ -1,0 +1,99 @@
+"""Samples straight to files: any number of images in flat memory, by any number of processes, through any kill.
+
+Batches are fixed: `batch_size` requests from the first on, made whole where any of them is missing. So an image does
+not depend, to the last bit, on when a run was interrupted or on how many processes shared it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.samples import (
+    GRID_IMAGES,
+    LoadedModel,
+    about_samples,
+    check_range,
+    claim_folder,
+    file_name,
+    read_png,
+    write_grid,
+    write_manifest,
+)
+from e2ed2.files import write_file
+from e2ed2.pictures import png_bytes, to_picture
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Process `rank` of `world` makes every `world`-th batch; the first alone writes what is common."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """files: PNG, one per request, in order; images_per_second: of all processes, None if that was never timed."""
+
+    files: list[Path]
+    images_per_second: float | None
+
+
+def make_files(
+    model: LoadedModel,
+    requests: list[Request],
+    out: Path,
+    *,
+    batch_size: int = 32,
+    progress: Progress = lambda done, total: None,
+    share: Share = Share(),
+) -> SampleFiles:
+    """One image per request in `out/images`; those that are there, and whole, stay.
+
+    Raises:
+        UserError: `out` holds somebody else's files, or cannot be written.
+    """
+    check_range("--batch-size", batch_size, 1, 65_536)
+    files = [out / "images" / file_name(model, i, r) for i, r in enumerate(requests)]
+    rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second")
+    if share.rank == 0:
+        write_manifest(out, *about_samples(model, requests, files, rate))
+    batches = [range(s, min(s + batch_size, len(requests))) for s in range(0, len(requests), batch_size)]
+    own = [(batch, lost) for batch in batches[share.rank :: share.world] if (lost := _missing(files, batch))]
+    started, made, total = time.perf_counter(), 0, sum(len(batch) for batch, _ in own)
+    for batch, lost in own:
+        for i, image in zip(batch, model.sampler([requests[i] for i in batch], batch_size), strict=True):
+            if i in lost:
+                write_file(files[i], png_bytes(to_picture(image)))
+        made += len(batch)
+        progress(made, total)
+        rate = share.world * made / (time.perf_counter() - started)
+    return SampleFiles(files, rate)
+
+
+def finish_files(model: LoadedModel, requests: list[Request], out: Path, made: SampleFiles) -> None:
+    """Manifest and grid of a folder whose images are all there."""
+    write_manifest(out, *about_samples(model, requests, made.files, made.images_per_second))
+    first = [image for path in made.files[:GRID_IMAGES] if (image := read_png(path)) is not None]
+    write_grid(out, torch.stack(first))
+
+
+def _missing(files: list[Path], batch: range) -> set[int]:
+    """The images of a batch that are not there, or damaged."""
+    return {i for i in batch if not _is_whole(files[i])}
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.verify()  # checksums, without decoding
+    except (OSError, SyntaxError):
+        return False
+    return True

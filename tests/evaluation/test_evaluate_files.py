@@ -1,0 +1,126 @@
+"""Evaluations over files: every metric end to end on tiny copies, and what is refused before an image is made."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.distribution import frechet_distance, kernel_distance
+from e2ed2.evaluation.evaluate_files import evaluate_files
+from e2ed2.evaluation.image_set import ImageSet, list_images
+from e2ed2.evaluation.measures import MEASURES
+from e2ed2.evaluation.results import read_jackknife
+from e2ed2.evaluation.sample_files import Share, make_files
+from e2ed2.evaluation.samples import load_model, requests_for
+from tests.evaluation.conftest import StubInception, draw_images
+
+ALL = [name for name in MEASURES if name not in ("hpsv2", "image_reward", "spread", "authenticity")]
+
+
+def result_of(model, protocol, **options):
+    found = evaluate_files(str(model), str(protocol), **options)
+    assert found is not None
+    return found
+
+
+def test_every_metric_from_a_model_to_one_json(tiny_model, protocol, tmp_path):
+    draw_images(tmp_path / "seen", 30, seed=3)
+    parts = {"prompts": {"path": "captions.txt", "num": 12, "samples_per_prompt": 2}, "training": {"path": "seen"}}
+    path = protocol(metrics=[*ALL, "spread", "authenticity"], **parts)
+    out = tmp_path / "out"
+    result = result_of(tiny_model, path, steps=2, out=out, batch_size=8)
+    assert json.loads((out / "evaluation.json").read_text()) == result
+    assert (result["nfe"], result["num_images"], result["protocol"]) == (2, 24, "tiny")
+    assert list(result["metrics"]) == [*ALL, "spread", "authenticity"]
+    assert all(m["low"] <= m["value"] <= m["high"] for m in result["metrics"].values())
+    assert "fid: biased at 24 images (samples); compare at equal counts only; kid is unbiased" in result["notes"][0]
+    assert set(read_jackknife(out)) == set(result["metrics"])
+    # the same figures from the kept images, by the functions over features in memory
+    samples = ImageSet(list_images(out / "images", "samples"), "samples", 32)
+    real = ImageSet(list_images(tmp_path / "real", "reference"), "reference", 32)
+    x, y = (StubInception()([s.read(i) for i in range(len(s))]) for s in (samples, real))
+    captions = [i // 2 for i in range(24)]
+    assert result["metrics"]["fid"] == pytest.approx(frechet_distance(x, y, captions).to_json(), rel=1e-6)
+    assert result["metrics"]["kid"] == pytest.approx(kernel_distance(x, y, captions).to_json(), rel=1e-6)
+
+
+def test_the_hash_changes_with_all_that_moves_a_figure(tiny_model, protocol, tmp_path):
+    def sha(name: str, **parts) -> str:
+        return result_of(tiny_model, protocol(f"{name}.yaml", metrics=["fid"], **parts), steps=1, out=tmp_path / "out")[
+            "protocol_sha256"
+        ]
+
+    first = sha("a")
+    assert sha("b") == first, "its name does not count"
+    assert sha("a", images={"size": 16}) != first
+    assert sha("a", images={"size": 32, "resample": "bicubic"}) != first
+    assert sha("a", prompts={"path": "captions.txt", "num": 20}) != first
+    (tmp_path / "real" / "0007.png").write_bytes((tmp_path / "real" / "0008.png").read_bytes())
+    assert sha("a") != first, "nor do equal numbers of other images"
+
+
+def test_processes_and_interruptions_do_not_change_a_byte(tiny_model, tmp_path):
+    loaded, requests = load_model(str(tiny_model), 1), requests_for(["cat", "owl", "sun"], 5, 0)
+
+    def contents(folder):
+        return {p.name: p.read_bytes() for p in (folder / "images").iterdir()}
+
+    make_files(loaded, requests, tmp_path / "one", batch_size=4)
+    for rank in (1, 0):
+        make_files(loaded, requests, tmp_path / "two", batch_size=4, share=Share(rank, 2))
+    one = contents(tmp_path / "one")
+    assert len(one) == 15 and contents(tmp_path / "two") == one
+    for i in (2, 3, 9):  # one of them torn
+        sorted((tmp_path / "two" / "images").iterdir())[i].unlink() if i != 9 else None
+    torn = sorted((tmp_path / "two" / "images").iterdir())[5]
+    torn.write_bytes(torn.read_bytes()[:60])
+    make_files(loaded, requests, tmp_path / "two", batch_size=4)
+    assert contents(tmp_path / "two") == one
+
+
+def test_a_folder_of_images_is_measured_as_it_is(protocol, tmp_path):
+    path = protocol(metrics=["fid", "clip_score"])
+    folder = draw_images(tmp_path / "theirs", 24, side=48, seed=5)
+    result = result_of(folder, path, out=tmp_path / "out")
+    assert result["nfe"] == 0 and result["metrics"]["fid"]["value"] > 0
+    (folder / "0000.png").unlink()
+    with pytest.raises(UserError, match="23 images, but the protocol asks 24, one for each prompt in order"):
+        result_of(folder, path, out=tmp_path / "out")
+
+
+def test_plug_ins_and_packages(protocol, tmp_path, monkeypatch):
+    module = types.ModuleType("my_scores")
+    module.brightness = lambda paths, prompts: torch.arange(len(paths), dtype=torch.float32)
+    monkeypatch.setitem(sys.modules, "my_scores", module)
+    hpsv2 = types.ModuleType("hpsv2")
+    hpsv2.score = lambda path, prompt, hps_version: [np.float32(len(prompt) / 10)]
+    monkeypatch.setitem(sys.modules, "hpsv2", hpsv2)
+    folder = draw_images(tmp_path / "theirs", 24)
+    result = result_of(folder, protocol(metrics=["my_scores:brightness", "hpsv2"]), out=tmp_path / "out")
+    assert result["metrics"]["my_scores:brightness"]["value"] == pytest.approx(11.5)
+    assert 0.5 < result["metrics"]["hpsv2"]["value"] < 0.7
+    monkeypatch.setitem(sys.modules, "ImageReward", None)
+    with pytest.raises(UserError, match="image_reward needs the package ImageReward: run `pip install image-reward`"):
+        result_of(folder, protocol(metrics=["image_reward"]), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "message"),
+    [
+        ({"metrics": ["fidd"]}, {}, "metrics: 'fidd' is not known"),
+        ({"metrics": ["authenticity"]}, {}, "authenticity needs `training: "),
+        ({"metrics": ["spread"]}, {}, "spread needs prompts.samples_per_prompt"),
+        ({"reference": {"path": "real", "num_images": 41}}, {}, "reference .*real: 40 images, but .* 41"),
+        ({"reference": {"path": "none"}}, {}, "reference .*none: no such folder"),
+        ({}, {"num_images": 9}, "fid needs at least 10 images, but there are 9"),
+        ({}, {"num_images": 25}, "--num-images 25: give a multiple of 1 up to 24"),
+        ({"images": {"size": 64}}, {"steps": 1}, "reference image .*: 32x32 pixels, but the protocol measures at 64"),
+    ],
+)
+def test_mistakes_are_named(tiny_model, protocol, tmp_path, parts, options, message):
+    with pytest.raises(UserError, match=message):
+        result_of(tiny_model, protocol(**parts), out=tmp_path / "out", **options)

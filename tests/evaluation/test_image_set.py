@@ -1,0 +1,75 @@
+"""Image folders: the size they are measured at, what is refused, and features that are measured once."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation import image_set
+from e2ed2.evaluation.image_set import ImageSet, list_images, stored_features
+from tests.evaluation.conftest import StubInception, draw_images
+
+
+def silent(done, total):
+    pass
+
+
+def test_the_central_square_is_resized(tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, 10:50] = np.linspace(0, 255, 40, dtype=np.uint8)[None, :, None]
+    pixels[:, :10] = pixels[:, 50:] = 77  # cut off
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = ImageSet([tmp_path / "wide.png"], "reference", 20).read(0)
+    expected = Image.fromarray(pixels[:, 10:50]).resize((20, 20), Image.Resampling.LANCZOS)
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(expected))
+    assert ImageSet([tmp_path / "wide.png"], "reference").read(0).shape == (3, 40, 60)
+
+
+def test_small_images_are_enlarged_only_when_the_protocol_says_so(tmp_path):
+    paths = list_images(draw_images(tmp_path, 1, side=16), "reference")
+    with pytest.raises(UserError, match="0000.png: 16x16 pixels, but the protocol measures at 20"):
+        ImageSet(paths, "reference", 20).read(0)
+    assert ImageSet(paths, "reference", 20, may_enlarge=True).read(0).shape == (3, 20, 20)
+
+
+def test_what_a_folder_must_not_hold(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        list_images(tmp_path / "none", "reference")
+    with pytest.raises(UserError, match="holds no images"):
+        list_images(tmp_path, "reference")
+    draw_images(tmp_path, 2)
+    (tmp_path / "captions.txt").write_text("x")
+    assert [p.name for p in list_images(tmp_path, "reference")] == ["0000.png", "0001.png"]
+    (tmp_path / "film.mp4").write_text("x")
+    with pytest.raises(UserError, match="film.mp4 is no image; remove it"):
+        list_images(tmp_path, "reference")
+    (tmp_path / "0001.png").write_bytes(b"half a fi")
+    with pytest.raises(UserError, match="reference image .*0001.png: cannot be decoded"):
+        ImageSet([tmp_path / "0001.png"], "reference").read(0)
+
+
+def test_features_are_measured_once_and_whatever_the_chunks(tmp_path, monkeypatch):
+    images = ImageSet(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
+    calls = []
+    first = stored_features(images, images.sha256(), StubInception(), tmp_path, lambda done, total: calls.append(done))
+    assert calls == [10] and first.shape == (10, 12)
+    monkeypatch.setattr(image_set, "CHUNK", 3)
+    again = stored_features(images, images.sha256(), StubInception(), tmp_path, lambda done, total: calls.append(done))
+    assert torch.equal(first, again) and calls == [10]
+    chunked = stored_features(images, "other", StubInception(), tmp_path, silent)
+    assert torch.allclose(first, chunked, atol=1e-6)
+    (tmp_path / "real" / "0003.png").write_bytes((tmp_path / "real" / "0004.png").read_bytes())
+    changed = stored_features(images, images.sha256(), StubInception(), tmp_path, silent)
+    assert torch.equal(changed[3], changed[4]), "other contents, other entry"
+
+
+def test_features_that_are_not_finite_name_the_image(tmp_path):
+    class Broken(StubInception):
+        def __call__(self, images):
+            return super().__call__(images) * torch.tensor([1.0] * (len(images) - 1) + [torch.nan])[:, None]
+
+    images = ImageSet(list_images(draw_images(tmp_path, 4), "samples"), "samples")
+    with pytest.raises(UserError, match="samples image .*0003.png: features of stub inception are not finite"):
+        stored_features(images, "x", Broken(), tmp_path, silent)
+    assert not list(tmp_path.glob("*.npy"))

@@ -1,0 +1,112 @@
+"""Protocol files: what ships is valid, what is wrong is named, captions come in the forms the field has."""
+
+import json
+
+import pytest
+
+from e2ed2.errors import UserError
+from e2ed2.evaluation.measures import measure_named
+from e2ed2.evaluation.protocols import (
+    EmojiProtocol,
+    FileProtocol,
+    Prompts,
+    protocol_names,
+    read_prompts,
+    read_protocol,
+    resolve,
+)
+from tests.evaluation.conftest import draw_images
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_what_ships_is_valid(name):
+    protocol = read_protocol(name)
+    if isinstance(protocol, FileProtocol):
+        assert all(measure_named(metric) for metric in protocol.metrics)
+        with pytest.raises(UserError, match=f"--data: protocol {name} needs"):
+            resolve(protocol.prompts.path, name, None)
+
+
+def test_coco30k_is_what_the_field_measures():
+    protocol = read_protocol("coco30k")
+    assert (protocol.prompts.num, protocol.reference.num_images, protocol.images.size) == (30_000, 40_504, 256)
+    assert (protocol.images.resample, protocol.networks.clip_prefix) == ("lanczos", "A photo depicts ")
+
+
+def test_emoji_protocols_are_the_same_as_ever():
+    sizes = {name: (p.emoji.split, p.samples_per_prompt, p.num_images)
+             for name in protocol_names() if isinstance(p := read_protocol(name), EmojiProtocol)}  # fmt: skip
+    assert sizes == {
+        "emoji": ("train", 2, 1024), "emoji-heldout": ("heldout", 2, 808), "emoji-anystyle": ("train", 4, 512),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"promptz": {}}, "promptz: Extra inputs"),
+        ({"images": {"size": 0}}, "images.size: .*found 0"),
+        ({"images": {"resample": "nearest"}}, "images.resample: .*found 'nearest'"),
+        ({"metrics": []}, "metrics: "),
+    ],
+)
+def test_a_mistake_is_named(protocol, parts, message):
+    with pytest.raises(UserError, match=message):
+        read_protocol(str(protocol(**parts)))
+
+
+def test_unknown_names_and_unreadable_files(tmp_path):
+    with pytest.raises(UserError, match="protocol 'coco' is unknown: choose coco10k-512, coco30k, emoji"):
+        read_protocol("coco")
+    with pytest.raises(UserError, match="none.yaml: not a readable YAML file"):
+        read_protocol(str(tmp_path / "none.yaml"))
+
+
+def test_paths_are_beside_the_file_or_under_data(protocol, tmp_path):
+    path = str(protocol())
+    assert resolve(read_protocol(path).reference.path, path, None) == tmp_path / "real"
+    assert resolve(read_protocol(path).reference.path, path, tmp_path / "data") == tmp_path / "data" / "real"
+
+
+def test_captions_in_every_form(tmp_path):
+    asked = Prompts(path="x", num=3)
+    (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("one", "two", "three")))
+    (tmp_path / "a.csv").write_text("file_name,text\n1.png,one\n2.png,two\n3.png,three\n")
+    (tmp_path / "a.json").write_text(json.dumps({i: {"prompt": t} for i, t in enumerate(("one", "two", "three"))}))
+    coco = [(9, 1, "three"), (4, 7, "no"), (4, 5, "one "), (6, 8, "two\n")]
+    rows = [{"image_id": image, "id": number, "caption": caption} for image, number, caption in coco]
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [], "annotations": rows}))
+    for name in ("a.txt", "a.jsonl", "a.csv", "a.json", "coco.json"):
+        captions = read_prompts(tmp_path / name, asked)
+        assert captions == (["one", "two", "three"]), name
+    pairs = draw_images(tmp_path / "pairs", 3)
+    for i, text in enumerate(["one", "two", "three"]):
+        (pairs / f"{i:04d}.txt").write_text(text)
+    assert read_prompts(pairs, asked) == ["one", "two", "three"]
+
+
+def test_a_draw_is_fixed(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"{i}\n" for i in range(50)))
+    first = read_prompts(tmp_path / "a.txt", Prompts(path="x", num=10, draw_seed=1))
+    assert first == read_prompts(tmp_path / "a.txt", Prompts(path="x", num=10, draw_seed=1))
+    assert len(set(first)) == 10 and first != read_prompts(tmp_path / "a.txt", Prompts(path="x", num=10))
+
+
+def test_captions_that_do_not_fit(tmp_path):
+    asked = Prompts(path="x", num=3)
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match="few.txt: 2 captions, but the protocol asks 3"):
+        read_prompts(tmp_path / "few.txt", asked)
+    (tmp_path / "empty.txt").write_text("one\n\nthree\n")
+    with pytest.raises(UserError, match="empty.txt: caption 2 is empty"):
+        read_prompts(tmp_path / "empty.txt", asked)
+    with pytest.raises(UserError, match="none.csv: not readable as captions"):
+        read_prompts(tmp_path / "none.csv", asked)
+    pairs = draw_images(tmp_path / "pairs", 3)
+    (pairs / "0000.txt").write_text("one")
+    with pytest.raises(UserError, match="0001.txt is missing: every image needs a caption"):
+        read_prompts(pairs, asked)
+    (pairs / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": "one"}\n')
+    with pytest.raises(UserError, match="metadata.jsonl: 1 captions, but 3 images"):
+        read_prompts(pairs, asked)
