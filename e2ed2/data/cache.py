@@ -61,7 +61,7 @@ def write_shard(folder: Path, number: int, items: Iterable[CachedItem], state: d
         num_captions = sum(caption >= 0 for caption in item.embeds)
         rows.append([num_captions, PLAIN in item.embeds, *item.micro, item.first_caption])
     with atomic_file(_shard_path(folder, number)) as temporary:
-        save_file(tensors, temporary, metadata={"items": json.dumps(rows), "state": json.dumps(state)})
+        save_file(tensors, temporary, metadata={"shard": json.dumps([rows, state])})
 
 
 def read_shard_metadata(folder: Path, number: int) -> tuple[list[list[Any]], dict[str, Any] | None] | None:
@@ -73,7 +73,8 @@ def read_shard_metadata(folder: Path, number: int) -> tuple[list[list[Any]], dic
         return None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{_shard_path(folder, number)}: damaged ({error}); remove it, and precompute again") from error
-    return json.loads(metadata["items"]), json.loads(metadata["state"])
+    rows, state = json.loads(metadata["shard"])
+    return rows, state
 
 
 def write_index(folder: Path) -> None:
