@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/data_loading.py
 
-Photos are noise smoothed to look like JPEGs of 768 x 512 (about 100 kB), fitted to buckets around 512 x 512. `folder`
+Photos are noise smoothed to look like JPEGs of 768 x 512 (170 kB), fitted to buckets around 512 x 512. `folder`
 and `webdataset` decode with as many threads as there are cores; `scan` is the first look at a folder. The cache holds
 what PixArt needs at 512 px: latents 4 x 64 x 64 and 40 tokens of T5 in bf16, read after the files were just written, so
 from memory. A GPU that trains a 0.6B network end to end over four steps takes a few images a second.

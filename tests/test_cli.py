@@ -125,6 +125,18 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
         assert capsys.readouterr().err == line
 
 
+def test_precompute_hands_over_the_recipe_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    calls = []
+    monkeypatch.setattr("e2ed2.training.precompute.precompute", lambda *arguments: calls.append(arguments))
+    out = tmp_path / "cache"
+    assert run(monkeypatch, "precompute", RECIPE, "data.source=folder", "data.path=photos", "--out", str(out)) == 0
+    (config, folder, *_), = calls
+    assert (config.data.source, config.data.path, folder) == ("folder", "photos", out)
+    assert f"data.source=cache data.path={out}" in capsys.readouterr().out
+    assert run(monkeypatch, "precompute", RECIPE) == 2
+    assert "--out" in capsys.readouterr().err
+
+
 def test_sample_writes_images_grid_and_manifest(monkeypatch, capsys, tmp_path, tiny_model):
     out = tmp_path / "out"
     (out / "images").mkdir(parents=True)

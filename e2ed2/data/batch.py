@@ -1,6 +1,5 @@
 """What data sources hand over: captioned images, raw and decoded, and what had to be left out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -60,7 +59,7 @@ class Picture:
 class Source(Protocol):
     """Raw items by row. `skipped`: what its listing already had to leave out."""
 
-    skipped: Sequence[SkippedItem]
+    skipped: list[SkippedItem]
 
     def __len__(self) -> int: ...
 
@@ -104,7 +103,7 @@ class ImageTextSet:
     def fingerprint(self) -> str:
         """Changes with the data."""
         digest = sha256(repr((self.keys, self.captions, self.plain_captions)).encode())
-        digest.update(self.images.numpy())
+        digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
 
     def pictures(self, rows: Tensor) -> list[Picture]:

@@ -60,21 +60,21 @@ def write_shard(folder: Path, number: int, items: Iterable[CachedItem], state: d
             tensors |= {f"{name}.{i}.{caption}": value.clone() for name, value in embeds.items()}  # some are the same
         num_captions = sum(caption >= 0 for caption in item.embeds)
         rows.append([num_captions, PLAIN in item.embeds, *item.micro, item.first_caption])
-    header = json.dumps({"items": rows, "state": state})  # one entry: safetensors writes several in any order
     with atomic_file(_shard_path(folder, number)) as temporary:
-        save_file(tensors, temporary, metadata={"shard": header})
+        save_file(tensors, temporary, metadata={"shard": json.dumps([rows, state])})
 
 
 def read_shard_metadata(folder: Path, number: int) -> tuple[list[list[Any]], dict[str, Any] | None] | None:
     """(Rows, state of the stream after them) of a shard, None where there is none yet."""
     try:
         with safe_open(_shard_path(folder, number), "pt") as file:
-            header = json.loads(file.metadata()["shard"])
+            metadata = file.metadata()
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{_shard_path(folder, number)}: damaged ({error}); remove it, and precompute again") from error
-    return header["items"], header["state"]
+    rows, state = json.loads(metadata["shard"])
+    return rows, state
 
 
 def write_index(folder: Path) -> None:

@@ -66,16 +66,16 @@ def clean_captions(value: object, per_line: bool = False) -> tuple[str, ...]:
     """
     if value is None or value == []:
         raise ValueError("no caption")
-    try:
-        found = value if isinstance(value, list | tuple) else [value]
-        texts = [text.decode("utf-8-sig") if isinstance(text, bytes) else text for text in found]
-    except UnicodeDecodeError:
-        raise ValueError("caption is not UTF-8 text") from None
-    for text in texts:
+    texts: list[str] = []
+    for text in value if isinstance(value, list | tuple) else [value]:
+        try:
+            text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        except UnicodeDecodeError:
+            raise ValueError("caption is not UTF-8 text") from None
         if not isinstance(text, str):
             raise ValueError(f"caption is not text but {type(text).__name__}")
-    lines = [line for text in texts for line in (text.splitlines() if per_line else [text])]
-    captions = tuple(caption for caption in (" ".join(line.split()) for line in lines) if caption)
+        texts += text.splitlines() if per_line else [text]
+    captions = tuple(caption for caption in (" ".join(text.split()) for text in texts) if caption)
     if not captions:
         raise ValueError("caption is empty")
     return captions

@@ -60,7 +60,7 @@ def _scan(source: Source, num_workers: int, progress: Progress | None) -> list[t
             return place, str(error)
         return image.height, image.width
 
-    found = []
+    found: list[tuple[int, int] | tuple[str, str]] = []
     with ThreadPoolExecutor(num_workers) as pool:
         for first in range(0, len(source), SCANNED_AT_A_TIME):
             found += pool.map(measure, range(len(source))[first : first + SCANNED_AT_A_TIME])

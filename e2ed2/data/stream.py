@@ -198,8 +198,8 @@ class StreamSet:
         pictures = self._window.pictures
         if not pictures:  # none of them is usable, as few as they are
             return self._take()
-        shapes = {shape: i for i, shape in enumerate(self._shapes)}
-        self._buckets = torch.tensor([shapes[tuple(picture.image.shape[1:])] for picture in pictures])
+        numbers = [self._shapes.index((picture.image.shape[1], picture.image.shape[2])) for picture in pictures]
+        self._buckets = torch.tensor(numbers)
         seed = mix(self._seed, self._number)
         order = torch.randperm(len(self._buckets), generator=torch.Generator().manual_seed(seed))
         self._batches = bucket_batches(order, self._buckets[order], self._batch_size, seed)

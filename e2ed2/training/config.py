@@ -25,10 +25,6 @@ def _no_is_text(value: Any) -> Any:
     return "no" if value is False else value  # YAML reads a bare `no` as a switch
 
 
-def _path_is_text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 def _holds_the_grid(value: int) -> int:
     if NUM_TRAIN_TIMESTEPS % value or value % MAX_INFERENCE_STEPS:
         grids = [k for k in range(50, 1001, 50) if NUM_TRAIN_TIMESTEPS % k == 0]
@@ -43,6 +39,7 @@ Number = Annotated[float, BeforeValidator(_no_switch)]  # not strict: YAML reads
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
+PathOrUrl = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
 
 class _Section(BaseModel):
@@ -86,7 +83,7 @@ class SourceConfig(_Section):
     """
 
     source: SourceName = "emoji"
-    path: Annotated[str | None, BeforeValidator(_path_is_text)] = None
+    path: PathOrUrl | None = None
     revision: str | None = None
     split: str = "train"
     streaming: bool = False

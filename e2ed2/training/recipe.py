@@ -124,15 +124,16 @@ PATHS = {  # data.source -> what data.path must be
 def _check_data(config: Config) -> None:
     """Sources, and what goes together with streams and shapes."""
     data = config.data
-    for i, source in enumerate(data.sources):
-        if source.source not in PATHS or source.source == "cache":
-            raise UserError(f"data.sources.{i}.source: {source.source} cannot be mixed; give it alone, as data.source")
-        if source.is_stream != data.sources[0].is_stream:
+    for i, part in enumerate(data.sources):
+        if part.source not in PATHS or part.source == "cache":
+            raise UserError(f"data.sources.{i}.source: {part.source} cannot be mixed; give it alone, as data.source")
+        if part.is_stream != data.sources[0].is_stream:
             raise UserError(
-                f"data.sources.{i}.streaming: {source.is_stream}, unlike the first source's (webdataset is always a "
+                f"data.sources.{i}.streaming: {part.is_stream}, unlike the first source's (webdataset is always a "
                 "stream); give the same to all of them"
             )
-    for i, source in enumerate(data.sources or [data]):
+    sources: list[SourceConfig] = [*data.sources] or [data]
+    for i, source in enumerate(sources):
         field = f"data.sources.{i}." if data.sources else "data."
         if source.source in PATHS and source.path is None:
             raise UserError(f"{field}path: missing; {field}source={source.source} needs {PATHS[source.source]}")
@@ -140,7 +141,7 @@ def _check_data(config: Config) -> None:
             raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
         if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
             raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
-    is_stream = (data.sources or [data])[0].is_stream
+    is_stream = sources[0].is_stream
     ratio, step, n = data.buckets.max_ratio, data.buckets.step, data.images_per_caption
     if ratio > 1 and data.size % step:
         raise UserError(f"data.buckets.step: {step} does not divide data.size={data.size}; give a divisor of it")
