@@ -27,7 +27,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL_HELP = "A model folder, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
+MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
+EVALUATED_HELP = (
+    f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
+    "a floor of the emoji protocols: real, autoencoder."
+)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
 BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
@@ -168,7 +172,7 @@ def sample(
 )
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a floor: real, autoencoder.", show_default=False)
+        str, typer.Argument(metavar="MODEL", help=EVALUATED_HELP, show_default=False)
     ],
     protocol: Annotated[
         str,

@@ -21,9 +21,12 @@ from torch import Tensor
 
 from e2ed2 import __version__
 from e2ed2.errors import UserError
+from e2ed2.evaluation.baselines import Baseline, PipelineSampler, read_baseline
 from e2ed2.evaluation.generate import Request, Sampler
 from e2ed2.files import write_file
 from e2ed2.models.bundled import resolve_model
+from e2ed2.models.families import network_of
+from e2ed2.models.inference import INFERENCE_FILE
 from e2ed2.models.pipeline import load_pipeline, load_transformers
 from e2ed2.pictures import image_grid, png_bytes, to_picture
 
@@ -41,7 +44,7 @@ class LoadedModel:
     sha256: str
     num_inference_steps: int
     num_parameters: int
-    sampler: Sampler
+    sampler: Sampler | PipelineSampler
     tokenizer: Any
     max_sequence_length: int
 
@@ -59,16 +62,21 @@ class Samples:
 
 
 def load_model(model: str, steps: int | None = None) -> LoadedModel:
-    """A model folder or bundled model on the GPU, or on the CPU where there is none.
+    """A model on the GPU, or on the CPU where there is none.
 
     Args:
+        model: a model folder, bundled model, baseline or hub id. Ours are sampled by the chain they were trained as,
+            plain diffusers pipelines by their own call.
         steps: None for the number that the model was made for.
     Raises:
         UserError: no such model, a pickle in it, or steps outside its grid.
     """
     if steps is not None:
         check_range("--steps", steps, 1, 1000)
-    folder = resolve_model(model)
+    baseline = read_baseline(model)
+    folder = None if baseline else resolve_model(model)
+    if folder is None or not (folder / INFERENCE_FILE).exists():
+        return _load_plain(model, baseline or Baseline(model=str(folder)), steps)
     pipeline, inference = load_pipeline(folder)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     networks = load_transformers(folder, pipeline, inference)
@@ -81,6 +89,20 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
         sampler=sampler,
         tokenizer=pipeline.tokenizer,
         max_sequence_length=inference.max_sequence_length,
+    )
+
+
+def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedModel:
+    sampler = PipelineSampler(baseline, steps)
+    tokenizer = sampler.pipeline.tokenizer
+    return LoadedModel(
+        name=model,
+        sha256=hashlib.sha256(f"{model_sha256(sampler.folder)} {sampler.how_sha256}".encode()).hexdigest(),
+        num_inference_steps=sampler.num_inference_steps,
+        num_parameters=sum(p.numel() for p in network_of(sampler.pipeline).parameters()),
+        sampler=sampler,
+        tokenizer=tokenizer,
+        max_sequence_length=tokenizer.model_max_length,
     )
 
 
@@ -118,7 +140,7 @@ def model_sha256(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     settings = [folder / "scheduler" / "scheduler_config.json", folder / "inference.json"]
-    for path in sorted([*folder.rglob("*.safetensors"), *settings]):
+    for path in sorted([*folder.rglob("*.safetensors"), *(path for path in settings if path.exists())]):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,0 +1,79 @@
+"""A run of two processes, killed and run again, ends with the bytes of one that was never touched."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def start(model: Path, protocol: Path, out: Path, num_images: int, processes: int, launch: bool) -> list:
+    """`e2ed2 evaluate` in so many processes, by `accelerate launch` or by the variables that it sets."""
+    evaluate = ["-m", "e2ed2.cli", "evaluate", str(model), "--protocol", str(protocol), "--out", str(out)]
+    evaluate += ["--num-images", str(num_images), "--steps", "1", "--batch-size", "4", "--json"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if launch:
+        how = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
+        how += ["--main_process_port", port, "--mixed_precision", "no", "--dynamo_backend", "no"]
+        commands = [([sys.executable, *how, *evaluate], shared)]
+    elif processes == 1:
+        commands = [([sys.executable, *evaluate], shared)]
+    else:
+        ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(processes)} for r in range(processes)]
+        commands = [([sys.executable, *evaluate], shared | rank | {"ACCELERATE_USE_CPU": "true"}) for rank in ranks]
+    return [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        for command, env in commands
+    ]
+
+
+def images(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (out / "images").glob("*.png")}
+
+
+def finish(processes: list) -> dict:
+    """The result that the first process prints; the others print nothing."""
+    ends = [process.communicate(timeout=900) for process in processes]
+    assert all(process.returncode == 0 for process in processes), ends[-1][1].decode()[-2000:]
+    printed = [line for out, _ in ends for line in out.decode().splitlines() if line.startswith("{")]
+    assert len(printed) == 1
+    return json.loads(printed[0])
+
+
+def kill_at(processes: list, out: Path, count: int) -> None:
+    """SIGKILL to every process as soon as so many images are there."""
+    deadline = time.monotonic() + 600
+    while len(list((out / "images").glob("*.png"))) < count and time.monotonic() < deadline:
+        assert any(process.poll() is None for process in processes), "ended before it was killed"
+        time.sleep(0.02)
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("num_images", "launch"), [(60, False), pytest.param(2000, True, marks=pytest.mark.slow)], ids=["60", "2000"]
+)
+def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("".join(f"picture {i}\n" for i in range(num_images)))
+    path = protocol(prompts={"path": "captions.txt", "num": num_images}, metrics=["clip_score", "fd_dinov2"])
+    whole = finish(start(tiny_model, path, tmp_path / "whole", num_images, 1, False))
+    killed = tmp_path / "killed"
+    kill_at(start(tiny_model, path, killed, num_images, 2, launch), killed, num_images // 4)
+    before = images(killed)
+    assert num_images // 4 <= len(before) < num_images
+    again = finish(start(tiny_model, path, killed, num_images, 2, launch))
+    after, expected = images(killed), images(tmp_path / "whole")
+    assert len(expected) == num_images and after == expected, "none repeated, none missing, the same bytes"
+    assert all(after[name] == content for name, content in before.items())
+    own = {"images_per_second", "command"}
+    assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in whole.items() if k not in own}
