@@ -1,1 +1,1 @@
-"""Data sources: captioned images in, `ImageTextSet` out."""
+"""Captioned images: where they come from, how they are decoded, in which order, and what is kept of them."""

@@ -77,6 +77,11 @@ def read_shard_metadata(folder: Path, number: int) -> tuple[list[list[Any]], dic
     return rows, state
 
 
+def num_shards(folder: Path) -> int:
+    """How many are there."""
+    return len(list((folder / "shards").glob("[0-9]*.safetensors")))
+
+
 def write_index(folder: Path) -> None:
     """What a reader needs of all items together."""
     rows: list[list[Any]] = []

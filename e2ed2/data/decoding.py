@@ -9,7 +9,7 @@ from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
 from e2ed2.data.transforms import decode_image, fitted_tensor
 from e2ed2.errors import UserError
-from e2ed2.files import write_file
+from e2ed2.files import locked, write_file
 from e2ed2.paths import cache_dir
 
 Progress = Callable[[int, int], None]
@@ -40,11 +40,13 @@ def scan(
         Upright height and width of each row, None where it is unusable; and the unusable ones.
     """
     path = cache_dir() / "scans" / f"{sha256(source.fingerprint().encode()).hexdigest()[:24]}.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = _scan(source, num_workers, progress)
-        write_file(path, json.dumps(found).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):  # the first of several processes does it
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            found = _scan(source, num_workers, progress)
+            write_file(path, json.dumps(found).encode())
     sides: list[tuple[int, int] | None] = [(row[0], row[1]) if isinstance(row[0], int) else None for row in found]
     return sides, [SkippedItem(row[0], row[1]) for row in found if not isinstance(row[0], int)]
 

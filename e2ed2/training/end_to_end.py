@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.buckets import bucket_shapes
+from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
 from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscriminator
@@ -58,6 +59,28 @@ DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of lat
 }
 
 
+def judges_features(config: Config) -> bool:
+    """Whether a term sees features of decoded samples and of the pictures themselves."""
+    weights = objective_weights(config)
+    return bool(weights.keys() & FEATURE_TERMS) or (
+        "adversarial" in weights and config.objective.adversarial.space == "feature"
+    )
+
+
+def _check_set(config: Config, data: TrainingSet) -> None:
+    """Raise UserError when the training set lacks what the recipe looks at."""
+    if config.trajectory.teacher is not None and not isinstance(data, ImageTextSet):
+        raise UserError(
+            "trajectory.coupling: teacher_pairs needs a training set in memory (emoji, or a small one of squares with "
+            "one caption each); take another coupling"
+        )
+    if judges_features(config) and isinstance(data, CachedSet) and not data.has_images:
+        raise UserError(
+            f"data.path: the cache {data.folder} holds no pictures, and this recipe's objective needs them; precompute "
+            "one with this recipe, in another folder"
+        )
+
+
 class EndToEndStage(FewStepStage):
     """Unrolls the few-step sampler from noise, or from a noised image at a random step, and trains through it."""
 
@@ -69,11 +92,7 @@ class EndToEndStage(FewStepStage):
                 f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
                 f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
             )
-        if config.trajectory.teacher is not None and not isinstance(data, ImageTextSet):
-            raise UserError(
-                "trajectory.coupling: teacher_pairs needs a training set in memory (emoji, or a small one of squares "
-                "with one caption each); take another coupling"
-            )
+        _check_set(config, data)
         self._objective, self._crop = config.objective, config.objective.crop
         self._rows_per_caption = config.data.images_per_caption
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
@@ -83,16 +102,12 @@ class EndToEndStage(FewStepStage):
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
-        needs_features = self._feature_terms or self._space == "feature"  # told first if it cannot be had
-        self._features = load_lpips_network(config.objective.perceptual_network).to(device) if needs_features else None
+        self._features = None
+        if judges_features(config):  # told first if they cannot be had
+            self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
         shortest = min(map(min, bucket_shapes(data.size, config.data.buckets.max_ratio, config.data.buckets.step)))
         self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
-        if self._features and config.trajectory.teacher is None and not self.data.has_images:
-            raise UserError(
-                f"data.path: the cache {config.data.path} holds no pictures, and this recipe's objective needs them; "
-                "precompute one with this recipe, in another folder"
-            )
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:

@@ -39,11 +39,9 @@ class LatentSet(ABC):
         has_plain: whether items have a plain caption beside their own.
     Attributes:
         uncond: what guidance leads away from.
-        has_images: whether `images` can be had.
     """
 
     uncond: PromptEmbeds
-    has_images = True
 
     def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
         self._images_per_caption = n = config.images_per_caption

@@ -116,7 +116,7 @@ class CachedLatents(LatentSet):
         first_captions = data.first_captions() if config.images_per_caption > 1 else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         check_made_with(data.made_with, made_with(config, pipeline, max_sequence_length), config.path)
-        self._data, self._knows_crop, self.has_images = data, family_of(pipeline).knows_crop, data.has_images
+        self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:

@@ -179,8 +179,7 @@ def _prepare(
     progress: Callable[[int, int], None] | None,
 ) -> _Run:
     """Data, network, average and optimizer, as they were at `checkpoint`."""
-    with accelerator.main_process_first():  # what it finds out about the data it keeps for the others
-        data = load_training_set(config.data, say, progress)
+    data = load_training_set(config.data, say, progress)
     torch.manual_seed(config.train.seed)
     stage: Stage = create_stage(config, data, accelerator.device, say)
     network = stage.network

@@ -17,6 +17,7 @@ from e2ed2.data.cache import (
     CachedItem,
     CachedSet,
     Tensors,
+    num_shards,
     read_manifest,
     read_shard_metadata,
     write_index,
@@ -26,13 +27,14 @@ from e2ed2.data.cache import (
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import StreamSet
 from e2ed2.errors import UserError
-from e2ed2.files import atomic_file
+from e2ed2.files import atomic_file, locked
 from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts
-from e2ed2.training.config import Config, SourceConfig, objective_weights
+from e2ed2.training.config import Config, SourceConfig
 from e2ed2.training.encoders import made_with
+from e2ed2.training.end_to_end import judges_features
 from e2ed2.training.few_step import half_of, load_start
 from e2ed2.training.latents import check_size, images_at_a_time
 from e2ed2.training.precision import resolve_precision
@@ -40,8 +42,6 @@ from e2ed2.training.stages import load_training_set
 
 Watch = Callable[[str, int, int], None]
 Shard = tuple[int, list[Picture], dict[str, Any] | None]  # number, items, state of the stream after them
-
-PICTURE_TERMS = {"lpips", "lpips_energy", "mmd", "drifting"}
 
 
 def precompute(
@@ -65,22 +65,25 @@ def precompute(
     process = PartialState()
     pipeline, max_sequence_length = _load_encoders(resolve_precision(config, {}, process.device))
     check_size(data.size, config.data, pipeline)
-    encoder = _Encoder(pipeline.to(process.device), max_sequence_length, data.size, _needs_images(config))
+    encoder = _Encoder(pipeline.to(process.device), max_sequence_length, data.size, judges_features(config))
     manifest = {
         "made_with": made_with(config.data, pipeline, max_sequence_length),
         "data": _fingerprint(data, config),
         "parts": [list(part) for part in data.parts] if isinstance(data, SourceSet) else [],
         "has_images": encoder.keeps_images,
     }
-    if process.is_main_process:
-        _claim(out, manifest)
-    process.wait_for_everyone()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            _claim(out, manifest)
+    except OSError as error:
+        raise UserError(f"--out {out}: not a folder that can be written ({error.strerror}); name another") from error
     num_items = 0 if isinstance(data, StreamSet) else len(data)
     for number, pictures, state in _missing_shards(data, out, process):
         write_shard(out, number, encoder.encode(pictures), state)
         watch("encoding", min((number + 1) * SHARD_SIZE, num_items), num_items)
-    process.wait_for_everyone()
-    if process.is_main_process:
+    is_whole = process.is_main_process if isinstance(data, StreamSet) else num_shards(out) * SHARD_SIZE >= num_items
+    if is_whole:  # the last of several processes sees to it
         write_index(out)
         with atomic_file(out / "empty.safetensors") as temporary:
             save_file(encoder.empty(), temporary)
@@ -146,13 +149,6 @@ def _load_encoders(config: Config) -> tuple[Any, int]:
     return pipeline, start.max_sequence_length
 
 
-def _needs_images(config: Config) -> bool:
-    """Whether the objective looks at the pictures themselves."""
-    weights = objective_weights(config).keys() if config.stage == "e2ed2" else set()
-    judges_features = "adversarial" in weights and config.objective.adversarial.space == "feature"
-    return bool(weights & PICTURE_TERMS) or judges_features
-
-
 def _fingerprint(data: ImageTextSet | SourceSet | StreamSet, config: Config) -> str:
     """Hash of the items: of a set at hand of all its files or captions, of a stream of where it is."""
     if isinstance(data, StreamSet):
@@ -164,10 +160,9 @@ def _fingerprint(data: ImageTextSet | SourceSet | StreamSet, config: Config) -> 
 
 def _claim(out: Path, manifest: dict[str, Any]) -> None:
     """Begin a cache, or go on with one of the same."""
-    out.mkdir(parents=True, exist_ok=True)
     before = read_manifest(out)
     if before is None:
-        if any(out.iterdir()):
+        if any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"--out {out}: holds other files; name a new folder")
         write_manifest(out, {**manifest, "complete": False})
         return

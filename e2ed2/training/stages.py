@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.emoji import IMAGE_SIZE, load_emoji
 from e2ed2.errors import UserError
 from e2ed2.training.autoencoder import AutoencoderStage
@@ -23,7 +24,16 @@ STAGES: dict[str, Callable[..., Stage]] = {
 
 
 def create_stage(config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]) -> Stage:
-    """The object that owns a stage's network, losses, preview and export."""
+    """The object that owns a stage's network, losses, preview and export.
+
+    Raises:
+        UserError: the stage cannot train on such a set, or from what `model.path` names.
+    """
+    if config.stage == "autoencoder" and not isinstance(data, ImageTextSet):
+        raise UserError(
+            "data: stage autoencoder holds its images in memory, 1 GiB of pixels; give fewer or a smaller data.size, "
+            "from one source, with one caption each"
+        )
     return STAGES[config.stage](config, data, device, say)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,7 +120,23 @@ def test_again_it_has_nothing_to_do_and_another_recipe_is_refused(tiny_model, ph
         precompute(recipe(tiny_model, photos), out, lambda line: None)
     with pytest.raises(UserError, match="holds other files; name a new folder"):
         precompute(recipe(tiny_model, photos), photos, lambda line: None)
+    with pytest.raises(UserError, match="--out .*: not a folder that can be written"):
+        precompute(recipe(tiny_model, photos), photos / "00.png", lambda line: None)
     assert contents(out) == before
+
+
+def test_processes_share_the_shards_and_the_last_one_finishes(tiny_model, photos, tmp_path, monkeypatch):
+    config, whole, shared = recipe(tiny_model, photos), tmp_path / "whole", tmp_path / "shared"
+    precompute(config, whole, lambda line: None)
+    for rank in (1, 0):
+        process = SimpleNamespace(
+            device=torch.device("cpu"), num_processes=2, process_index=rank, is_main_process=rank == 0
+        )
+        monkeypatch.setattr(module, "PartialState", lambda process=process: process)
+        precompute(config, shared, lambda line: None)
+        done = {path.stem for path in (shared / "shards").iterdir()}
+        assert done == ({"000001"} if rank == 1 else {"000000", "000001", "000002"})
+    assert contents(shared) == contents(whole)
 
 
 def test_pictures_are_kept_where_an_objective_looks_at_them(tiny_model, photos, tmp_path):

@@ -156,6 +156,14 @@ def test_small_folders_are_held_in_memory_and_large_or_several_captions_not(phot
     assert isinstance(load_training_set(single, quiet), SourceSet)
 
 
+def test_an_autoencoder_s_images_are_held_in_memory(photos, online):
+    data = {"source": "folder", "path": str(photos), "max_bad_fraction": 0.2}
+    values = {"stage": "autoencoder", "run": {"dir": "x"}, "model": {"architecture": {}}, "data": data}
+    config = build_config(values | {"objective": {"l1": {"weight": 1}}})
+    with pytest.raises(UserError, match="data: stage autoencoder holds its images in memory"):
+        stage_of(config)
+
+
 def test_in_memory_and_on_the_fly_train_alike(tiny_model, photos, tmp_path, monkeypatch):
     data = {"source": "folder", "path": str(photos), "buckets": {}, "caption_per_line": False, "caption_dropout": 0.3}
     loop.train(recipe(tiny_model, tmp_path / "memory", data, lr=1e-6), quiet)
