@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from e2ed2.errors import UserError
@@ -115,8 +116,8 @@ def _kid(m: Measurement) -> Estimate:
 
 
 def _cmmd(m: Measurement) -> Estimate:
-    unit = (torch.nn.functional.normalize(m.features(kind, "clip_cmmd"), dim=1) for kind in ("samples", "reference"))
-    estimate = kernel_distance(*unit, m.images.prompts, kernel=gaussian_kernel)
+    x, y = (F.normalize(m.features(kind, "clip_cmmd"), dim=1) for kind in ("samples", "reference"))
+    estimate = kernel_distance(x, y, m.images.prompts, kernel=gaussian_kernel)
     value, low, high = (CMMD_UNIT * v for v in (estimate.value, estimate.low, estimate.high))
     return Estimate(value, low, high, tuple(CMMD_UNIT * w for w in estimate.without))
 

@@ -10,10 +10,25 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from e2ed2.evaluation.evaluate_files import evaluate_files
 
 
-def start(model: Path, protocol: Path, out: Path, num_images: int, processes: int, launch: bool) -> list:
-    """`e2ed2 evaluate` in so many processes, by `accelerate launch` or by the variables that it sets."""
+def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
+    """The same in this process, computing with one thread as the others do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = evaluate_files(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
+    finally:
+        torch.set_num_threads(threads)
+    assert result is not None
+    return result
+
+
+def start(model: Path, protocol: Path, out: Path, num_images: int, launch: bool) -> list:
+    """`e2ed2 evaluate` in two processes, by `accelerate launch` or by the variables that it sets."""
     evaluate = ["-m", "e2ed2.cli", "evaluate", str(model), "--protocol", str(protocol), "--out", str(out)]
     evaluate += ["--num-images", str(num_images), "--steps", "1", "--batch-size", "4", "--json"]
     with socket.socket() as free:
@@ -21,13 +36,11 @@ def start(model: Path, protocol: Path, out: Path, num_images: int, processes: in
         port = str(free.getsockname()[1])
     shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if launch:
-        how = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
+        how = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
         how += ["--main_process_port", port, "--mixed_precision", "no", "--dynamo_backend", "no"]
         commands = [([sys.executable, *how, *evaluate], shared)]
-    elif processes == 1:
-        commands = [([sys.executable, *evaluate], shared)]
     else:
-        ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(processes)} for r in range(processes)]
+        ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
         commands = [([sys.executable, *evaluate], shared | rank | {"ACCELERATE_USE_CPU": "true"}) for rank in ranks]
     return [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -66,12 +79,12 @@ def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"picture {i}\n" for i in range(num_images)))
     path = protocol(prompts={"path": "captions.txt", "num": num_images}, metrics=["clip_score", "fd_dinov2"])
-    whole = finish(start(tiny_model, path, tmp_path / "whole", num_images, 1, False))
+    whole = untouched(tiny_model, path, tmp_path / "whole", num_images)
     killed = tmp_path / "killed"
-    kill_at(start(tiny_model, path, killed, num_images, 2, launch), killed, num_images // 4)
+    kill_at(start(tiny_model, path, killed, num_images, launch), killed, num_images // 4)
     before = images(killed)
     assert num_images // 4 <= len(before) < num_images
-    again = finish(start(tiny_model, path, killed, num_images, 2, launch))
+    again = finish(start(tiny_model, path, killed, num_images, launch))
     after, expected = images(killed), images(tmp_path / "whole")
     assert len(expected) == num_images and after == expected, "none repeated, none missing, the same bytes"
     assert all(after[name] == content for name, content in before.items())
