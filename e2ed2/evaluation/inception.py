@@ -31,7 +31,7 @@ def _mixed_a(pool: int) -> list[list[Step]]:
 
 def _mixed_c(width: int) -> list[list[Step]]:
     row, column = (1, 7), (7, 1)
-    one = [("branch7x7_1", width, 1), ("branch7x7_2", width, row), ("branch7x7_3", 192, column)]
+    one: list[Step] = [("branch7x7_1", width, 1), ("branch7x7_2", width, row), ("branch7x7_3", 192, column)]
     kernels: tuple[int | tuple[int, int], ...] = (1, column, row, column, row)
     two: list[Step] = [(f"branch7x7dbl_{i}", 192 if i == 5 else width, kernel) for i, kernel in enumerate(kernels, 1)]
     return [[("branch1x1", 192, 1)], [*one], [*two], ["average", ("branch_pool", 192, 1)]]
