@@ -25,6 +25,10 @@ PATIENCE = timedelta(days=7)  # of the processes that have made their share
 Watch = Callable[[str, int, int], None]
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """A `Watch` that shows nothing."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a protocol asks on this machine: one prompt for each image, and the real images.
@@ -75,7 +79,7 @@ def evaluate_files(
     seed: int = 0,
     out: Path | None = None,
     data: Path | None = None,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = silent,
 ) -> dict[str, Any] | None:
     """Sample a model to files and measure them, or measure a folder of images that something else made.
 
@@ -97,6 +101,7 @@ def evaluate_files(
     claim_folder(out, EVALUATION_FILE)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     share = Share(state.process_index, state.num_processes)
+    watch = watch if share.rank == 0 else silent
     if (folder := _finished_images(model)) is not None:
         about, files = _found(model, folder, asked, out)
     else:

@@ -24,9 +24,9 @@ Step = Conv | str | list[Conv]  # a convolution, a pooling, or a fork whose outp
 
 
 def _mixed_a(pool: int) -> list[list[Step]]:
-    three = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)]
-    five = [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)]
-    return [[("branch1x1", 64, 1)], [*five], [*three], ["average", ("branch_pool", pool, 1)]]
+    three: list[Step] = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)]
+    five: list[Step] = [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)]
+    return [[("branch1x1", 64, 1)], five, three, ["average", ("branch_pool", pool, 1)]]
 
 
 def _mixed_c(width: int) -> list[list[Step]]:
@@ -34,7 +34,7 @@ def _mixed_c(width: int) -> list[list[Step]]:
     one: list[Step] = [("branch7x7_1", width, 1), ("branch7x7_2", width, row), ("branch7x7_3", 192, column)]
     kernels: tuple[int | tuple[int, int], ...] = (1, column, row, column, row)
     two: list[Step] = [(f"branch7x7dbl_{i}", 192 if i == 5 else width, kernel) for i, kernel in enumerate(kernels, 1)]
-    return [[("branch1x1", 192, 1)], [*one], [*two], ["average", ("branch_pool", 192, 1)]]
+    return [[("branch1x1", 192, 1)], one, two, ["average", ("branch_pool", 192, 1)]]
 
 
 def _mixed_e(pool: str) -> list[list[Step]]:
