@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from e2ed2.charts import figure, interval_chart
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol_names
-from e2ed2.evaluation.evaluate import Watch, evaluate_model, silent
+from e2ed2.evaluation.evaluate import evaluate_model
 from e2ed2.evaluation.intervals import t_quantile
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
@@ -45,6 +45,7 @@ from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, load_config
+from e2ed2.watch import Watch, silent
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")

@@ -10,13 +10,14 @@ from typing import Any
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import load_protocol
-from e2ed2.evaluation.evaluate import FLOORS, Watch, evaluate_model, silent
+from e2ed2.evaluation.evaluate import FLOORS, evaluate_model
 from e2ed2.evaluation.samples import save_images
 from e2ed2.files import write_file
 from e2ed2.models import bundled
 from e2ed2.report import NUM_PROMPTS, write_report
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.recipe import load_config
+from e2ed2.watch import Watch, silent
 
 PROTOCOL = "emoji"
 NFE = 4  # of the row before and the row after

@@ -1,7 +1,6 @@
 """One evaluation: a protocol's prompts, a model's samples (or a floor's images), metrics, one JSON object."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,14 +26,10 @@ from e2ed2.evaluation.samples import (
 from e2ed2.models.autoencoder import decode, encode_all, to_uint8
 from e2ed2.models.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.pipeline import load_autoencoder
+from e2ed2.watch import Watch, silent
 
 FLOORS = ("real", "autoencoder")
 FEATURES_NAME = "EfficientNet-lite0"
-Watch = Callable[[str, int, int], None]  # (what is being done, done, total); a total of 0 is not known
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A `Watch` that shows nothing."""
 
 
 def evaluate_model(

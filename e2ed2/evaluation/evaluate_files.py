@@ -1,6 +1,5 @@
 """One evaluation under a protocol over files: samples to a folder, by one process or many, then every metric."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,14 +18,10 @@ from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, re
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result
 from e2ed2.evaluation.sample_files import Share, finish_files, make_files
 from e2ed2.evaluation.samples import check_range, claim_folder, device_name, load_model, write_manifest
+from e2ed2.watch import Watch, silent
 
 DEFAULT_OUT = Path("runs/evaluations")
 PATIENCE = timedelta(days=7)  # of the processes that have made their share
-Watch = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A `Watch` that shows nothing."""
 
 
 @dataclass(frozen=True)

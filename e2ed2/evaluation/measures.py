@@ -28,9 +28,9 @@ from e2ed2.evaluation.intervals import Estimate, mean_estimate
 from e2ed2.evaluation.moments import frechet_from_moments, moments_of
 from e2ed2.evaluation.protocols import FileProtocol
 from e2ed2.paths import cache_dir
+from e2ed2.watch import Watch
 
 CMMD_UNIT = 1000  # as its authors print it
-Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,13 @@ from e2ed2.training.few_step import half_of, load_start
 from e2ed2.training.latents import check_size, images_at_a_time
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages import load_training_set
+from e2ed2.watch import Watch, silent
 
-Watch = Callable[[str, int, int], None]
 Shard = tuple[int, list[Picture], dict[str, Any] | None]  # number, items, state of the stream after them
 
 
 def precompute(
-    config: Config, out: Path, say: Callable[[str], None] = print, watch: Watch = lambda what, done, total: None
+    config: Config, out: Path, say: Callable[[str], None] = print, watch: Watch = silent
 ) -> Path:
     """Encode the recipe's training set once; `data.source=cache data.path=OUT` then trains on it.
 
