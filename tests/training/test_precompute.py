@@ -1,8 +1,9 @@
 """`e2ed2 precompute`: kills, and what it refuses. That a cache trains like its source is in test_user_data.py."""
 
 import json
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data import cache
 from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.training import precompute as module
@@ -64,26 +64,33 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+DIES = """
+import json, os, signal, sys
+from pathlib import Path
+from e2ed2.data import cache
+from e2ed2.training import precompute as module
+from e2ed2.training.recipe import build_config
+
+module.SHARD_SIZE = 4
+save_file, calls = cache.save_file, []
+
+def save_half(tensors, path, metadata=None):
+    save_file(tensors, path, metadata)
+    calls.append(path)
+    if len(calls) == int(sys.argv[1]) + 1:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+cache.save_file = save_half
+module.precompute(build_config(json.loads(sys.argv[2])), Path(sys.argv[3]), lambda line: None)
+"""
+
+
 def killed_in_the_middle_of_shard(number, config, out):
-    """Precompute in a child that dies while it writes that shard."""
-    pid = os.fork()
-    if pid == 0:
-        save_file, calls = cache.save_file, []
-
-        def save_half(tensors, path, metadata=None):
-            save_file(tensors, path, metadata)
-            calls.append(path)
-            if len(calls) == number + 1:
-                os.truncate(path, path.stat().st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        cache.save_file = save_half
-        try:
-            precompute(config, out, lambda line: None)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    """Precompute in a process of its own (a fork of one whose threads run would crash) that dies writing that shard."""
+    values = json.dumps(config.model_dump(mode="json"))
+    ended = subprocess.run([sys.executable, "-c", DIES, str(number), values, str(out)], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
 @pytest.mark.parametrize("source", ["folder", "webdataset"])
