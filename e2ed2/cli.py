@@ -32,6 +32,10 @@ EVALUATED_HELP = (
     f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
     "a floor of the emoji protocols: real, autoencoder."
 )
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
 BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
@@ -85,10 +89,8 @@ def _waiting(saved: str) -> Iterator[Any]:
     "e2ed2 train recipes/emoji/e2ed2.yaml run.dir=runs/try train.lr=5e-5 train.max_train_steps=200"
 )
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
-    ] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
 ) -> None:
     """Train a stage. The same command again resumes it, exactly."""
@@ -116,11 +118,9 @@ def train(
     "e2ed2 train recipe.yaml data.source=cache data.path=photos-cache"
 )
 def precompute(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)],
+    recipe: Recipe,
     out: Annotated[Path, typer.Option(help="The cache's folder.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Encode a recipe's images and captions once, for any number of trainings. Again after a kill, it goes on."""
     from e2ed2.training.recipe import load_config
