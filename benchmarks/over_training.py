@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from e2ed2.charts import figure, line_chart
-from e2ed2.evaluation.evaluate import evaluate_model
+from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import write_file
@@ -41,7 +41,7 @@ def main() -> None:
             path = out / protocol / f"{n}-{EVALUATION_FILE}"
             if not path.exists():
                 steps = whole.trajectory.num_inference_steps
-                result = evaluate_model(model, protocol, steps=steps, num_images=NUM_IMAGES)
+                result = evaluate_emoji(model, protocol, steps=steps, num_images=NUM_IMAGES)
                 write_file(path, (json.dumps(result, indent=1) + "\n").encode())
             print(f"{n} updates, {protocol}: done")
         show(out, [m for m in updates if m <= n])

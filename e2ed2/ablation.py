@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from e2ed2.charts import figure, interval_chart
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol_names
-from e2ed2.evaluation.evaluate import evaluate_model
+from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
 from e2ed2.evaluation.intervals import t_quantile
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
@@ -216,7 +216,7 @@ def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watc
     if suite.num_images:
         asked["num_images"] = suite.num_images
     if any(kept.get(name) != value for name, value in asked.items()):
-        result = evaluate_model(
+        result = evaluate_emoji(
             model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
         )
         write_file(path, (json.dumps(result, indent=1) + "\n").encode())

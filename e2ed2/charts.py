@@ -1,10 +1,11 @@
 """Small SVG charts, drawn by hand so that a page's style sheet colours them in light and dark.
 
-Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `whisker`, `dot`, `mark`,
-`own` (the highlighted row).
+Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `band`, `whisker`, `dot`,
+`mark`, `own` (the highlighted row).
 """
 
 import math
+from collections.abc import Callable
 from html import escape
 from itertools import accumulate
 
@@ -16,6 +17,7 @@ svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
 .title { font-size: 13px; font-weight: 600; fill: #1a1a1a }
 .tick { fill: #444 } .axis { stroke: #e3e3e3 } .mark { stroke: #999; stroke-dasharray: 3 3 }
 .whisker { stroke: #6b7fa8; stroke-width: 2 } .dot { fill: #33528c }
+.band { fill: #33528c; opacity: 0.15 }
 .raw, .smooth { fill: none; stroke: #33528c; stroke-width: 2 } .raw { opacity: 0.3 }
 .tick.own { font-weight: 600 } .whisker.own { stroke: #d98a3d } .dot.own { fill: #b35c00 }
 """  # of charts that stand alone
@@ -29,26 +31,29 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
         description: what a reader who cannot see the picture should know.
     """
     curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
-    low, high = _limits(ys)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    axes, place = _axes(xs, *_limits(ys))
+    parts = [_polyline(kind, [place(x, y) for x, y in zip(xs, values, strict=True)]) for kind, values in curves]
+    return _svg(axes + parts, HEIGHT, description)
 
-    def place(x: float, y: float) -> str:
-        px = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        py = TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
-        return f"{px:.1f},{min(max(py, TOP), HEIGHT - BOTTOM):.1f}"
 
-    parts = []
-    for y in ticks(low, high, 4):
-        at = place(x_low, y).split(",")[1]
-        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{y:g}</text>')
-    for x in ticks(x_low, x_high, 5):
-        at = place(x, low).split(",")[0]
-        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
-    for kind, values in curves:
-        points = " ".join(place(x, y) for x, y in zip(xs, values, strict=True))
-        parts.append(f'<polyline class="{kind}" points="{points}"/>')
-    return _svg(parts, HEIGHT, description)
+def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int | None, description: str) -> str:
+    """A few measured values over steps, their intervals as a band.
+
+    Args:
+        xs: ascending, [N], N >= 2. rows: (value, low, high) of each.
+        best: which of them is marked.
+    """
+    values, lows, highs = (list(column) for column in zip(*rows, strict=True))
+    pad = (max(highs) - min(lows) or 1) * 0.06
+    axes, place = _axes(xs, min(lows) - pad, max(highs) + pad)
+    edge = list(zip([*xs, *reversed(xs)], [*highs, *reversed(lows)], strict=True))
+    outline = " ".join(place(x, y) for x, y in edge)
+    points = [place(x, y) for x, y in zip(xs, values, strict=True)]
+    parts = [f'<polygon class="band" points="{outline}"/>', _polyline("smooth", points)]
+    for i, point in enumerate(points):
+        (cx, cy), (own, radius) = point.split(","), (" own", 5) if i == best else ("", 3)
+        parts.append(f'<circle class="dot{own}" cx="{cx}" cy="{cy}" r="{radius}"/>')
+    return _svg(axes + parts, HEIGHT, description)
 
 
 def interval_chart(
@@ -116,6 +121,30 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _axes(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
+    """Grid lines and labels for steps `xs` and values from low to high, and where (x, y) then lies: `12.3,45.6`."""
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+
+    def place(x: float, y: float) -> str:
+        px = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        py = TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return f"{px:.1f},{min(max(py, TOP), HEIGHT - BOTTOM):.1f}"
+
+    parts = []
+    for y in ticks(low, high, 4):
+        at = place(x_low, y).split(",")[1]
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{y:g}</text>')
+    for x in ticks(x_low, x_high, 5):
+        at = place(x, low).split(",")[0]
+        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
+    return parts, place
+
+
+def _polyline(kind: str, points: list[str]) -> str:
+    return f'<polyline class="{kind}" points="{" ".join(points)}"/>'
 
 
 def _limits(ys: list[float]) -> tuple[float, float]:

@@ -101,13 +101,11 @@ def train(
         print(config.to_yaml(), end="")
         return
     with _waiting(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
-        from functools import partial
-
         from e2ed2.report import write_report
         from e2ed2.training.loop import train as run
 
         waiting("preparing", 0, 0)
-        model = run(config, waiting.say, waiting.tick, partial(waiting, "reading data"))
+        model = run(config, waiting.say, waiting.tick, waiting)
         report = write_report(config.run.dir)
     print(f"model: {model}\nreport: {report}")
 
@@ -192,29 +190,12 @@ def evaluate(
     """
     saved = f"the samples so far are in {out}; the same command goes on" if out else "nothing was saved (no --out)"
     with _waiting(saved) as waiting:
-        from e2ed2.evaluation.evaluate import FLOORS, evaluate_floor, evaluate_model
-        from e2ed2.evaluation.protocols import FileProtocol, read_protocol
+        from e2ed2.evaluation.evaluate import evaluate as run
 
-        result: dict[str, Any] | None
-        is_over_files = isinstance(read_protocol(protocol), FileProtocol)
-        if data is not None and not is_over_files:
-            raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")
-        if is_over_files:
-            from e2ed2.evaluation.evaluate_files import evaluate_files
-
-            result = evaluate_files(
-                model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out,
-                data=data, watch=waiting,
-            )  # fmt: skip
-        elif model in FLOORS and steps is not None:
-            raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
-        elif model in FLOORS:
-            result = evaluate_floor(model, protocol, num_images=num_images, out=out, watch=waiting)
-        else:
-            result = evaluate_model(
-                model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out,
-                watch=waiting,
-            )  # fmt: skip
+        result = run(
+            model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, data=data,
+            watch=waiting,
+        )  # fmt: skip
     if as_json and result:
         print(json.dumps(result))
     elif result:

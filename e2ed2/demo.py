@@ -10,7 +10,7 @@ from typing import Any
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import load_protocol
-from e2ed2.evaluation.evaluate import FLOORS, evaluate_model
+from e2ed2.evaluation.evaluate_emoji import FLOORS, evaluate_emoji
 from e2ed2.evaluation.samples import save_images
 from e2ed2.files import write_file
 from e2ed2.models import bundled
@@ -53,7 +53,7 @@ def run_demo(
 
     def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
         kept = out / "evaluation" / folder
-        row = evaluate_model(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
+        row = evaluate_emoji(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
         return {**row, "model": label, "measured": "here"}
 
     start, updates = str(config.model.path), config.train.max_train_steps

@@ -27,13 +27,18 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.rglob("*"):
             _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync(final.parent)
+        replace_folder(temporary, final)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise_if_disk_refused(final, error)
         raise
+
+
+def replace_folder(folder: Path, final: Path) -> None:
+    """Rename a folder, in the place of what is there."""
+    shutil.rmtree(final, ignore_errors=True)
+    folder.rename(final)
+    _sync(final.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:

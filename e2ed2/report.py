@@ -9,12 +9,14 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from e2ed2.charts import interval_chart, line_chart
+from e2ed2.charts import band_chart, interval_chart, line_chart
+from e2ed2.evaluation.results import read_result
 from e2ed2.evaluation.samples import read_images
-from e2ed2.evaluation.table import METRICS, central, figure, interval, metric_of
+from e2ed2.evaluation.table import METRICS, central, figure, interval, is_better, metric_of
 from e2ed2.files import write_file
 from e2ed2.pictures import png_bytes, to_picture
 from e2ed2.training.log import read_metrics
+from e2ed2.training.validation import best_so_far, evaluation_files
 
 NUM_PROMPTS, SEEDS_PER_PROMPT, NUM_PREVIEWS = 12, 2, 6
 HEADLINE = ("kernel_distance", "recall", "coverage", "alignment", "sharpness")
@@ -25,8 +27,8 @@ TITLES = {"grad_norm": "gradient norm before clipping", "lr": "learning rate", "
 def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` from what the folder holds; parts that are not there are left out.
 
-    Read are `config.yaml`, `environment.json`, `metrics.jsonl`, `samples/step-*.png`, and, after a demo,
-    `metrics.json`, `floors.json` and the sample folders `evaluation/{real,before,after}`.
+    Read are `config.yaml`, `environment.json`, `metrics.jsonl`, `samples/step-*.png`, the evaluations made while
+    training, and, after a demo, `metrics.json`, `floors.json` and the sample folders `evaluation/{real,before,after}`.
 
     Raises:
         UserError: the folder cannot be written.
@@ -48,6 +50,7 @@ def write_report(run_dir: Path) -> Path:
         prompts=_prompts(run_dir / "evaluation"),
         previews=_previews(run_dir / "samples"),
         curves=_curves(rows),
+        measured=_measured(run_dir, yaml.safe_load(config).get("evaluation") or {}),
         metrics=[(name, metric_of(name)) for name in names],
         evaluations=evaluations,
         floors=floors,
@@ -65,14 +68,9 @@ def verdict(name: str, before: dict[str, float], after: dict[str, float]) -> str
     """`better`, `worse`, or `no clear change` when the 95% intervals overlap."""
     if before["low"] <= after["high"] and after["low"] <= before["high"]:
         return "no clear change"
-    gain = after["value"] - before["value"]
-    better = {
-        "lower": -gain,
-        "higher": gain,
-        "nearer to 1": abs(before["value"] - 1) - abs(after["value"] - 1),
-        "shown": 0.0,
-    }[metric_of(name).better]
-    return "better" if better > 0 else "worse" if better < 0 else "changed"
+    if metric_of(name).better == "shown":
+        return "changed"
+    return "better" if is_better(name, after["value"], before["value"]) else "worse"
 
 
 def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,6 +132,26 @@ def _curves(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
         text = f"{title} over {len(xs)} logged steps, from {figure(ys[0])} to {figure(ys[-1])}"
         curves.append({"title": title, "svg": Markup(line_chart(list(xs), list(ys), text, is_noisy=name != "lr"))})
     return curves
+
+
+def _measured(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The evaluations made while training, a chart for each metric; None where there are fewer than two."""
+    files = sorted(evaluation_files(run_dir).items())
+    if len(files) < 2:
+        return None
+    steps, results = [step for step, _ in files], [read_result(path) for _, path in files]
+    metric = asked.get("metric") or next(name for name in results[0]["metrics"] if metric_of(name).better != "shown")
+    best = best_so_far(run_dir, metric)[steps[-1]]
+    curves = []
+    for name in results[0]["metrics"]:
+        estimates = [result["metrics"][name] for result in results]
+        rows = [(e["value"], e["low"], e["high"]) for e in estimates]
+        title = f"{metric_of(name).title} ({metric_of(name).better})"
+        text = f"{title} after {len(steps)} counts of updates, from {figure(rows[0][0])} to {figure(rows[-1][0])}"
+        chart = band_chart([float(step) for step in steps], rows, steps.index(best), text)
+        curves.append({"title": title, "svg": Markup(chart)})
+    about = {key: results[0][key] for key in ("protocol", "num_images", "nfe")}
+    return {**about, "metric": metric_of(metric).title, "best": best, "curves": curves}
 
 
 def _dots(

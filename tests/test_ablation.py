@@ -61,7 +61,7 @@ def calls(monkeypatch):
         return {**about, "num_images": num_images or 8, "metrics": metrics}
 
     monkeypatch.setattr(ablation, "train", train)
-    monkeypatch.setattr(ablation, "evaluate_model", evaluate)
+    monkeypatch.setattr(ablation, "evaluate_emoji", evaluate)
     monkeypatch.setattr(ablation, "resolve_model", Path)
     monkeypatch.setattr(ablation, "model_sha256", lambda folder: made["weights"])
     return made

@@ -302,7 +302,7 @@ def test_anystyle_has_style_shares(monkeypatch, capfd, tiny_model, tiny_emoji, s
 
 def test_real_images_under_heldout_are_not_compared_with_themselves(tiny_emoji, monkeypatch, tmp_path):
     from e2ed2.evaluation.emoji import load_protocol
-    from e2ed2.evaluation.evaluate import _own_left_out
+    from e2ed2.evaluation.evaluate_emoji import _own_left_out
 
     asked = _own_left_out(load_protocol("emoji-heldout", 96))
     assert len(asked.prompts) == len(asked.prompt_images) == 24 and len(asked.reference_images) == 24

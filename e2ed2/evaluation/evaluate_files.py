@@ -74,6 +74,7 @@ def evaluate_files(
     seed: int = 0,
     out: Path | None = None,
     data: Path | None = None,
+    share: Share | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any] | None:
     """Sample a model to files and measure them, or measure a folder of images that something else made.
@@ -86,7 +87,7 @@ def evaluate_files(
         out: keeps samples, features and the result; run again, only what is missing is made.
         data: the folder that a protocol's paths are relative to.
     Returns:
-        As `evaluate.evaluate_model`, with `notes` on metrics that so few images say little of.
+        As `evaluate_emoji`, with `notes` on metrics that so few images say little of.
     """
     check_range("--seed", seed, 0, 1_000_000)
     spec = read_protocol(protocol)
@@ -94,8 +95,9 @@ def evaluate_files(
     asked = load_asked(protocol, spec, num_images, data)
     out = out or DEFAULT_OUT / Path(protocol).stem / f"{Path(model).name}{f'-{steps}' if steps else ''}"
     claim_folder(out, EVALUATION_FILE)
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    share = Share(state.process_index, state.num_processes)
+    if share is None:
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        share = Share(state.process_index, state.num_processes)
     watch = watch if share.rank == 0 else silent
     if (folder := _finished_images(model)) is not None:
         about, files = _found(model, folder, asked, out)

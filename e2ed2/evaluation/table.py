@@ -73,6 +73,14 @@ def metric_of(name: str) -> Metric:
     return (METRICS | IMAGE_METRICS).get(name, Metric(name, name.rpartition(":")[2][:7], "shown", ""))
 
 
+def is_better(name: str, value: float, than: float) -> bool:
+    """Whether one value of a metric is better than another; never where a metric is only shown."""
+    better = metric_of(name).better
+    if better == "nearer to 1":
+        return abs(value - 1) < abs(than - 1)
+    return value < than if better == "lower" else value > than if better == "higher" else False
+
+
 def figure(value: float) -> str:
     """Three significant digits: 0.0123, 1.20, 123, 4567."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")

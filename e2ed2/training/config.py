@@ -232,7 +232,8 @@ class ConsistencyConfig(_Section):
 class TrainConfig(_Section):
     """Optimisation. Counts are optimizer steps; `micro_batch_size`: captions per device and forward pass.
 
-    `mixed_precision`: `auto` is bf16 where the hardware has it; a run keeps what it was begun with.
+    `mixed_precision`: `auto` is bf16 where the hardware has it; a run keeps what it was begun with. `trackers`: where
+    every logged row goes beside `metrics.jsonl`, through accelerate; each needs its package.
     """
 
     max_train_steps: Count = 1000
@@ -250,6 +251,25 @@ class TrainConfig(_Section):
     log_every: Count = 10
     preview_every: Count = 250
     keep_checkpoints: Count = 2
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "trackio", "swanlab", "clearml", "aim"]] = []
+
+
+class EvaluationConfig(_Section):
+    """What is measured while training: the average, before the first update and `every` so many, under `protocol`.
+
+    `data`: where the captions and images of a protocol over files lie. `num_images`, `steps`: default: the protocol's,
+    and those that the model is made for. `metric` says which is best (default: the protocol's first). The run ends
+    early after `patience` evaluations without a better one.
+    """
+
+    protocol: str | None = None
+    data: PathOrUrl | None = None
+    every: Count = 1000
+    num_images: Count | None = None
+    steps: Count | None = None
+    batch_size: Count = 32
+    metric: str | None = None
+    patience: Count | None = None
 
 
 class Config(_Section):
@@ -263,6 +283,7 @@ class Config(_Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -3,81 +3,94 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sized
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
 from e2ed2.errors import NonFiniteError, UserError
-from e2ed2.files import atomic_folder, locked, write_file
+from e2ed2.files import atomic_folder
 from e2ed2.training.checkpoint import (
     TrainState,
-    latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
     read_data_state,
-    read_state,
     save_checkpoint,
 )
 from e2ed2.training.config import Config
 from e2ed2.training.interrupt import DelayedInterrupt
-from e2ed2.training.log import MetricsFile, environment, peak_memory_bytes, reset_peak_memory, write_preview
+from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
-from e2ed2.training.recipe import changed_fields, check_config
+from e2ed2.training.recipe import check_config, flatten
+from e2ed2.training.run_folder import (
+    EXPORT_FILE,
+    claimed,
+    end_of,
+    exported_step,
+    find_start,
+    recorded_config,
+    write_run_files,
+)
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
 from e2ed2.training.training_set import create_order
+from e2ed2.training.validation import Validation, create_validation, stopped_at
+from e2ed2.watch import Watch, silent
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int, dict[str, float]], None]
 
+PATIENCE = timedelta(hours=2)  # of the processes that wait while the first one measures
 PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for so long, is at its least
-EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
 
 
 def train(
     config: Config,
     say: Say = print,
     tick: Tick = lambda step, steps, row: None,
-    progress: Callable[[int, int], None] | None = None,
+    watch: Watch = silent,
 ) -> Path:
     """Run a stage to `max_train_steps`, or resume it; returns the model folder.
 
     Args:
         say: told what happens, one line at a time.
         tick: called after each update with (global_step, max_train_steps, metrics row).
-        progress: called with (done, total) while data are read for the first time.
+        watch: shown how far reading the data and evaluations are.
     Raises:
         UserError: something the user can mend. NonFiniteError: training diverged.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     check_config(config)
-    config = resolve_precision(config, _recorded(config.run.dir), PartialState().device)
-    accelerator = _create_accelerator(config.train.mixed_precision)
+    config = resolve_precision(config, recorded_config(config.run.dir), PartialState(timeout=PATIENCE).device)
+    accelerator = _create_accelerator(config)
     reset_peak_memory()
     is_main = accelerator.is_main_process
     say = say if is_main else lambda line: None
     model = config.run.dir / "model"
-    with _claimed(config.run.dir, is_main):
-        checkpoint, state = _start(config, accelerator.num_processes, say)
-        if state.global_step == config.train.max_train_steps and _exported_step(model) == state.global_step:
+    with claimed(config.run.dir, is_main):
+        checkpoint, state = find_start(config, accelerator.num_processes, say)
+        if state.global_step == end_of(config) == exported_step(model):
             say(f"{config.run.dir} is finished at step {state.global_step}; its model is {model}")
             return model
+        validation = None
         if is_main:
-            _write_run_files(config)
-        run = _prepare(config, accelerator, checkpoint, state, say, progress)
+            validation = create_validation(config, watch)
+            write_run_files(config)
+        run = _prepare(config, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
         state = _train_steps(run, replace(state, num_items=run.num_items), say, tick)
         if is_main:
-            _export(run, state, model)
+            with atomic_folder(model) as folder:
+                _export(run, state, folder)
         accelerator.wait_for_everyone()
+        accelerator.end_training()
     return model
 
 
@@ -90,84 +103,20 @@ class _Run:
     order: Order
     num_items: int
     metrics: MetricsFile | None  # None where another process writes
+    validation: Validation | None  # None where another process measures, or none does
 
 
-def _create_accelerator(mixed_precision: str) -> Accelerator:
+def _create_accelerator(config: Config) -> Accelerator:
+    mixed_precision, trackers = config.train.mixed_precision, config.train.trackers
     if mixed_precision == "fp16" and PartialState().device.type == "cpu":
         raise UserError("train.mixed_precision: fp16 needs a GPU, and there is none; use bf16 or no")
+    missing = [name for name in trackers if name not in map(str, get_available_trackers())]
+    if missing:
+        raise UserError(f"train.trackers: {missing[0]} is not installed; run `pip install {missing[0]}`")
     try:
-        return Accelerator(mixed_precision=mixed_precision)
+        return Accelerator(mixed_precision=mixed_precision, log_with=trackers or None, project_dir=config.run.dir)
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
-
-
-@contextmanager
-def _claimed(run_dir: Path, is_main: bool) -> Iterator[None]:
-    """The run folder, made if need be and locked against a second training; a kill releases the lock."""
-    if not is_main:
-        yield
-        return
-    lock = ExitStack()
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.enter_context(locked(run_dir, wait=False))
-    except BlockingIOError as error:
-        raise UserError(f"run.dir {run_dir}: another training is running there; name another") from error
-    except OSError as error:
-        raise UserError(
-            f"run.dir {run_dir}: not a folder that can be written ({error.strerror}); name another"
-        ) from error
-    with lock:
-        yield
-
-
-def _start(config: Config, num_processes: int, say: Say) -> tuple[Path | None, TrainState]:
-    """Where to begin: the newest complete checkpoint of this very recipe, or nothing at step 0."""
-    train, run_dir = config.train, config.run.dir
-    global_batch_size = train.micro_batch_size * train.gradient_accumulation_steps * num_processes
-    checkpoint = latest_checkpoint(run_dir / "checkpoints", say)
-    exported = _exported_step(run_dir / "model")
-    if checkpoint is not None:
-        state = read_state(checkpoint)
-    elif exported is None:
-        return None, TrainState(0, 0, train.seed, global_batch_size, 0)
-    elif exported != train.max_train_steps:
-        raise UserError(
-            f"run.dir {run_dir}: holds a model of step {exported} but no complete checkpoint to go on from; "
-            "name another run.dir"
-        )
-    else:
-        state = TrainState(exported, 0, train.seed, global_batch_size, 0)
-    recorded = _recorded(run_dir)
-    changes = changed_fields(recorded, config) if recorded else {}
-    changes["train.seed"] = (state.seed, train.seed)
-    changes["global batch size"] = (state.global_batch_size, global_batch_size)
-    for field, (before, now) in changes.items():
-        if before != now:
-            raise UserError(
-                f"{field}: {now}, but {run_dir} was begun with {before}; resuming needs the same value "
-                "(to train on with another one: another run.dir)"
-            )
-    if state.global_step > train.max_train_steps:
-        raise UserError(
-            f"train.max_train_steps: {train.max_train_steps}, but {run_dir} is already at step {state.global_step}; "
-            "give at least as many, or another run.dir"
-        )
-    return checkpoint, state
-
-
-def _recorded(run_dir: Path) -> dict[str, Any]:
-    """The config that a run was begun with, empty for a new one."""
-    try:
-        recorded = yaml.safe_load((run_dir / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # the user removed or broke it: the state still guards
-        return {}
-    return recorded if isinstance(recorded, dict) else {}
-
-
-def _write_run_files(config: Config) -> None:
-    write_file(config.run.dir / "config.yaml", config.to_yaml().encode())
-    write_file(config.run.dir / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
 
 
 def _prepare(
@@ -175,8 +124,9 @@ def _prepare(
     accelerator: Accelerator,
     checkpoint: Path | None,
     state: TrainState,
+    validation: Validation | None,
     say: Say,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> _Run:
     """Data, network, average and optimizer, as they were at `checkpoint`."""
     data = load_training_set(config.data, say, progress)
@@ -202,10 +152,16 @@ def _prepare(
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
+        if validation is not None:
+            validation.forget_after(state.global_step)
+    if config.train.trackers:
+        fields = flatten(config.model_dump(mode="json")).items()
+        settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
+        accelerator.init_trackers(config.run.dir.name, settings)
     network, optimizer = accelerator.prepare(network, optimizer)
     if stage.adversary is not None:
         stage.adversary.prepare(accelerator)
-    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), order, num_items, metrics)
+    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), order, num_items, metrics, validation)
 
 
 def _place(accelerator: Accelerator) -> tuple[int, int]:
@@ -218,11 +174,14 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
     if saved == 0:
         _preview(run, 0)
     with DelayedInterrupt() as interrupt:
-        while state.global_step < train.max_train_steps and not interrupt.requested:
+        is_over = _validate(run, state, say)
+        while state.global_step < train.max_train_steps and not interrupt.requested and not is_over:
             state, row = _step(run, state)
             step, is_last = state.global_step, state.global_step == train.max_train_steps
-            if run.metrics is not None and (step % train.log_every == 0 or step == 1):
-                run.metrics.write(row)
+            if step % train.log_every == 0 or step == 1:
+                run.accelerator.log(row, step)
+                if run.metrics is not None:
+                    run.metrics.write(row)
             tick(step, train.max_train_steps, row)
             pinned = pinned + 1 if row.get("discriminator", math.inf) < PINNED_LOSS else 0
             if pinned == PINNED_STEPS:
@@ -235,6 +194,10 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
             if step % train.checkpoint_every == 0 or is_last:
                 _save(run, state)
                 saved = step
+            is_over = _validate(run, state, say)
+        if is_over and saved != state.global_step:
+            _save(run, state)
+            saved = state.global_step
         if interrupt.requested:
             if saved != state.global_step:
                 say(f"interrupted: saving step {state.global_step}; once more Ctrl-C stops at once")
@@ -262,6 +225,23 @@ def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     return state, row
 
 
+def _validate(run: _Run, state: TrainState, say: Say) -> bool:
+    """Measure the average where that is due; returns, in every process, whether that ends the run."""
+    config, step = run.config, state.global_step
+    if config.evaluation.protocol is None:
+        return False
+    ends = [False]
+    if run.validation is not None:
+        if run.validation.is_due(step, step == config.train.max_train_steps):
+            say(run.validation.measure(step, lambda folder: _export(run, state, folder)))
+            run.accelerator.log(run.validation.tracked(step), step)
+        ends = [step == stopped_at(config)]
+        if ends[0]:
+            patience, best = config.evaluation.patience, config.run.dir / "best"
+            say(f"step {step}: no better for {patience} evaluations, so that the run ends; the best model is {best}")
+    return broadcast_object_list(ends)[0]
+
+
 def _preview(run: _Run, step: int) -> None:
     if run.accelerator.is_main_process:
         images = run.stage.preview(run.trained.ema.module)
@@ -279,19 +259,8 @@ def _save(run: _Run, state: TrainState) -> None:
         prune_checkpoints(folder, state.global_step, run.config.train.keep_checkpoints)
 
 
-def _export(run: _Run, state: TrainState, model: Path) -> None:
-    with atomic_folder(model) as folder:
-        run.stage.export(run.trained.ema.module, folder)
-        done = {
-            "stage": run.config.stage,
-            "global_step": state.global_step,
-            "images_seen": state.images_seen,
-        }
-        (folder / EXPORT_FILE).write_text(json.dumps(done, indent=1) + "\n")
-
-
-def _exported_step(model: Path) -> int | None:
-    try:
-        return json.loads((model / EXPORT_FILE).read_text())["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _export(run: _Run, state: TrainState, folder: Path) -> None:
+    """The average as a model folder."""
+    run.stage.export(run.trained.ema.module, folder)
+    done = {"stage": run.config.stage, "global_step": state.global_step, "images_seen": state.images_seen}
+    (folder / EXPORT_FILE).write_text(json.dumps(done, indent=1) + "\n")

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from e2ed2.errors import UserError
-from e2ed2.training.config import SCORING_RULES, TERMS, Config, SourceConfig, objective_weights
+from e2ed2.training.config import SCORING_RULES, TERMS, Config, EvaluationConfig, SourceConfig, objective_weights
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
@@ -16,13 +16,14 @@ STARTS = {  # stage -> what model.path must be
     "e2ed2": "a model folder, a hub id or a bundled model",
 }
 # What may change between the runs of one run folder: nothing here alters an update.
-FREE_FIELDS = {
+FREE_FIELDS = {f"evaluation.{name}" for name in EvaluationConfig.model_fields} | {
     "run.dir",
     "data.num_workers",
     "train.checkpoint_every",
     "train.log_every",
     "train.preview_every",
     "train.keep_checkpoints",
+    "train.trackers",
 }
 
 
@@ -96,6 +97,7 @@ def check_config(config: Config) -> None:
         )
     _check_start(config)
     _check_coupling(config)
+    _check_evaluation(config)
     weights = objective_weights(config)
     if stage == "autoencoder" and "l1" not in weights:
         raise UserError("objective.l1.weight: 0, but it is what makes an autoencoder: give it a weight, e.g. 1")
@@ -170,6 +172,16 @@ def _check_start(config: Config) -> None:
         )
 
 
+def _check_evaluation(config: Config) -> None:
+    """What is measured while training."""
+    asked = config.evaluation.model_dump(exclude_defaults=True)
+    if asked and config.evaluation.protocol is None:
+        field, value = next(iter(asked.items()))
+        raise UserError(f"evaluation.{field}: {value}, but nothing is measured: add evaluation.protocol, e.g. emoji")
+    if asked and config.stage == "autoencoder":
+        raise UserError("evaluation.protocol: stage autoencoder makes no images from captions: remove it")
+
+
 def _check_coupling(config: Config) -> None:
     """Class batches, and which noise goes with which image."""
     trajectory, n, size = config.trajectory, config.data.images_per_caption, config.train.micro_batch_size
@@ -204,18 +216,19 @@ def changed_fields(recorded: Mapping[str, Any], config: Config) -> dict[str, tup
     version, had its default; one that only the record knows does not count.
     """
     defaults = Config(stage=config.stage, run=config.run).model_dump(mode="json")
-    before = _flatten(defaults) | _flatten(recorded)
-    now = _flatten(config.model_dump(mode="json"))
+    before = flatten(defaults) | flatten(recorded)
+    now = flatten(config.model_dump(mode="json"))
     free = FREE_FIELDS | ({"train.max_train_steps"} if config.train.lr_schedule == "constant" else set())
     names = [name for name in before | now if name in now or name.startswith("model.architecture")]
     pairs = {name: (before.get(name), now.get(name)) for name in names if name not in free}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as `section.field` -> value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
 
 

@@ -297,3 +297,19 @@ def test_the_signal_handler_is_put_back(tiny):
 def test_importing_the_config_does_not_import_torch():
     code = "import sys, e2ed2.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tracker_gets_every_logged_row(tiny, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny(log_every=5, trackers=["tensorboard"])
+    train(config, quiet)
+    [folder] = {path.parent for path in config.run.dir.rglob("events.out.tfevents*") if path.parent.name == "run"}
+    events = EventAccumulator(str(folder)).Reload()
+    rows = read_metrics(config.run.dir / "metrics.jsonl")
+    assert [(event.step, event.value) for event in events.Scalars("total")] == [
+        (row["global_step"], pytest.approx(row["total"])) for row in rows
+    ]
+    monkeypatch.setattr(loop, "get_available_trackers", lambda: [])
+    with pytest.raises(UserError, match="train.trackers: tensorboard is not installed; run `pip install tensorboard`"):
+        train(config, quiet)
