@@ -149,6 +149,7 @@ MEASURES: dict[str, Measure] = {
     "spread": Measure(lambda m: m.spread),
     "pickscore": Measure(lambda m: m.clip_scores("pickscore", None)),
     "hpsv2": Measure(partial(_reward, rewards.hpsv2)),
+    "hpsv3": Measure(partial(_reward, rewards.hpsv3)),
     "image_reward": Measure(partial(_reward, rewards.image_reward)),
 }
 

@@ -21,6 +21,21 @@ def hpsv2(paths: list[Path], prompts: list[str]) -> Tensor:
     return torch.tensor([float(package.score(str(path), prompt, hps_version="v2.1")[0]) for path, prompt in pairs])
 
 
+def hpsv3(paths: list[Path], prompts: list[str], batch_size: int = 8) -> Tensor:
+    """Human Preference Score v3 (Ma et al. 2025, arXiv:2508.03789), the mean of what it predicts, [N]; needs a GPU."""
+    try:
+        import hpsv3 as package
+    except ImportError as error:
+        raise UserError(f"metric hpsv3 needs the package {error.name}: run `pip install hpsv3`") from error
+    model, scores = package.HPSv3RewardInferencer(), []
+    with torch.inference_mode():
+        for start in range(0, len(paths), batch_size):
+            files = [str(path) for path in paths[start : start + batch_size]]
+            rewards = model.reward(prompts=prompts[start : start + batch_size], image_paths=files)
+            scores += [float(reward[0]) for reward in rewards]
+    return torch.tensor(scores)
+
+
 def image_reward(paths: list[Path], prompts: list[str]) -> Tensor:
     """ImageReward v1.0 (Xu et al. 2023, arXiv:2304.05977), [N]."""
     try:

@@ -60,6 +60,7 @@ IMAGE_METRICS = {  # of protocols over files; those that share a name with the a
     ),
     "pickscore": Metric("PickScore", "pick", "higher", "Preference score (arXiv:2305.01569)."),
     "hpsv2": Metric("HPS v2.1", "HPSv2", "higher", "Preference score (arXiv:2306.09341)."),
+    "hpsv3": Metric("HPS v3", "HPSv3", "higher", "Preference score (arXiv:2508.03789)."),
     "image_reward": Metric("ImageReward", "reward", "higher", "Preference score (arXiv:2304.05977)."),
 }
 

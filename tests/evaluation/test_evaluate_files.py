@@ -16,9 +16,9 @@ from e2ed2.evaluation.measures import MEASURES
 from e2ed2.evaluation.results import read_jackknife
 from e2ed2.evaluation.sample_files import Share, make_files
 from e2ed2.evaluation.samples import load_model, requests_for
-from tests.evaluation.conftest import StubInception, draw_images
+from tests.evaluation.conftest import LINE, StubInception, draw_images
 
-ALL = [name for name in MEASURES if name not in ("hpsv2", "image_reward", "spread", "authenticity")]
+ALL = [name for name in MEASURES if name not in ("hpsv2", "hpsv3", "image_reward", "spread", "authenticity")]
 
 
 def result_of(model, protocol, **options):
@@ -99,10 +99,22 @@ def test_plug_ins_and_packages(protocol, tmp_path, monkeypatch):
     hpsv2 = types.ModuleType("hpsv2")
     hpsv2.score = lambda path, prompt, hps_version: [np.float32(len(prompt) / 10)]
     monkeypatch.setitem(sys.modules, "hpsv2", hpsv2)
+
+    class Inferencer:  # of each image the mean and the deviation
+        def reward(self, *, prompts, image_paths):
+            pairs = zip(prompts, image_paths, strict=True)
+            return [torch.tensor([len(prompt) + int(path[-8:-4]), 99.0]) for prompt, path in pairs]
+
+    hpsv3 = types.ModuleType("hpsv3")
+    hpsv3.HPSv3RewardInferencer = Inferencer
+    monkeypatch.setitem(sys.modules, "hpsv3", hpsv3)
     folder = draw_images(tmp_path / "theirs", 24)
-    result = result_of(folder, protocol(metrics=["my_scores:brightness", "hpsv2"]), out=tmp_path / "out")
+    metrics = ["my_scores:brightness", "hpsv2", "hpsv3"]
+    result = result_of(folder, protocol(metrics=metrics), out=tmp_path / "out")
     assert result["metrics"]["my_scores:brightness"]["value"] == pytest.approx(11.5)
     assert 0.5 < result["metrics"]["hpsv2"]["value"] < 0.7
+    lengths = [2 + len(word) for word in LINE.split()]
+    assert result["metrics"]["hpsv3"]["value"] == pytest.approx(11.5 + sum(lengths) / 24)
     monkeypatch.setitem(sys.modules, "ImageReward", None)
     with pytest.raises(UserError, match="image_reward needs the package ImageReward: run `pip install image-reward`"):
         result_of(folder, protocol(metrics=["image_reward"]), out=tmp_path / "out")
