@@ -93,7 +93,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
     styles = list(STYLES) * 24
     captions = [styled_caption(n, s) for n, s in zip(names, styles, strict=True)]
     data = EmojiSet(images=images, captions=captions, keys=captions, styles=styles, names=names)
-    for module in ("e2ed2.evaluation.emoji", "e2ed2.evaluation.evaluate", "e2ed2.training.stages"):
+    for module in ("e2ed2.evaluation.emoji", "e2ed2.evaluation.evaluate_emoji", "e2ed2.training.stages"):
         monkeypatch.setattr(f"{module}.load_emoji", lambda split, progress=None: data)
     return data
 

@@ -48,6 +48,8 @@ FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of dec
     "lpips_energy": lambda objective: partial(
         scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
     ),
+}
+SET_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # the same, of the samples of full captions
     "mmd": lambda objective: kernel.of_pooled_features(kernel.mmd),
     "drifting": lambda objective: kernel.of_pooled_features(kernel.drifting),
 }
@@ -62,7 +64,7 @@ DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of lat
 def judges_features(config: Config) -> bool:
     """Whether a term sees features of decoded samples and of the pictures themselves."""
     weights = objective_weights(config)
-    return bool(weights.keys() & FEATURE_TERMS) or (
+    return bool(weights.keys() & (FEATURE_TERMS | SET_TERMS).keys()) or (
         "adversarial" in weights and config.objective.adversarial.space == "feature"
     )
 
@@ -97,6 +99,7 @@ class EndToEndStage(FewStepStage):
         self._rows_per_caption = config.data.images_per_caption
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
+        self._set_terms: dict[str, FeatureTerm] = self._terms(SET_TERMS)
         self._decoder_terms: dict[str, FeatureTerm] = self._terms(DECODER_TERMS)
         if self._intermediate_weight > 0:
             terms = self._latent_terms
@@ -175,6 +178,7 @@ class EndToEndStage(FewStepStage):
             with torch.no_grad():
                 x0_maps = unit_maps(self._features, view)
             values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
+            values |= self._set_values(sample_maps, x0_maps, batch.is_full)
         if self.adversary:
             judged = images if self._space == "pixel" else samples
             fake = [judged.flatten(0, 1)]
@@ -184,6 +188,19 @@ class EndToEndStage(FewStepStage):
             if self._objective.adversarial.buffer_size > 0:
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
+
+    def _set_values(self, samples: list[Maps], x0: Maps, is_full: Tensor) -> dict[str, Tensor]:
+        """The terms that compare sets, on the rows [B] of full captions; 0 of fewer than two.
+
+        Where a caption leaves something open they would take sides: the samples that average over what is possible
+        lie far from all data, and are pulled to the possibility that the network's features tell most of.
+        """
+        rows = torch.nonzero(is_full).flatten()
+        if len(rows) < 2:
+            return {name: 0.0 * samples[0][0].sum() for name in self._set_terms}
+        rows = rows.to(x0[0].device)
+        full = [tuple(maps[rows] for maps in sample) for sample in samples]
+        return evaluate_terms(self._set_terms, full, tuple(maps[rows] for maps in x0))
 
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""

@@ -24,11 +24,16 @@ PIXELS_AT_A_TIME = 2**20
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """x0: scaled latents [B, C, h, w] of the items `rows` [B]; cond: the prompt embeddings of their captions."""
+    """x0: scaled latents [B, C, h, w] of the items `rows` [B]; cond: the prompt embeddings of their captions.
+
+    Attributes:
+        is_full: bool [B], on the CPU: whether the caption is one of the item's own, neither the plain one nor empty.
+    """
 
     rows: Tensor
     x0: Tensor
     cond: PromptEmbeds
+    is_full: Tensor
 
 
 class LatentSet(ABC):
@@ -80,7 +85,8 @@ class LatentSet(ABC):
         rows, n = self.grouped(rows, generator), self._images_per_caption
         draws = torch.rand(len(rows) // n, 2, generator=generator).repeat_interleave(n, 0)
         x0, cond = self._load(rows, draws)
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device))
+        is_full = (draws[:, 0] >= self._plain_fraction) & (draws[:, 1] >= self._dropout)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
 
     def grouped(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The class batch of `rows` [B]: every n-th names a plain caption, n random images of it follow each other.
@@ -153,7 +159,8 @@ class MemoryLatents(LatentSet):
         """The same captions every time, spread over the set."""
         rows = spread(len(self.latents), NUM_PREVIEWS)
         cond = self._cond(rows, self._captions[rows])
-        return LatentBatch(rows, self.latents[rows].to(self._device), cond.to(self._device))
+        is_full = torch.ones(len(rows), dtype=torch.bool)
+        return LatentBatch(rows, self.latents[rows].to(self._device), cond.to(self._device), is_full)
 
 
 def images_at_a_time(size: int) -> int:

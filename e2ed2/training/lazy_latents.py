@@ -100,7 +100,8 @@ class OnlineLatents(LatentSet):
         """The same items and their first captions every time."""
         pictures = self._data.preview(NUM_PREVIEWS)
         x0, cond = self._encode(pictures, [picture.captions[0] for picture in pictures])
-        return LatentBatch(torch.arange(len(pictures)), x0.to(self._device), cond.to(self._device))
+        is_full = torch.ones(len(pictures), dtype=torch.bool)
+        return LatentBatch(torch.arange(len(pictures)), x0.to(self._device), cond.to(self._device), is_full)
 
 
 class CachedLatents(LatentSet):
@@ -140,7 +141,8 @@ class CachedLatents(LatentSet):
             rows = torch.nonzero(self._data.buckets == self._data.buckets.mode().values).flatten()
         rows = rows[spread(len(rows), NUM_PREVIEWS)]
         x0, cond = self._read(rows, [0] * len(rows))
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device))
+        is_full = torch.ones(len(rows), dtype=torch.bool)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
 
 
 def collate(items: Sequence[Tensors]) -> PromptEmbeds:

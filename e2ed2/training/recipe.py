@@ -106,9 +106,14 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
         )
-    if train.micro_batch_size < 2 and weights.keys() & {"mmd", "drifting"}:
-        term = "mmd" if "mmd" in weights else "drifting"
-        raise UserError(f"train.micro_batch_size: {train.micro_batch_size}, but {term} compares sets: give 2 or more")
+    sets, size = sorted(weights.keys() & {"mmd", "drifting"}), train.micro_batch_size
+    if sets and size < 2:
+        raise UserError(f"train.micro_batch_size: {size}, but {sets[0]} compares sets: give 2 or more")
+    if sets and data.images_per_caption > 1:
+        raise UserError(
+            f"objective.{sets[0]}.weight: compares samples of full captions, but with data.images_per_caption="
+            f"{data.images_per_caption} all are plain: remove one of them"
+        )
     if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:
         found, remedy = config.objective.num_samples, "give 2 or more, or data.images_per_caption=2"
         raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: {remedy}")

@@ -124,6 +124,26 @@ def test_the_gradient_reaches_every_step_of_the_chain(tiny_model, tiny_emoji, mo
     assert offsets.grad.isfinite().all() and (offsets.grad != 0).all()
 
 
+def test_sets_are_of_the_samples_of_full_captions(tiny_model, tiny_emoji, monkeypatch):
+    """MMD sees just the rows whose caption is neither plain nor empty, and counts for nothing where there is one."""
+    seen, sizes = [], []
+    stage = end_to_end_stage(tiny_model, mmd={"weight": 1})
+    batch = stage.data.batch
+    monkeypatch.setattr(stage.data, "batch", lambda *args: seen.append(batch(*args)) or seen[-1])
+    term = stage._set_terms["mmd"]
+    monkeypatch.setitem(stage._set_terms, "mmd", lambda x, y: sizes.append((len(x[0][0]), len(y[0]))) or term(x, y))
+    cond, drawn = stage.data._cond, []
+    monkeypatch.setattr(stage.data, "_cond", lambda rows, prompts: drawn.append(prompts) or cond(rows, prompts))
+    for seed in range(12):
+        value = stage.loss_terms(stage.network, stage.network, ROWS, torch.Generator().manual_seed(seed))["mmd"]
+        is_full = drawn[-1] == stage.data._captions[ROWS]
+        assert seen[-1].is_full.equal(is_full)
+        full = int(is_full.sum())
+        assert (sizes.pop() == (full, full)) if full > 1 else (value.item() == 0 and not sizes)
+    counts = {sum(b.is_full.tolist()) for b in seen}
+    assert len(counts) > 1, "otherwise nothing was tested"
+
+
 def test_lpips_compares_the_decoded_samples_with_the_pictures(tiny_model, tiny_emoji, monkeypatch):
     """A decoder that returns the very pictures makes it zero, whatever the view."""
     stage = end_to_end_stage(tiny_model, lpips={"weight": 1})
