@@ -12,8 +12,10 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import load_protocol
 from e2ed2.evaluation.evaluate_emoji import FLOORS, evaluate_emoji
 from e2ed2.evaluation.samples import save_images
+from e2ed2.evaluation.table import evaluation_markdown
 from e2ed2.files import write_file
 from e2ed2.models import bundled
+from e2ed2.models.card import add_measured
 from e2ed2.report import NUM_PROMPTS, write_report
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.recipe import load_config
@@ -64,6 +66,7 @@ def run_demo(
     model = train(config, say, tick)
     say("3/3 the trained model, from the same prompts and noise")
     rows["demo", NFE] = measure("demo", str(model), NFE, "after")
+    add_measured(model, evaluation_markdown(rows["demo", NFE]))
     for label, nfe in ROWS:
         if (label, nfe) not in rows and full:
             steps = None if label == "teacher" else nfe

@@ -131,6 +131,19 @@ def print_evaluation(result: dict[str, Any]) -> None:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
+def evaluation_markdown(result: dict[str, Any]) -> str:
+    """One evaluation as Markdown: what was measured, then a row per metric with its 95% interval."""
+    rows = []
+    for name, estimate in result["metrics"].items():
+        metric = metric_of(name)
+        better = "" if metric.better == "shown" else metric.better
+        rows.append(f"| {metric.title} | {central(estimate)} | {interval(estimate)} | {better} |")
+    about = f"Protocol `{result['protocol']}`, {result['num_images']:,} images at {result['nfe']} NFE"
+    lines = [f"{about}, seed {result.get('seed', 0)}; reference: {result['reference']}.", ""]
+    lines += ["| metric | value | 95% interval | better |", "|---|---|---|---|", *rows]
+    return "\n".join([*lines, *(f"\nNote: {note}" for note in result.get("notes", []))]) + "\n"
+
+
 def print_comparison(rows: list[dict[str, Any]]) -> None:
     """Many evaluations on stdout, a line each: value, and half the width of its 95% interval below it."""
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from e2ed2.files import write_file
 from e2ed2.models.families import Family
 from e2ed2.models.inference import Inference
 
@@ -12,6 +13,7 @@ CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the fu
     "callback": ("step, timestep, latents", ""),
     "callback_on_step_end": ("pipeline, step, timestep, kwargs", "    return kwargs\n"),
 }
+MEASURED = "## Measured"
 PROMPT = "red apple, twemoji style"
 
 
@@ -51,6 +53,17 @@ pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
 
 `e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
 {_table(about)}"""
+
+
+def add_measured(folder: Path, text: str) -> None:
+    """End the card of a model folder with what was measured of it, in the place of what was said before.
+
+    Args:
+        text: Markdown.
+    """
+    path = folder / "README.md"
+    head = path.read_text().partition(MEASURED)[0].rstrip() if path.exists() else ""
+    write_file(path, f"{head}\n\n{MEASURED}\n\n{text}".encode())
 
 
 def licence_of(folder: Path) -> str | None:

@@ -264,3 +264,5 @@ def _export(run: _Run, state: TrainState, folder: Path) -> None:
     run.stage.export(run.trained.ema.module, folder)
     done = {"stage": run.config.stage, "global_step": state.global_step, "images_seen": state.images_seen}
     (folder / EXPORT_FILE).write_text(json.dumps(done, indent=1) + "\n")
+    if run.validation is not None:
+        run.validation.describe(folder, state.global_step)

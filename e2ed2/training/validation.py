@@ -19,8 +19,9 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.evaluation.sample_files import Share
-from e2ed2.evaluation.table import central, half_width, is_better, metric_of
+from e2ed2.evaluation.table import central, evaluation_markdown, half_width, is_better, metric_of
 from e2ed2.files import atomic_folder, replace_folder
+from e2ed2.models.card import add_measured
 from e2ed2.training.config import Config, EvaluationConfig
 from e2ed2.watch import Watch
 
@@ -57,6 +58,7 @@ class Validation:
             batch_size=settings.batch_size, out=folder, data=_folder(settings), share=Share(), watch=self.watch,
         )  # fmt: skip
         assert result is not None
+        self.describe(model, step)
         line = f"step {step}: {_in_words(result['metrics'][self.metric], self.metric)}"
         if best_so_far(self.run_dir, self.metric)[step] == step:
             replace_folder(model, self.run_dir / "best")
@@ -67,6 +69,11 @@ class Validation:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return "; ".join([line, *(result.get("notes", []) if step == 0 else [])])
+
+    def describe(self, model: Path, step: int) -> None:
+        """Write what was measured after update `step` into the card of its model folder; nothing where it was not."""
+        if step in evaluation_files(self.run_dir):
+            add_measured(model, evaluation_markdown(read_result(evaluation_files(self.run_dir)[step])))
 
     def tracked(self, step: int) -> dict[str, float]:
         """The values of an evaluation, as curves of a tracker."""

@@ -6,6 +6,7 @@ import pytest
 
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.results import read_jackknife
+from e2ed2.evaluation.table import central
 from e2ed2.report import write_report
 from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config
@@ -43,5 +44,7 @@ def test_the_figures_are_those_of_evaluate(tiny_model, protocol, tmp_path):
     scores = [result["metrics"]["clip_score"]["value"] for result in results]
     best = json.loads((run_dir / "best" / "training.json").read_text())["global_step"]
     assert best == 2 * scores.index(max(scores))
+    card = (model / "README.md").read_text()
+    assert card.count("## Measured") == 1 and f"| CLIP score | {central(end['metrics']['clip_score'])} |" in card
     page = write_report(run_dir).read_text()
     assert f"The best by CLIP score is that of step {best}" in page and page.count('class="band"') == 2

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from e2ed2.models.card import licence_of, model_card
+from e2ed2.models.card import add_measured, licence_of, model_card
 from e2ed2.models.families import FAMILIES
 from e2ed2.models.inference import Inference
 from e2ed2.training.about import about_run
@@ -41,3 +41,12 @@ def test_a_run_is_described_without_paths(recipe, tmp_path):
     card = model_card(Inference("lcm", 2, 1.0, 32, 32), FAMILIES["StableDiffusionPipeline"], "any", about)
     assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: text-to-image\nlicense: apache-2.0\n---\n")
     assert str(tmp_path) not in card and "| trajectory | 2 steps, start pure_noise, shared |" in card
+
+
+def test_what_was_measured_is_said_once(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n")
+    add_measured(tmp_path, "| FID | 10 |\n")
+    add_measured(tmp_path, "| FID | 9 |\n")
+    assert (tmp_path / "README.md").read_text() == (
+        "---\nlicense: mit\n---\n\n# A model\n\n## Measured\n\n| FID | 9 |\n"
+    )
