@@ -9,6 +9,7 @@ from memory. A GPU that trains a 0.6B network end to end over four steps takes a
 """
 
 import os
+import statistics
 import tarfile
 import tempfile
 import time
@@ -31,6 +32,7 @@ from e2ed2.data.stream import ShardStream, StreamSet
 from e2ed2.evaluation.evaluate_emoji import device_name
 
 NUM_IMAGES, NUM_ROUNDS, BATCH = 512, 48, 8
+STEP = 1.0  # seconds of an update of 8 captions by a GPU, at the least
 BUCKETS = {"max_ratio": 2.0, "step": 64}
 SHAPES = bucket_shapes(512, **BUCKETS)
 NUM_WORKERS = os.cpu_count() or 1
@@ -49,6 +51,9 @@ def main() -> None:
         print(f"| source | images/s | ms per micro-batch of {BATCH} |\n|---|---|---|")
         row("folder, scan", NUM_IMAGES / (time.perf_counter() - started))
         row("folder", rate(ShuffledOrder(0, len(source), BATCH, source.buckets), source.pictures))
+        ahead = ShuffledOrder(1, len(source), BATCH, source.buckets, read_ahead=source.read_ahead)
+        waited = 1000 * wait(ahead, source.pictures)
+        print(f"| folder, while steps of {1000 * STEP:.0f} ms compute | | waits {waited:.0f} |")
         open_stream = partial(ShardStream, tar_shards(str(folder / "shards"), Columns()))
         stream = StreamSet(open_stream, SHAPES, 128, 0.0, NUM_WORKERS, print)
         stream.begin(0, BATCH, 0, 1, None)
@@ -66,6 +71,17 @@ def rate(order: Order, load: Callable[[torch.Tensor], object]) -> float:
     for position in range(NUM_ROUNDS):
         load(order.rows(position))
     return NUM_ROUNDS * BATCH / (time.perf_counter() - started)
+
+
+def wait(order: Order, load: Callable[[torch.Tensor], object]) -> float:
+    """Seconds that a step waits for its micro-batch, after the first, when the one before leaves the CPU alone."""
+    waited = []
+    for position in range(NUM_ROUNDS):
+        started = time.perf_counter()
+        load(order.rows(position))
+        waited.append(time.perf_counter() - started)
+        time.sleep(STEP)
+    return statistics.fmean(waited[1:])
 
 
 def read(cached: CachedSet, rows: torch.Tensor) -> list[torch.Tensor]:

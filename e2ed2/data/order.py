@@ -1,6 +1,6 @@
 """Which items a batch holds: a function of (seed, position), so that a resumed run goes on with the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -30,6 +30,7 @@ class ShuffledOrder:
             a bucket's last one is filled up with its first items.
         parts: (number of items, weight) of sources that follow each other: they are drawn in proportion to the weights,
             each in permutations of its own, and an epoch is N draws.
+        read_ahead: told with every batch of the one that comes `stride` positions later.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class ShuffledOrder:
         size: int,
         buckets: Tensor | None = None,
         parts: Sequence[tuple[int, float]] = (),
+        read_ahead: Callable[[Tensor], None] = lambda rows: None,
+        stride: int = 1,
     ):
         self._seed, self._num_items, self._size = seed, num_items, size
+        self._read_ahead, self._stride = read_ahead, stride
         self._buckets = buckets
         self._parts = parts
         self._first_batches = [0]  # number of each epoch's first batch, as far as known
@@ -48,6 +52,11 @@ class ShuffledOrder:
 
     def rows(self, position: int) -> Tensor:
         """A function of the seed and the position alone."""
+        rows = self._rows(position)
+        self._read_ahead(self._rows(position + self._stride))
+        return rows
+
+    def _rows(self, position: int) -> Tensor:
         if self._buckets is None and not self._parts:
             return batch_rows(self._seed, self._num_items, position, self._size)
         while self._first_batches[-1] <= position:

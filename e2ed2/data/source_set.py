@@ -1,13 +1,13 @@
 """Sets whose items are at hand in any order, on disk: scanned once, and decoded whenever they are asked for."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from e2ed2.data.batch import ImageTextSet, Picture, Source, spread
+from e2ed2.data.batch import ImageTextSet, Picture, SkippedItem, Source, spread
 from e2ed2.data.buckets import Shape, nearest_shape
 from e2ed2.data.decoding import Progress, check_share, decode_item, scan
 from e2ed2.errors import UserError
@@ -54,6 +54,7 @@ class SourceSet:
         for item in self.skipped:
             say(f"skipped {item}")
         self._places = torch.tensor(places)
+        self._ahead: deque[tuple[Tensor, list[Future[Picture | SkippedItem]]]] = deque(maxlen=2)  # this batch, the next
         self.buckets = torch.tensor(buckets) if len(shapes) > 1 else None
         self.parts = list(zip(counts, weights, strict=True)) if len(sources) > 1 else []
 
@@ -66,12 +67,23 @@ class SourceSet:
         Raises:
             UserError: one can no longer be decoded.
         """
-        items = [self._sources[number][row] for number, row in self._places[rows].tolist()]
-        decoded = list(self._pool.map(partial(decode_item, shapes=self._shapes), items))
+        begun = [decoding for other, decoding in self._ahead if torch.equal(rows, other)]
+        decoding = begun[0] if begun else self._decoding(rows)
+        decoded = [future.result() for future in decoding]
         for picture in decoded:
             if not isinstance(picture, Picture):
                 raise UserError(f"data: {picture}; it was usable when training began: bring it back")
         return [picture for picture in decoded if isinstance(picture, Picture)]
+
+    def read_ahead(self, rows: Tensor) -> None:
+        """Begin to decode the items `rows` [B], which `pictures` will be asked for."""
+        self._ahead.append((rows, self._decoding(rows)))
+
+    def _decoding(self, rows: Tensor) -> list[Future[Picture | SkippedItem]]:
+        return [self._pool.submit(self._decode, *place) for place in self._places[rows].tolist()]
+
+    def _decode(self, number: int, row: int) -> Picture | SkippedItem:
+        return decode_item(self._sources[number][row], self._shapes)
 
     def preview(self, count: int) -> list[Picture]:
         """At most `count` items of the commonest shape, spread over the set."""

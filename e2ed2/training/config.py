@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from e2ed2.data.buckets import Shape, bucket_shapes
 from e2ed2.errors import UserError
 
 MAX_INFERENCE_STEPS = 50  # the LCM sampler's grid
@@ -103,10 +104,19 @@ class WeightedSourceConfig(SourceConfig):
 
 
 class BucketConfig(_Section):
-    """Shapes beside the square: sides that `step` divides, at most `max_ratio` : 1, of about the square's area."""
+    """Shapes beside the square: sides that `step` divides, at most `max_ratio` : 1, of about the square's area.
+
+    `sizes`: sides of further squares, with shapes of their own; an image goes to the largest size that it fills.
+    """
 
     max_ratio: Annotated[Number, Field(ge=1)] = 1.0
     step: Annotated[int, Field(strict=True, ge=8)] = 64
+    sizes: list[Annotated[int, Field(strict=True, ge=8)]] = []
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there are shapes beside the one square."""
+        return self.max_ratio > 1 or bool(self.sizes)
 
 
 class DataConfig(SourceConfig):
@@ -127,6 +137,11 @@ class DataConfig(SourceConfig):
     plain_caption_fraction: Fraction = 0.25
     caption_dropout: Fraction = 0.0
     images_per_caption: Count = 1
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """What images are fitted to, the square of `size` first."""
+        return bucket_shapes(self.size, **self.buckets.model_dump())
 
 
 class TrajectoryConfig(_Section):

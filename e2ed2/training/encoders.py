@@ -14,7 +14,7 @@ from e2ed2.training.config import DataConfig
 
 def made_with(config: DataConfig, pipeline: Any, max_sequence_length: int) -> dict[str, Any]:
     """All that latents and embeddings depend on beside the data, by field."""
-    shapes = config.buckets.model_dump() if config.buckets.max_ratio > 1 else None
+    shapes = config.buckets.model_dump() if config.buckets.has_several else None
     return {
         "data.size": config.size,
         "data.buckets": shapes,

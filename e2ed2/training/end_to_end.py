@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
@@ -109,7 +108,7 @@ class EndToEndStage(FewStepStage):
         if judges_features(config):  # told first if they cannot be had
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
-        shortest = min(map(min, bucket_shapes(data.size, config.data.buckets.max_ratio, config.data.buckets.step)))
+        shortest = min(map(min, config.data.shapes))
         self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))

@@ -182,7 +182,7 @@ def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
     if size != side:
         raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}")
     cell = pipeline.vae_scale_factor * _cells_per_token(network)
-    if config.buckets.max_ratio > 1 and config.buckets.step % cell:
+    if config.buckets.has_several and config.buckets.step % cell:
         step = cell * max(1, round(config.buckets.step / cell))
         raise UserError(
             f"data.buckets.step: {config.buckets.step}, but this model's sides are multiples of {cell} px: try {step}"

@@ -148,7 +148,7 @@ def _prepare(
         load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")
     position = None if checkpoint is None else read_data_state(checkpoint, *_place(accelerator))
-    order = create_order(data, config.train.seed, config.train.micro_batch_size, *_place(accelerator), position)
+    order = create_order(data, config, *_place(accelerator), position)
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)

@@ -149,13 +149,15 @@ def _check_data(config: Config) -> None:
         if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
             raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
     is_stream = sources[0].is_stream
-    ratio, step, n = data.buckets.max_ratio, data.buckets.step, data.images_per_caption
-    if ratio > 1 and data.size % step:
-        raise UserError(f"data.buckets.step: {step} does not divide data.size={data.size}; give a divisor of it")
-    if n > 1 and (is_stream or ratio > 1):
+    has_shapes, step, n = data.buckets.has_several, data.buckets.step, data.images_per_caption
+    uneven = [size for size in (data.size, *data.buckets.sizes) if size % step]
+    if has_shapes and uneven:
+        field = "data.size" if data.size % step else "data.buckets.sizes"
+        raise UserError(f"data.buckets.step: {step} does not divide {field}={uneven[0]}; give a divisor of it")
+    if n > 1 and (is_stream or has_shapes):
         problem = "a stream is never seen as a whole" if is_stream else "images of a caption may differ in shape"
         raise UserError(f"data.images_per_caption: {n}, but {problem}; give 1, or another source and no data.buckets")
-    if config.stage == "autoencoder" and (is_stream or ratio > 1 or data.source == "cache"):
+    if config.stage == "autoencoder" and (is_stream or has_shapes or data.source == "cache"):
         raise UserError(
             "data: stage autoencoder holds square images in memory; give a folder, parquet or hub, without data.buckets"
         )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import ImageTextSet, Source
-from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedSet
 from e2ed2.data.columns import Columns
 from e2ed2.data.decoding import Progress
@@ -17,7 +16,7 @@ from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import MixedStream, ShardStream, Stream, StreamSet
 from e2ed2.data.tables import Shard, TableSource, table_shards
-from e2ed2.training.config import DataConfig, SourceConfig, WeightedSourceConfig
+from e2ed2.training.config import Config, DataConfig, SourceConfig, WeightedSourceConfig
 
 TrainingSet = ImageTextSet | SourceSet | StreamSet | CachedSet
 
@@ -34,7 +33,7 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
     if config.source == "cache" and not config.sources:
         return CachedSet(Path(str(config.path)))
     sources = config.sources or [WeightedSourceConfig(**config.model_dump(include=set(SourceConfig.model_fields)))]
-    shapes = bucket_shapes(config.size, config.buckets.max_ratio, config.buckets.step)
+    shapes = config.shapes
     num_workers = config.num_workers or min(os.cpu_count() or 1, MAX_WORKERS)
     weights = [source.weight for source in sources]
     if sources[0].is_stream:
@@ -47,12 +46,15 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
 
 
 def create_order(
-    data: Any, seed: int, batch_size: int, rank: int, num_processes: int, state: dict[str, Any] | None
+    data: Any, config: Config, rank: int, num_processes: int, state: dict[str, Any] | None = None
 ) -> Order:
     """The order in which `data` is trained, going on where `state` of a checkpoint was taken."""
+    seed, batch_size = config.train.seed, config.train.micro_batch_size
     if isinstance(data, StreamSet):
         data.begin(seed, batch_size, rank, num_processes, state)
         return data
+    if isinstance(data, SourceSet) and config.data.images_per_caption == 1:  # class batches exchange rows
+        return ShuffledOrder(seed, len(data), batch_size, data.buckets, data.parts, data.read_ahead, num_processes)
     if isinstance(data, SourceSet | CachedSet):
         return ShuffledOrder(seed, len(data), batch_size, data.buckets, data.parts)
     assert isinstance(data, Sized)

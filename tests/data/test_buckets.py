@@ -21,6 +21,22 @@ def test_an_image_goes_to_the_nearest_ratio(height, width, shape):
     assert nearest_shape(height, width, [(64, 64), (32, 128), (128, 32)]) == shape
 
 
+def test_of_several_sizes_the_largest_that_an_image_fills():
+    shapes = bucket_shapes(1024, max_ratio=1.5, step=64, sizes=[512, 768])
+    squares = [i for i, shape in enumerate(shapes) if shape[0] == shape[1]]
+    assert [shapes[i][0] for i in squares] == [1024, 512, 768] and len(set(shapes)) == len(shapes)
+
+    def fitted(height: int, width: int) -> tuple[int, int]:
+        return shapes[nearest_shape(height, width, shapes)]
+
+    assert fitted(2000, 2000) == (1024, 1024) and fitted(1024, 1024) == (1024, 1024)
+    assert fitted(1023, 1023) == (768, 768) and fitted(767, 3000)[0] < 768
+    assert fitted(600, 700) == (448, 576), "1.17 is nearer to 576 : 448 than to the square"
+    assert fitted(100, 100) == (512, 512), "too small for all: the least enlargement"
+    tall, wide = fitted(900, 640), fitted(640, 900)
+    assert tall == wide[::-1] and tall[0] <= 900 and tall[1] <= 640
+
+
 def test_micro_conditioning_by_hand():
     """600 x 900 covers 512 x 512 at 512 x 768: 128 columns are cut off at each side."""
     assert micro_conditioning(600, 900, (512, 512)) == (600, 900, 0, 128, 512, 512)

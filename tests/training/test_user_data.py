@@ -1,6 +1,7 @@
 """A user's data in training: every source, exact resumption, caches, buckets."""
 
 import json
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from e2ed2.data import source_set
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.cache import CachedSet
+from e2ed2.data.decoding import decode_item
+from e2ed2.data.order import ShuffledOrder
 from e2ed2.data.source_set import SourceSet
 from e2ed2.errors import UserError
 from e2ed2.models.prompt_embeds import PromptEmbeds
@@ -193,7 +197,7 @@ def test_micro_conditioning_reaches_a_network_that_takes_it(tiny_model, photos, 
 
 @pytest.mark.parametrize("class_name", MAKERS)
 def test_a_cache_holds_what_any_family_is_conditioned_on(class_name, photos, tmp_path):
-    model, shapes = save_tiny(class_name, tmp_path / "model"), {"max_ratio": 2, "step": 8}
+    model, shapes = save_tiny(class_name, tmp_path / "model"), {"max_ratio": 2, "step": 8, "sizes": [2 * SIDE]}
     data = {"source": "folder", "path": str(photos), "size": SIDE, "buckets": shapes}
     config = recipe(model, data=data)
     path = precompute(config, tmp_path / "cache", quiet)
@@ -208,8 +212,8 @@ def test_a_cache_holds_what_any_family_is_conditioned_on(class_name, photos, tmp
             torch.testing.assert_close(ours[name], theirs[name])
         mask = ours.get("mask", torch.ones(ours["embeds"].shape[:2]))[..., None]
         torch.testing.assert_close(ours["embeds"] * mask, theirs["embeds"] * mask)
-    if class_name == "StableDiffusionXLPipeline":  # 80 x 128 covers 24 x 40 as 25 x 40
-        assert conds[0]["micro"].tolist() == [[80, 128, 0, 0, 24, 40]] * 3
+    if class_name == "StableDiffusionXLPipeline":  # of the sizes 32 and 64 it fills both, and covers 48 x 80 as 50 x 80
+        assert conds[0]["micro"].tolist() == [[80, 128, 1, 0, 48, 80]] * 3
         stage.loss_terms(stage.network, stage.network, torch.tensor([0, 3, 6]), torch.Generator())["l2"].backward()
     else:
         assert "micro" not in conds[0]
@@ -271,6 +275,21 @@ def test_a_cache_of_another_encoder_or_transform_is_refused(tiny_model, photos, 
     latent_set(CachedSet(path), config.data, pipeline, torch.device("cpu"), quiet)
 
 
+def test_the_next_batch_is_decoded_meanwhile_and_none_twice(photos, tiny_model, monkeypatch, tmp_path):
+    config = recipe(tiny_model, tmp_path / "run", data={"source": "folder", "path": str(photos)})
+    data, decoded = load_training_set(config.data, quiet), []
+    monkeypatch.setattr(source_set, "decode_item", lambda *args: decoded.append(args[0].key) or decode_item(*args))
+    order, plain = training_set.create_order(data, config, 0, 1), ShuffledOrder(0, len(data), 3, data.buckets)
+    for position in range(5):
+        rows = order.rows(position)
+        assert torch.equal(rows, plain.rows(position))
+        data.pictures(plain.random_rows(torch.Generator().manual_seed(position)))  # the discriminator's
+        expected = [data._sources[0][row].key for _, row in data._places[rows].tolist()]
+        assert [picture.key for picture in data.pictures(rows)] == expected
+    wait([future for _, decoding in data._ahead for future in decoding])
+    assert len(decoded) == 3 * (5 + 1 + 5)  # five batches, one ahead, five others
+
+
 def test_two_sources_are_drawn_by_weight(photos, tmp_path, tiny_model):
     other = tmp_path / "other"
     other.mkdir()
@@ -280,7 +299,7 @@ def test_two_sources_are_drawn_by_weight(photos, tmp_path, tiny_model):
     sources = [{"source": "folder", "path": str(photos)}, {"source": "folder", "path": str(other), "weight": 3}]
     config = recipe(tiny_model, tmp_path / "run", data={"sources": sources, "buckets": {}}, steps=2)
     data = load_training_set(config.data, quiet)
-    order = training_set.create_order(data, 0, 3, 0, 1, None)
+    order = training_set.create_order(data, config, 0, 1)
     rows = torch.cat([order.rows(position) for position in range(60)])
     assert (rows >= 14).float().mean().item() == pytest.approx(0.75, abs=0.05)
     assert data.pictures(torch.tensor([14]))[0].captions == ("other 0",)
