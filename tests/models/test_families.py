@@ -86,12 +86,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_path):
-    class_name, options, trajectory, solver, nfe = CASES[case]
+def start_of(case: str, folder: Path) -> Path:
+    class_name, options, *_ = CASES[case]
     if "scheduler" in options:
         options = options | {"scheduler": scheduler(options["scheduler"][0], **options["scheduler"][1])}
-    start = save_tiny(class_name, tmp_path / "start", **options)
+    return save_tiny(class_name, folder, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_path):
+    class_name, _, trajectory, solver, nfe = CASES[case]
+    start = start_of(case, tmp_path / "start")
     folder = train(recipe(tmp_path / "run", start, **trajectory), quiet)
     before, after = weights(start, class_name), weights(folder, class_name)
     assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
@@ -104,9 +109,9 @@ def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_
     assert difference(ours, in_diffusers(folder)) <= 1
 
 
-@pytest.mark.parametrize("class_name", ["PixArtAlphaPipeline", "StableDiffusionXLPipeline"])
-def test_an_interrupted_run_ends_with_the_same_weights(class_name, recipe, tmp_path):
-    start = save_tiny(class_name, tmp_path / "start")
+@pytest.mark.parametrize("case", ["PixArt-alpha", "PixArt-Sigma", "SD 1.5", "LCM", "SDXL", "SD 3"])
+def test_an_interrupted_run_ends_with_the_same_weights(case, recipe, tmp_path):
+    start, class_name = start_of(case, tmp_path / "start"), CASES[case][0]
 
     def interrupt(step, steps, row):
         if step == 1:
