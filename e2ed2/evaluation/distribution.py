@@ -128,10 +128,17 @@ def authenticity(x: Tensor, training: Tensor, groups: Groups = None) -> Estimate
     A near copy lies closer to its nearest training image than any other training image does (Alaa et al. 2022,
     arXiv:2102.08921, Eq. 7).
     """
+    ratios, _ = nearest_training(x, training)
+    return share_estimate(ratios > 1, groups)
+
+
+def nearest_training(x: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """Each sample's nearest training image: distance [N] over that image's own to the next of them, and row [N]."""
     x, training = _checked(x, training)
     radii = _squared_radii(training, 1)
     nearest = [_squared_distances(rows, training).min(1) for rows in x.split(_ROW_BLOCK)]
-    return share_estimate(torch.cat([n.values > radii[n.indices] for n in nearest]), groups)
+    rows = torch.cat([n.indices for n in nearest])
+    return (torch.cat([n.values for n in nearest]) / radii[rows]).sqrt().nan_to_num(nan=1.0), rows
 
 
 def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:

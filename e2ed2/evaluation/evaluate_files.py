@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
@@ -18,8 +19,11 @@ from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, re
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result
 from e2ed2.evaluation.sample_files import Share, finish_files, make_files
 from e2ed2.evaluation.samples import check_range, claim_folder, device_name, load_model, write_manifest
+from e2ed2.files import write_file
+from e2ed2.pictures import png_bytes
 from e2ed2.watch import Watch, silent
 
+NUM_NEAREST = 12  # samples shown beside their nearest training image
 DEFAULT_OUT = Path("runs/evaluations")
 PATIENCE = timedelta(days=7)  # of the processes that have made their share
 
@@ -181,6 +185,9 @@ def _measured(
     for name in protocol.metrics:
         metrics[name] = measure_named(name).function(measurement)
         watch(f"{name} measured", 0, 0)
+    if "authenticity" in metrics:
+        grid = comparison_grid(measurement.nearest_training(NUM_NEAREST))
+        write_file(out / "nearest_training.png", png_bytes(grid))
     facts = _facts(asked, images, measurement)
     size = f" at {protocol.images.size} px" if protocol.images.size else ""
     reference = f"{len(asked.real['reference'])} real images{size}"

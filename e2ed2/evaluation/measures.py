@@ -19,6 +19,7 @@ from e2ed2.evaluation.distribution import (
     density,
     gaussian_kernel,
     kernel_distance,
+    nearest_training,
     precision,
     recall,
 )
@@ -88,6 +89,18 @@ class Measurement:
             own = torch.stack([samples.read(i) for i in range(start, start + count)])
             deviations.append((own.double() / 255).var(0).mean().sqrt())
         return mean_estimate(torch.stack(deviations))
+
+
+    def nearest_training(self, count: int) -> dict[str, list[tuple[str, Tensor]]]:
+        """The samples that are nearest to a training image, and those images: columns of `grids.comparison_grid`."""
+        sets = self.images.sets
+        ratios, rows = nearest_training(self.features("samples", "dinov2"), self.features("training", "dinov2"))
+        first = ratios.argsort()[:count].tolist()
+        labels = [f"{ratios[i]:.2f}: {self.images.prompts[i]}" for i in first]
+        samples = [sets["samples"].read(i) for i in first]
+        training = [sets["training"].read(int(rows[i])) for i in first]
+        columns = {"sample": samples, "nearest training image": training}
+        return {name: list(zip(labels, images, strict=True)) for name, images in columns.items()}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from e2ed2.errors import UserError
+from e2ed2.evaluation import evaluate_files as evaluate_files_module
 from e2ed2.evaluation.distribution import frechet_distance, kernel_distance
 from e2ed2.evaluation.evaluate_files import evaluate_files
+from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.measures import MEASURES
 from e2ed2.evaluation.results import read_jackknife
@@ -39,6 +41,7 @@ def test_every_metric_from_a_model_to_one_json(tiny_model, protocol, tmp_path):
     assert all(m["low"] <= m["value"] <= m["high"] for m in result["metrics"].values())
     assert "fid: biased at 24 images (samples); compare at equal counts only; kid is unbiased" in result["notes"][0]
     assert set(read_jackknife(out)) == set(result["metrics"])
+    assert (out / "nearest_training.png").exists()
     # the same figures from the kept images, by the functions over features in memory
     samples = ImageSet(list_images(out / "images", "samples"), "samples", 32)
     real = ImageSet(list_images(tmp_path / "real", "reference"), "reference", 32)
@@ -136,3 +139,18 @@ def test_plug_ins_and_packages(protocol, tmp_path, monkeypatch):
 def test_mistakes_are_named(tiny_model, protocol, tmp_path, parts, options, message):
     with pytest.raises(UserError, match=message):
         result_of(tiny_model, protocol(**parts), out=tmp_path / "out", **options)
+
+
+def test_the_nearest_training_images_are_shown_copies_first(protocol, tmp_path, monkeypatch):
+    folder, seen = draw_images(tmp_path / "theirs", 24, seed=7), draw_images(tmp_path / "seen", 30, seed=8)
+    (folder / "0017.png").write_bytes((seen / "0005.png").read_bytes())
+    shown = []
+    monkeypatch.setattr(evaluate_files_module, "comparison_grid", lambda c: shown.append(c) or comparison_grid(c))
+    path = protocol(metrics=["authenticity"], training={"path": "seen"})
+    result = result_of(folder, path, out=tmp_path / "out")
+    samples, training = shown[0]["sample"], shown[0]["nearest training image"]
+    assert samples[0][0] == "0.00: a ring" and samples[0][1].equal(training[0][1])
+    ratios = [float(label.partition(":")[0]) for label, _ in samples]
+    assert len(ratios) == 12 and ratios == sorted(ratios)
+    copies = sum(ratio <= 1 for ratio in ratios)
+    assert result["metrics"]["authenticity"]["value"] <= 1 - copies / 24
