@@ -40,7 +40,8 @@ from e2ed2.evaluation.samples import model_sha256
 from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import locked, write_file
 from e2ed2.models.bundled import resolve_model
-from e2ed2.training.config import MAX_INFERENCE_STEPS, Config, Count, CountOrZero
+from e2ed2.training.config import MAX_INFERENCE_STEPS, Config
+from e2ed2.training.fields import Count, CountOrZero
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.precision import resolve_precision

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from e2ed2.errors import UserError
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
-from e2ed2.training.config import AdversarialConfig
+from e2ed2.training.objective_config import AdversarialConfig
 
 Draw = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 Look = Callable[[Tensor, torch.Generator], list[Tensor]]

@@ -1,25 +1,31 @@
 """Typed configuration of every training stage: one class per component, unknown keys refused.
 
-A recipe states only what differs from the defaults; any field can be overridden as `train.lr=1e-5`.
+A recipe states only what differs from the defaults; any field can be overridden as `train.lr=1e-5`. `data` and
+`objective` have files of their own.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from e2ed2.data.buckets import Shape, bucket_shapes
 from e2ed2.errors import UserError
+from e2ed2.training.data_config import DataConfig
+from e2ed2.training.fields import (
+    Count,
+    CountOrZero,
+    NonNegative,
+    Number,
+    PathOrUrl,
+    Positive,
+    Section,
+)
+from e2ed2.training.objective_config import OBJECTIVES, TERMS, ObjectiveConfig
 
 MAX_INFERENCE_STEPS = 50  # the LCM sampler's grid
 NUM_TRAIN_TIMESTEPS = 1000
-
-
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number, not yes or no")
-    return value
+StageName = Literal["autoencoder", "base", "lcm", "e2ed2"]
 
 
 def _no_is_text(value: Any) -> Any:
@@ -33,27 +39,13 @@ def _holds_the_grid(value: int) -> int:
     return value
 
 
-StageName = Literal["autoencoder", "base", "lcm", "e2ed2"]
-Count = Annotated[int, Field(strict=True, ge=1)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Number = Annotated[float, BeforeValidator(_no_switch)]  # not strict: YAML reads 1e-4 as text
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-PathOrUrl = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """Where the run writes."""
 
     dir: Path
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What the stage starts from.
 
     `path`: a model folder, a bundled model's name, or a hub id `org/name` with its `revision` and `variant` (`base`:
@@ -71,80 +63,7 @@ class ModelConfig(_Section):
     architecture: dict[str, Any] | None = None
 
 
-SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
-
-
-class SourceConfig(_Section):
-    """Where captioned images are.
-
-    `path`: a folder; files, a pattern or URLs of `parquet` and `webdataset`; a data set's name of `hub`, with its
-    `revision` and `split`; what `e2ed2 precompute` made of `cache`. `streaming` reads `parquet` and `hub` in order, as
-    `webdataset` always is, instead of having all of it on disk. `image_column`, `caption_column`: default: a usual
-    name. `caption_per_line`: a text of several lines is several captions.
-    """
-
-    source: SourceName = "emoji"
-    path: PathOrUrl | None = None
-    revision: str | None = None
-    split: str = "train"
-    streaming: bool = False
-    image_column: str | None = None
-    caption_column: str | None = None
-    caption_per_line: bool = False
-
-    @property
-    def is_stream(self) -> bool:
-        return self.source == "webdataset" or self.streaming
-
-
-class WeightedSourceConfig(SourceConfig):
-    """One of several sources; draws are in proportion to the weights."""
-
-    weight: Positive = 1.0
-
-
-class BucketConfig(_Section):
-    """Shapes beside the square: sides that `step` divides, at most `max_ratio` : 1, of about the square's area.
-
-    `sizes`: sides of further squares, with shapes of their own; an image goes to the largest size that it fills.
-    """
-
-    max_ratio: Annotated[Number, Field(ge=1)] = 1.0
-    step: Annotated[int, Field(strict=True, ge=8)] = 64
-    sizes: list[Annotated[int, Field(strict=True, ge=8)]] = []
-
-    @property
-    def has_several(self) -> bool:
-        """Whether there are shapes beside the one square."""
-        return self.max_ratio > 1 or bool(self.sizes)
-
-
-class DataConfig(SourceConfig):
-    """Captioned images: one source, or several as `sources`. `size`: side in pixels of a square.
-
-    `window_size`: items of a stream that are in memory and shuffled together, and as many that are being read.
-    `num_workers`: threads that decode; they change nothing else. `images_per_caption`: n > 1 makes a micro-batch of
-    captions with n different images each, which scoring rules compare with all samples of the caption; it is then
-    always the plain one.
-    """
-
-    sources: list[WeightedSourceConfig] = []
-    size: Annotated[int, Field(strict=True, ge=8)] = 64
-    buckets: BucketConfig = BucketConfig()
-    window_size: Count = 1000
-    num_workers: Count | None = None
-    max_bad_fraction: Fraction = 0.05
-    plain_caption_fraction: Fraction = 0.25
-    caption_dropout: Fraction = 0.0
-    images_per_caption: Count = 1
-
-    @property
-    def shapes(self) -> list[Shape]:
-        """What images are fitted to, the square of `size` first."""
-        return bucket_shapes(self.size, **self.buckets.model_dump())
-
-
-class TrajectoryConfig(_Section):
+class TrajectoryConfig(Section):
     """The sampler that is unrolled (Eq. 7) or distilled for.
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
@@ -172,70 +91,7 @@ class TrajectoryConfig(_Section):
     num_backprop_steps: Count | None = None
 
 
-class TermConfig(_Section):
-    """One loss term."""
-
-    weight: NonNegative = 0.0
-
-
-class EnergyConfig(TermConfig):
-    """A scoring rule; `beta` is the exponent of its distance, strictly between 0 and 2."""
-
-    beta: Annotated[Number, Field(gt=0, lt=2)] = 1.0
-
-
-class CropConfig(_Section):
-    """What losses on images decode: `size` x `size` latent cells, a random place per micro-batch (default: all).
-
-    `halo`: cells decoded around them and cut off.
-    """
-
-    size: Count | None = None
-    halo: CountOrZero = 4
-
-
-class AdversarialConfig(TermConfig):
-    """The GAN term (Eq. 8, App. C.2); the paper's weight is 0.01. `lr`: of the discriminator, AdamW.
-
-    `space`: what it looks at; `feature` is maps of the frozen feature network. `buffer_size`: micro-batches of past
-    samples that its updates reuse instead of new ones.
-    """
-
-    space: Literal["latent", "pixel", "feature"] = "latent"
-    loss: Literal["hinge", "non_saturating", "least_squares"] = "hinge"
-    num_discriminator_updates: Count = 5
-    lr: Positive = 2e-4
-    r1_weight: NonNegative = 0.0
-    buffer_size: CountOrZero = 0
-
-
-class ObjectiveConfig(_Section):
-    """Weights of the end-to-end loss's terms; `num_samples` samples per image (scoring rules need 2 of a caption).
-
-    `perceptual_network`: whose features terms on images compare; all but `bundled` are those of the `lpips` package.
-    `intermediate_weight`: of the latent terms on each earlier step's estimate of x0, relative to the end's.
-    """
-
-    l1: TermConfig = TermConfig()
-    l2: TermConfig = TermConfig()
-    huber: TermConfig = TermConfig()
-    energy: EnergyConfig = EnergyConfig()
-    patch_energy: EnergyConfig = EnergyConfig()
-    lpips: TermConfig = TermConfig()
-    latent_lpips: TermConfig = TermConfig()
-    lpips_energy: EnergyConfig = EnergyConfig()
-    latent_lpips_energy: EnergyConfig = EnergyConfig()
-    mmd: TermConfig = TermConfig()
-    drifting: TermConfig = TermConfig()
-    adversarial: AdversarialConfig = AdversarialConfig()
-    kl: TermConfig = TermConfig(weight=2e-4)
-    crop: CropConfig = CropConfig()
-    perceptual_network: Literal["bundled", "alex", "vgg", "squeeze"] = "bundled"
-    num_samples: Count = 1
-    intermediate_weight: NonNegative = 0.0
-
-
-class ConsistencyConfig(_Section):
+class ConsistencyConfig(Section):
     """Latent consistency distillation (arXiv:2310.04378): teacher (default: the start), guidance, grid."""
 
     teacher: str | None = None
@@ -244,7 +100,7 @@ class ConsistencyConfig(_Section):
     huber_c: Positive = 1e-3
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Optimisation. Counts are optimizer steps; `micro_batch_size`: captions per device and forward pass.
 
     `mixed_precision`: `auto` is bf16 where the hardware has it; a run keeps what it was begun with. `trackers`: where
@@ -269,7 +125,7 @@ class TrainConfig(_Section):
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "trackio", "swanlab", "clearml", "aim"]] = []
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """What is measured while training: the average, before the first update and `every` so many, under `protocol`.
 
     `data`: where the captions and images of a protocol over files lie. `num_images`, `steps`: default: the protocol's,
@@ -287,7 +143,7 @@ class EvaluationConfig(_Section):
     patience: Count | None = None
 
 
-class Config(_Section):
+class Config(Section):
     """A whole recipe."""
 
     stage: StageName
@@ -302,18 +158,6 @@ class Config(_Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-OBJECTIVES = {  # name -> field of every term
-    name: field
-    for name, field in ObjectiveConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, TermConfig)
-}
-SCORING_RULES = {name for name, field in OBJECTIVES.items() if isinstance(field.default, EnergyConfig)}
-TERMS = {  # stage -> the objectives it can weigh
-    "autoencoder": ("l1", "kl"),
-    "e2ed2": tuple(name for name in OBJECTIVES if name != "kl"),
-}
 
 
 def objective_weights(config: Config) -> dict[str, float]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from e2ed2.errors import UserError
 from e2ed2.models.text import text_encoders
-from e2ed2.training.config import DataConfig
+from e2ed2.training.data_config import DataConfig
 
 
 def made_with(config: DataConfig, pipeline: Any, max_sequence_length: int) -> dict[str, Any]:

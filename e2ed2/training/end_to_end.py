@@ -20,9 +20,10 @@ from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
 from e2ed2.objectives.total import Term, evaluate_terms
 from e2ed2.training.adversary import Adversary
-from e2ed2.training.config import SCORING_RULES, Config, ObjectiveConfig, objective_weights
+from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch, MemoryLatents
+from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig
 from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises

@@ -15,7 +15,7 @@ from e2ed2.models.autoencoder import encode_all, to_float
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import cached_prompt_embeds
-from e2ed2.training.config import DataConfig
+from e2ed2.training.data_config import DataConfig
 
 NUM_PREVIEWS = 16
 MAX_IMAGES_AT_A_TIME = 64

@@ -17,7 +17,7 @@ from e2ed2.models.autoencoder import encode_all, to_float
 from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond
-from e2ed2.training.config import DataConfig
+from e2ed2.training.data_config import DataConfig
 from e2ed2.training.encoders import check_made_with, made_with
 from e2ed2.training.latents import (
     NUM_PREVIEWS,

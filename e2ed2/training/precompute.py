@@ -32,7 +32,8 @@ from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts
-from e2ed2.training.config import Config, SourceConfig
+from e2ed2.training.config import Config
+from e2ed2.training.data_config import SourceConfig
 from e2ed2.training.encoders import made_with
 from e2ed2.training.end_to_end import judges_features
 from e2ed2.training.few_step import half_of, load_start

@@ -8,7 +8,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from e2ed2.errors import UserError
-from e2ed2.training.config import SCORING_RULES, TERMS, Config, EvaluationConfig, SourceConfig, objective_weights
+from e2ed2.training.config import Config, EvaluationConfig, objective_weights
+from e2ed2.training.data_config import SourceConfig
+from e2ed2.training.objective_config import SCORING_RULES, TERMS
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",

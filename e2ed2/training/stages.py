@@ -8,8 +8,9 @@ from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.emoji import IMAGE_SIZE, load_emoji
 from e2ed2.errors import UserError
 from e2ed2.training.autoencoder import AutoencoderStage
-from e2ed2.training.config import Config, DataConfig
+from e2ed2.training.config import Config
 from e2ed2.training.consistency import ConsistencyStage
+from e2ed2.training.data_config import DataConfig
 from e2ed2.training.denoising import DenoisingStage
 from e2ed2.training.end_to_end import EndToEndStage
 from e2ed2.training.step import Stage

@@ -16,7 +16,8 @@ from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import MixedStream, ShardStream, Stream, StreamSet
 from e2ed2.data.tables import Shard, TableSource, table_shards
-from e2ed2.training.config import Config, DataConfig, SourceConfig, WeightedSourceConfig
+from e2ed2.training.config import Config
+from e2ed2.training.data_config import DataConfig, SourceConfig, WeightedSourceConfig
 
 TrainingSet = ImageTextSet | SourceSet | StreamSet | CachedSet
 

@@ -12,9 +12,10 @@ from e2ed2.errors import UserError
 from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.training import loop
 from e2ed2.training.adversary import Adversary
-from e2ed2.training.config import AdversarialConfig, TrainConfig
+from e2ed2.training.config import TrainConfig
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
+from e2ed2.training.objective_config import AdversarialConfig
 from e2ed2.training.step import Trained, update
 from tests.training.conftest import NUM_ITEMS, order, timeless, tiny_config
 

@@ -7,8 +7,9 @@ import yaml
 
 from e2ed2.errors import UserError
 from e2ed2.models.scheduler import ORIGINAL_INFERENCE_STEPS
-from e2ed2.training.config import MAX_INFERENCE_STEPS, TERMS, EnergyConfig
-from e2ed2.training.end_to_end import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS
+from e2ed2.training.config import MAX_INFERENCE_STEPS
+from e2ed2.training.end_to_end import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS, SET_TERMS
+from e2ed2.training.objective_config import TERMS, EnergyConfig
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -190,7 +191,7 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 
 
 def test_every_term_of_the_config_is_one_of_the_stage_s():
-    named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | DECODER_TERMS.keys()
+    named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | SET_TERMS.keys() | DECODER_TERMS.keys()
     assert set(TERMS["e2ed2"]) == named | {"adversarial"}
 
 
