@@ -23,7 +23,7 @@ from e2ed2.evaluation.moments import frechet_from_moments, moments_of
 from e2ed2.evaluation.samples import device_name
 
 SIDE, WIDTH = 32, 256
-MOST_PAIRED = 10_000  # images for which kernels and neighbours are measured too: they take count^2 time
+MOST_PAIRED = 30_000  # images for which kernels and neighbours are measured too: they take count^2 time
 
 
 class Projection:

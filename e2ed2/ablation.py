@@ -159,7 +159,7 @@ def _run_job(
     elif _is_kept(suite, config, seed, folder):
         return
     else:
-        model = str(train(config, say, tick))
+        model = str(train(config, say, tick, watch))
     for steps in suite.steps:
         _measure(suite, model, steps, seed, folder / f"evaluation-{steps}", watch)
 

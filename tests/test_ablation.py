@@ -44,7 +44,7 @@ def calls(monkeypatch):
     """Training and evaluation replaced by what they were called with; L1 costs twice what L2 does."""
     made = {"train": [], "evaluate": [], "weights": "first"}
 
-    def train(config, say, tick):
+    def train(config, say, tick, watch):
         made["train"].append(config)
         (config.run.dir / "model").mkdir(parents=True, exist_ok=True)
         (config.run.dir / "config.yaml").write_text(config.to_yaml())
