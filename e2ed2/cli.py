@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -182,6 +182,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Another seed gives every image another noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Keep samples and result here, and go on from them.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where a protocol's captions and real images lie.")] = None,
+    keep: Annotated[
+        Literal["files", "shards", "nothing"],
+        typer.Option(help="Images once measured: as they are, as WebDataset shards, or not (protocols over files)."),
+    ] = "files",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Measure a model under a protocol: distance to real images, alignment, variety, sharpness.
@@ -194,7 +198,7 @@ def evaluate(
 
         result = run(
             model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, data=data,
-            watch=waiting,
+            keep=keep, watch=waiting,
         )  # fmt: skip
     if as_json and result:
         print(json.dumps(result))

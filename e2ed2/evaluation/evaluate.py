@@ -7,7 +7,7 @@ from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate_emoji import FLOORS, evaluate_emoji, evaluate_floor, load_emoji_protocol
 from e2ed2.evaluation.evaluate_files import evaluate_files, load_asked
 from e2ed2.evaluation.protocols import FileProtocol, read_protocol
-from e2ed2.evaluation.sample_files import Share
+from e2ed2.evaluation.sample_files import Keep, Share
 from e2ed2.evaluation.table import METRICS
 from e2ed2.watch import Watch, silent
 
@@ -22,6 +22,7 @@ def evaluate(
     seed: int = 0,
     out: Path | None = None,
     data: Path | None = None,
+    keep: Keep = "files",
     share: Share | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any] | None:
@@ -38,8 +39,10 @@ def evaluate(
     if isinstance(read_protocol(protocol), FileProtocol):
         return evaluate_files(
             model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, data=data,
-            share=share, watch=watch,
+            keep=keep, share=share, watch=watch,
         )  # fmt: skip
+    if keep != "files":
+        raise UserError(f"--keep {keep}: protocol {protocol} is of few images, which stay; leave it out")
     if data is not None:
         raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")
     if model not in FLOORS:

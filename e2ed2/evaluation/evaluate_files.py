@@ -1,5 +1,6 @@
 """One evaluation under a protocol over files: samples to a folder, by one process or many, then every metric."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -10,15 +11,23 @@ import torch
 from accelerate import PartialState
 
 from e2ed2.errors import UserError
+from e2ed2.evaluation.extractors import Extractor
 from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
 from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
-from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result
-from e2ed2.evaluation.sample_files import Share, finish_files, make_files
-from e2ed2.evaluation.samples import check_range, claim_folder, device_name, load_model, write_manifest
+from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result
+from e2ed2.evaluation.sample_files import Keep, Share, finish_files, make_files, put_away
+from e2ed2.evaluation.samples import (
+    LoadedModel,
+    check_range,
+    claim_folder,
+    device_name,
+    load_model,
+    write_manifest,
+)
 from e2ed2.files import write_file
 from e2ed2.pictures import png_bytes
 from e2ed2.watch import Watch, silent
@@ -78,6 +87,7 @@ def evaluate_files(
     seed: int = 0,
     out: Path | None = None,
     data: Path | None = None,
+    keep: Keep = "files",
     share: Share | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any] | None:
@@ -104,13 +114,20 @@ def evaluate_files(
         share = Share(state.process_index, state.num_processes)
     watch = watch if share.rank == 0 else silent
     if (folder := _finished_images(model)) is not None:
+        if keep != "files":
+            raise UserError(f"--keep {keep}: the images of {model} are not ours to move; leave it out")
         about, files = _found(model, folder, asked, out)
     else:
-        about, files = _sampled(model, asked, steps, batch_size, seed, out, share, watch)
+        watch(f"loading {model}", 0, 0)
+        loaded = load_model(model, steps)
+        if (before := _put_away(loaded, asked, seed, out)) is not None:
+            return before if share.rank == 0 else None
+        about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
     if share.rank > 0:
         return None
     result, metrics = _measured(about, files, asked, out, watch)
     keep_result(result, metrics, out)
+    put_away(out, asked.requests(seed), files, keep)
     return result
 
 
@@ -145,12 +162,24 @@ def _found(model: str, folder: Path, asked: Asked, out: Path) -> tuple[dict[str,
     return {"model": model, "nfe": 0, "images_per_second": None, "command": command}, files
 
 
+def _put_away(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> dict[str, Any] | None:
+    """The result of an earlier run whose images were packed or removed; None where there is none of the same."""
+    if not (out / EVALUATION_FILE).exists() or any((out / "images").iterdir()):
+        return None
+    result = read_result(out / EVALUATION_FILE)
+    facts = _facts(asked, {kind: images.sha256() for kind, images in asked.real.items()}, {})
+    known = {name: value for name, value in result.get("protocol_facts", {}).items() if name != "networks"}
+    same = known == {name: value for name, value in facts.items() if name != "networks"}
+    of_model = (result.get("model_sha256"), result["nfe"], result.get("seed"))
+    is_whole = list(result["metrics"]) == asked.protocol.metrics
+    return result if same and is_whole and of_model == (loaded.sha256, loaded.sampler.nfe, seed) else None
+
+
 def _sampled(
-    model: str, asked: Asked, steps: int | None, batch_size: int, seed: int, out: Path, share: Share, watch: Watch
+    loaded: LoadedModel, asked: Asked, batch_size: int, seed: int, out: Path, share: Share, watch: Watch
 ) -> tuple[dict[str, Any], list[Path]]:
     """What a result says of the model, and the images that all processes have made."""
-    watch(f"loading {model}", 0, 0)
-    loaded = load_model(model, steps)
+    model = loaded.name
     requests = asked.requests(seed)
     progress = partial(watch, f"{model}: sampling")
     made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share)
@@ -188,7 +217,7 @@ def _measured(
     if "authenticity" in metrics:
         grid = comparison_grid(measurement.nearest_training(NUM_NEAREST))
         write_file(out / "nearest_training.png", png_bytes(grid))
-    facts = _facts(asked, images, measurement)
+    facts = _facts(asked, images.sha256, measurement.networks)
     size = f" at {protocol.images.size} px" if protocol.images.size else ""
     reference = f"{len(asked.real['reference'])} real images{size}"
     result = {
@@ -205,15 +234,14 @@ def _measured(
     return result, metrics
 
 
-def _facts(asked: Asked, images: ImageSets, measurement: Measurement) -> dict[str, Any]:
+def _facts(asked: Asked, sha256: Mapping[str, str], networks: Mapping[str, Extractor]) -> dict[str, Any]:
     """All that must be equal for two figures to be comparable; the seed of the noise is not among it."""
-    networks = {name: [n.name, n.weights_sha256] for name, n in sorted(measurement.networks.items())}
     return {
         "prompts_sha256": facts_sha256({"prompts": asked.prompts}),
         "num_images": len(asked.prompts),
         "samples_per_prompt": asked.protocol.prompts.samples_per_prompt,
         "images": {"format": "png", **asked.protocol.images.model_dump()},
-        "real_sha256": {kind: images.sha256[kind] for kind in asked.real},
+        "real_sha256": {kind: sha256[kind] for kind in asked.real},
         "clip_prefix": asked.protocol.networks.clip_prefix,
-        "networks": networks,
+        "networks": {name: [n.name, n.weights_sha256] for name, n in sorted(networks.items())},
     }

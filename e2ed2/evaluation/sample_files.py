@@ -1,13 +1,19 @@
 """Samples straight to files: any number of images in flat memory, by any number of processes, through any kill.
 
+Once they are measured they may go to tar shards, or go.
+
 Batches are fixed: `batch_size` requests from the first on, made whole where any of them is missing. So an image does
 not depend, to the last bit, on when a run was interrupted or on how many processes shared it.
 """
 
+import io
+import json
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -24,10 +30,13 @@ from e2ed2.evaluation.samples import (
     write_grid,
     write_manifest,
 )
-from e2ed2.files import write_file
+from e2ed2.files import atomic_file, write_file
 from e2ed2.pictures import png_bytes, to_picture
 
+IMAGES_PER_SHARD = 1000
+
 Progress = Callable[[int, int], None]
+Keep = Literal["files", "shards", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,35 @@ def finish_files(model: LoadedModel, requests: list[Request], out: Path, made: S
     write_manifest(out, *about_samples(model, requests, made.files, made.images_per_second))
     first = [image for path in made.files[:GRID_IMAGES] if (image := read_png(path)) is not None]
     write_grid(out, torch.stack(first))
+
+
+def put_away(out: Path, requests: list[Request], files: list[Path], keep: Keep) -> None:
+    """Leave measured images as they are, pack them as WebDataset shards `out/images-NNNNN.tar`, or remove them.
+
+    Of image number i the shards hold `NNNNNN.png`, its prompt as `.txt` and its seed in `.json`.
+
+    Raises:
+        UserError: the disk is full or refuses; no image is lost.
+    """
+    if keep == "files":
+        return
+    for start in range(0, len(files) if keep == "shards" else 0, IMAGES_PER_SHARD):
+        rows = range(start, min(start + IMAGES_PER_SHARD, len(files)))
+        shard = out / f"images-{start // IMAGES_PER_SHARD:05d}.tar"
+        with atomic_file(shard) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in rows:
+                about = {"prompt": requests[i].prompt, "seed": requests[i].seed}
+                _add(tar, f"{i:06d}.png", files[i].read_bytes())
+                _add(tar, f"{i:06d}.txt", requests[i].prompt.encode())
+                _add(tar, f"{i:06d}.json", json.dumps(about).encode())
+    for path in files:
+        path.unlink()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no times and owners: equal images make equal shards
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 def _missing(files: list[Path], batch: range) -> set[int]:

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from e2ed2.data.columns import Columns
+from e2ed2.data.shards import tar_shards
 from e2ed2.errors import UserError
 from e2ed2.evaluation import evaluate_files as evaluate_files_module
+from e2ed2.evaluation import sample_files
 from e2ed2.evaluation.distribution import frechet_distance, kernel_distance
 from e2ed2.evaluation.evaluate_files import evaluate_files
 from e2ed2.evaluation.grids import comparison_grid
@@ -154,3 +157,34 @@ def test_the_nearest_training_images_are_shown_copies_first(protocol, tmp_path, 
     assert len(ratios) == 12 and ratios == sorted(ratios)
     copies = sum(ratio <= 1 for ratio in ratios)
     assert result["metrics"]["authenticity"]["value"] <= 1 - copies / 24
+
+
+def test_measured_images_are_packed_or_removed_and_not_made_again(tiny_model, protocol, tmp_path, monkeypatch):
+    path, out = protocol(metrics=["kid"]), tmp_path / "out"
+    whole = result_of(tiny_model, path, steps=1, out=tmp_path / "whole")
+    expected = [file.read_bytes() for file in sorted((tmp_path / "whole" / "images").iterdir())]
+    monkeypatch.setattr(sample_files, "IMAGES_PER_SHARD", 10)
+    result = result_of(tiny_model, path, steps=1, out=out, keep="shards")
+    assert result["metrics"] == whole["metrics"] and not any((out / "images").iterdir())
+    assert [file.name for file in sorted(out.glob("*.tar"))] == [f"images-{i:05d}.tar" for i in range(3)]
+    items = [item for shard in tar_shards(str(out), Columns()) for item in shard(0)]  # as a training would read them
+    assert [item.image for item in items] == expected
+    assert [item.captions for item in items] == [(f"a {word}",) for word in LINE.split()]
+    monkeypatch.setattr(evaluate_files_module, "make_files", lambda *args, **options: pytest.fail("made again"))
+    assert result_of(tiny_model, path, steps=1, out=out) == result
+    for changed in ({"seed": 1}, {"steps": 2}):
+        with pytest.raises(pytest.fail.Exception):
+            result_of(tiny_model, path, **{"steps": 1, "out": out, **changed})
+    with pytest.raises(pytest.fail.Exception):
+        result_of(tiny_model, protocol(metrics=["kid", "fid"]), steps=1, out=out)
+    monkeypatch.undo()
+
+
+def test_nothing_is_kept_where_that_is_asked(tiny_model, protocol, tmp_path):
+    out = tmp_path / "out"
+    result_of(tiny_model, protocol(metrics=["kid"]), steps=1, out=out, keep="nothing")
+    assert not any((out / "images").iterdir()) and not list(out.glob("*.tar")) and (out / "grid.png").exists()
+    theirs = draw_images(tmp_path / "theirs", 24)
+    with pytest.raises(UserError, match="--keep shards: the images of .* are not ours to move; leave it out"):
+        result_of(theirs, protocol(metrics=["kid"]), out=tmp_path / "other", keep="shards")
+    assert len(list(theirs.iterdir())) == 24
