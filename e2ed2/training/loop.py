@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
@@ -114,7 +114,8 @@ def _create_accelerator(config: Config) -> Accelerator:
     if missing:
         raise UserError(f"train.trackers: {missing[0]} is not installed; run `pip install {missing[0]}`")
     try:
-        return Accelerator(mixed_precision=mixed_precision, log_with=trackers or None, project_dir=config.run.dir)
+        folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
+        return Accelerator(mixed_precision=mixed_precision, log_with=trackers or None, project_config=folders)
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
 
