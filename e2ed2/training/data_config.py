@@ -59,9 +59,9 @@ class DataConfig(SourceConfig):
     """Captioned images: one source, or several as `sources`. `size`: side in pixels of a square.
 
     `window_size`: items of a stream that are in memory and shuffled together, and as many that are being read.
-    `num_workers`: threads that decode; they change nothing else. `images_per_caption`: n > 1 makes a micro-batch of
-    captions with n different images each, which scoring rules compare with all samples of the caption; it is then
-    always the plain one.
+    `num_workers`: threads that decode; they change nothing else. `images_per_caption`: n > 1 draws the share of plain
+    captions (1: all rows) as groups of n different images of one caption. Scoring rules judge those, with all samples
+    of the caption, where the chain starts from noise; the other terms judge everything else.
     """
 
     sources: list[WeightedSourceConfig] = []

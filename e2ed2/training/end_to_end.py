@@ -16,57 +16,29 @@ from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscrimin
 from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
-from e2ed2.objectives import kernel, reconstruction, scoring
-from e2ed2.objectives.perceptual import Maps, feature_distance, lpips, random_views, unit_maps
-from e2ed2.objectives.total import Term, evaluate_terms
+from e2ed2.objectives import scoring
+from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
+from e2ed2.objectives.total import evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch, MemoryLatents
 from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig
 from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
+from e2ed2.training.terms import (
+    DECODER_TERMS,
+    FEATURE_TERMS,
+    LATENT_TERMS,
+    SET_TERMS,
+    FeatureTerm,
+    Judge,
+    LatentTerm,
+    judges_features,
+)
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
-LatentTerm = Term[Tensor, Tensor]  # samples [m, B, C, h, w], x0 [B, C, h, w]
-FeatureTerm = Term[list[Maps], Maps]  # the m samples' feature maps, the data's
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
-
-LATENT_TERMS: dict[str, Callable[[ObjectiveConfig], LatentTerm]] = {
-    "l1": lambda objective: reconstruction.l1,
-    "l2": lambda objective: reconstruction.l2,
-    "huber": lambda objective: reconstruction.huber,
-    "energy": lambda objective: partial(
-        scoring.energy_score, distance=scoring.euclidean(objective.energy.beta)
-    ),
-    "patch_energy": lambda objective: partial(
-        scoring.energy_score, distance=scoring.patch_euclidean(objective.patch_energy.beta)
-    ),
-}
-FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of decoded images
-    "lpips": lambda objective: lpips,
-    "lpips_energy": lambda objective: partial(
-        scoring.energy_score, distance=feature_distance(objective.lpips_energy.beta)
-    ),
-}
-SET_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # the same, of the samples of full captions
-    "mmd": lambda objective: kernel.of_pooled_features(kernel.mmd),
-    "drifting": lambda objective: kernel.of_pooled_features(kernel.drifting),
-}
-DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of latents on their way through the decoder
-    "latent_lpips": lambda objective: lpips,
-    "latent_lpips_energy": lambda objective: partial(
-        scoring.energy_score, distance=feature_distance(objective.latent_lpips_energy.beta)
-    ),
-}
-
-
-def judges_features(config: Config) -> bool:
-    """Whether a term sees features of decoded samples and of the pictures themselves."""
-    weights = objective_weights(config)
-    return bool(weights.keys() & (FEATURE_TERMS | SET_TERMS).keys()) or (
-        "adversarial" in weights and config.objective.adversarial.space == "feature"
-    )
 
 
 def _check_set(config: Config, data: TrainingSet) -> None:
@@ -160,14 +132,16 @@ class EndToEndStage(FewStepStage):
     ) -> dict[str, Tensor]:
         """Every weighted objective of m samples per caption against the data."""
         batch = self.data.batch(rows, generator)
-        *earlier, samples = self._samples(network, batch, generator)
-        values = evaluate_terms(self._latent_terms, samples, batch.x0)
+        steps, start = self._draw_start(generator)
+        *earlier, samples = self._samples(network, batch, steps, start, generator)
+        judge = self._judge(batch, start)
+        values = judge.latents(self._latent_terms, samples, batch.x0)
         if self._intermediate_weight > 0:
-            at_steps = [evaluate_terms(self._latent_terms, estimate, batch.x0) for estimate in earlier]
+            at_steps = [judge.latents(self._latent_terms, estimate, batch.x0) for estimate in earlier]
             for name, value in values.copy().items():  # a chain of one step has none: then 0
                 values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
         if self._decoder_terms:
-            values |= evaluate_terms(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
+            values |= judge.maps(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
         place = self._place(batch.x0, generator)
         if self._features or self._space == "pixel":
             images = self._decode(samples, place)
@@ -177,7 +151,7 @@ class EndToEndStage(FewStepStage):
             sample_maps = [unit_maps(self._features, samples) for samples in views]
             with torch.no_grad():
                 x0_maps = unit_maps(self._features, view)
-            values |= evaluate_terms(self._feature_terms, sample_maps, x0_maps)
+            values |= judge.maps(self._feature_terms, sample_maps, x0_maps)
             values |= self._set_values(sample_maps, x0_maps, batch.is_full)
         if self.adversary:
             judged = images if self._space == "pixel" else samples
@@ -188,6 +162,17 @@ class EndToEndStage(FewStepStage):
             if self._objective.adversarial.buffer_size > 0:
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
+
+    def _judge(self, batch: LatentBatch, start: int) -> Judge:
+        """In class batches scoring rules judge the groups, and the other terms the rest.
+
+        From a later step on, where x_t tells which of a caption's images it is of, the other terms judge everything.
+        """
+        num_rows = len(batch.x0)
+        if self._rows_per_caption == 1:
+            return Judge(slice(None), slice(None), num_rows)
+        first = num_rows - (batch.num_grouped if start == 0 else 0)
+        return Judge(slice(0, first), slice(first, num_rows), num_rows)
 
     def _set_values(self, samples: list[Maps], x0: Maps, is_full: Tensor) -> dict[str, Tensor]:
         """The terms that compare sets, on the rows [B] of full captions; 0 of fewer than two.
@@ -216,7 +201,8 @@ class EndToEndStage(FewStepStage):
     def _draw_stack(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         """New samples and their data [m + 1, B, C, H, W], as the discriminator judges them: latents or images."""
         batch = self.data.batch(rows, generator)
-        samples, place = self._samples(network, batch, generator)[-1], self._place(batch.x0, generator)
+        samples = self._samples(network, batch, *self._draw_start(generator), generator)[-1]
+        place = self._place(batch.x0, generator)
         return self._stack(samples if self._space == "latent" else self._decode(samples, place), batch.x0, place)
 
     @torch.no_grad()
@@ -262,22 +248,28 @@ class EndToEndStage(FewStepStage):
         top, left, side = (self._pipeline.vae_scale_factor * cells for cells in place)
         return pictures[..., top : top + side, left : left + side]
 
-    def _samples(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
-        """m samples of each caption, latents [1, m, B, C, h, w], with their graph.
-
-        With a loss on intermediate states: every step's estimate of x0, [steps, m, B, C, h, w], the sample last.
-        """
-        x0, m, steps, start = batch.x0, self._num_samples, len(self._grids), 0
+    def _draw_start(self, generator: torch.Generator) -> tuple[int, int]:
+        """(number of steps, step to start at) of a micro-batch."""
+        steps, start = len(self._grids), 0
         if self._trajectory.random_num_steps:
             steps = 1 + int(torch.randint(steps, (), generator=generator))
         if self._trajectory.start == "random_step":
             start = int(torch.randint(steps, (), generator=generator))
+        return steps, start
+
+    def _samples(
+        self, network: nn.Module, batch: LatentBatch, steps: int, start: int, generator: torch.Generator
+    ) -> Tensor:
+        """m samples of each caption, latents [1, m, B, C, h, w], with their graph.
+
+        With a loss on intermediate states: every step's estimate of x0, [steps, m, B, C, h, w], the sample last.
+        """
+        x0, m = batch.x0, self._num_samples
         noises = draw_noises((m, *x0.shape), steps - start, generator).to(x0)
         if start > 0:  # samples of a caption share x_t, without which the scoring rule is not proper
             noises[0] = noises[0, :1].clone()
         elif self._trajectory.coupling == "optimal_transport":
-            n = self._rows_per_caption
-            noises[0] = torch.stack([optimal_transport(noise, x0, n if n > 1 else None) for noise in noises[0]])
+            noises[0] = torch.stack([self._assigned(noise, batch) for noise in noises[0]])
         elif self._trajectory.coupling == "teacher_pairs":
             noises[0] = pair_noise(batch.rows, x0.shape[1:])
         samples = network(
@@ -291,3 +283,11 @@ class EndToEndStage(FewStepStage):
             every_step=self._intermediate_weight > 0,
         )
         return samples.float().unflatten(-4, (m, len(x0))).reshape(-1, m, *x0.shape)
+
+    def _assigned(self, noise: Tensor, batch: LatentBatch) -> Tensor:
+        """Noise [B, C, h, w] assigned to the data by optimal transport, in class batches within each group."""
+        own = len(noise) - batch.num_grouped
+        parts = [optimal_transport(noise[:own], batch.x0[:own])] if own else []
+        if batch.num_grouped:
+            parts.append(optimal_transport(noise[own:], batch.x0[own:], self._rows_per_caption))
+        return torch.cat(parts)

@@ -28,12 +28,14 @@ class LatentBatch:
 
     Attributes:
         is_full: bool [B], on the CPU: whether the caption is one of the item's own, neither the plain one nor empty.
+        num_grouped: rows at the end that are groups of images of one plain caption (class batches).
     """
 
     rows: Tensor
     x0: Tensor
     cond: PromptEmbeds
     is_full: Tensor
+    num_grouped: int = 0
 
 
 class LatentSet(ABC):
@@ -50,7 +52,7 @@ class LatentSet(ABC):
 
     def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
         self._images_per_caption = n = config.images_per_caption
-        self._plain_fraction = 1.0 if n > 1 else config.plain_caption_fraction if has_plain else 0.0
+        self._plain_fraction = config.plain_caption_fraction if has_plain or n > 1 else 0.0
         self._dropout = config.caption_dropout
         self._device = device
         if n == 1:
@@ -80,16 +82,24 @@ class LatentSet(ABC):
     def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
         """Latents of `rows` with a caption each: one of its own, the plain one, or empty, by the config's shares.
 
-        In class batches they are the `grouped` rows, and a group shares its caption: plain, or empty.
+        In class batches the plain captions' share of the rows, at the end, are `grouped` ones, and a group shares its
+        caption: plain, or empty.
         """
-        rows, n = self.grouped(rows, generator), self._images_per_caption
-        draws = torch.rand(len(rows) // n, 2, generator=generator).repeat_interleave(n, 0)
+        n, plain = self._images_per_caption, self._plain_fraction
+        num_grouped = round(len(rows) * plain / n) * n if n > 1 else 0
+        own, groups = rows.split([len(rows) - num_grouped, num_grouped])
+        rows = torch.cat([own, self.grouped(groups, generator)]) if num_grouped else rows
+        draws = torch.rand(len(own), 2, generator=generator)
+        if num_grouped:
+            draws[:, 0] = plain + (1 - plain) * draws[:, 0]  # never the plain one
+            of_groups = torch.rand(num_grouped // n, 2, generator=generator).repeat_interleave(n, 0)
+            draws = torch.cat([draws, of_groups * torch.tensor([plain, 1.0])])  # always the plain one
         x0, cond = self._load(rows, draws)
-        is_full = (draws[:, 0] >= self._plain_fraction) & (draws[:, 1] >= self._dropout)
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
+        is_full = (draws[:, 0] >= plain) & (draws[:, 1] >= self._dropout)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, num_grouped)
 
     def grouped(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The class batch of `rows` [B]: every n-th names a plain caption, n random images of it follow each other.
+        """The groups that `rows` [B] stand for: every n-th names a plain caption, and n random images of it follow.
 
         A row whose caption has fewer than n images gives way to a random one whose caption has them. With n = 1 the
         rows themselves; n divides B.

@@ -35,11 +35,11 @@ from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import SourceConfig
 from e2ed2.training.encoders import made_with
-from e2ed2.training.end_to_end import judges_features
 from e2ed2.training.few_step import half_of, load_start
 from e2ed2.training.latents import check_size, images_at_a_time
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages import load_training_set
+from e2ed2.training.terms import judges_features
 from e2ed2.watch import Watch, silent
 
 Shard = tuple[int, list[Picture], dict[str, Any] | None]  # number, items, state of the stream after them

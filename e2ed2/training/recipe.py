@@ -1,6 +1,6 @@
 """A recipe file -> `Config`: overrides, one line for every mistake, and what may change when a run is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -111,11 +111,8 @@ def check_config(config: Config) -> None:
     sets, size = sorted(weights.keys() & {"mmd", "drifting"}), train.micro_batch_size
     if sets and size < 2:
         raise UserError(f"train.micro_batch_size: {size}, but {sets[0]} compares sets: give 2 or more")
-    if sets and data.images_per_caption > 1:
-        raise UserError(
-            f"objective.{sets[0]}.weight: compares samples of full captions, but with data.images_per_caption="
-            f"{data.images_per_caption} all are plain: remove one of them"
-        )
+    if data.images_per_caption > 1:
+        _check_class_batches(config, weights.keys())
     if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:
         found, remedy = config.objective.num_samples, "give 2 or more, or data.images_per_caption=2"
         raise UserError(f"objective.num_samples: {found}, but a scoring rule compares samples: {remedy}")
@@ -191,20 +188,37 @@ def _check_evaluation(config: Config) -> None:
         raise UserError("evaluation.protocol: stage autoencoder makes no images from captions: remove it")
 
 
+def _check_class_batches(config: Config, terms: Collection[str]) -> None:
+    """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
+    n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
+    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "drifting", "adversarial"}
+    sets = sorted({"mmd", "drifting"} & set(terms))
+    if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
+        raise UserError(
+            f"{field} is for scoring rules of stage e2ed2: give one a weight, such as objective.patch_energy.weight=1, "
+            "or set it to 1"
+        )
+    if size % n or round(size * plain / n) == 0:
+        raise UserError(
+            f"train.micro_batch_size: {size}, but data.plain_caption_fraction={plain:g} of it must be a caption of {n} "
+            f"images or more: give a multiple of {n}, or a larger one, or a larger fraction"
+        )
+    if not pointwise and (plain < 1 or config.trajectory.start != "pure_noise"):
+        raise UserError(
+            f"{field}: scoring rules judge plain captions where the chain starts from noise, and nothing judges the "
+            "rest; give another term a weight, or set data.plain_caption_fraction=1 and trajectory.start=pure_noise"
+        )
+    if sets and plain == 1:
+        raise UserError(
+            f"objective.{sets[0]}.weight: compares samples of full captions, but with data.plain_caption_fraction=1 "
+            "there are none: remove it, or give a smaller fraction"
+        )
+
+
 def _check_coupling(config: Config) -> None:
-    """Class batches, and which noise goes with which image."""
-    trajectory, n, size = config.trajectory, config.data.images_per_caption, config.train.micro_batch_size
+    """Which noise goes with which image."""
+    trajectory, n = config.trajectory, config.data.images_per_caption
     coupling, teacher = trajectory.coupling, trajectory.teacher
-    if n > 1 and (config.stage != "e2ed2" or trajectory.start != "pure_noise"):
-        raise UserError(
-            f"data.images_per_caption: {n} needs stage=e2ed2 and trajectory.start=pure_noise (samples of a caption "
-            "must share their start, and a later one holds a part of the image); set them, or give 1"
-        )
-    if size % n:
-        raise UserError(
-            f"train.micro_batch_size: {size}, but data.images_per_caption={n} fills it with whole captions: give a "
-            f"multiple of {n}, such as {size + n - size % n}"
-        )
     if coupling != "independent" and config.stage != "e2ed2":
         raise UserError(f"trajectory.coupling: {coupling}, but stage {config.stage} starts at no noise: remove it")
     if coupling != "teacher_pairs" and teacher is not None:

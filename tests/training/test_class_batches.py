@@ -12,6 +12,7 @@ from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage
 
 ROWS = torch.arange(12)
+ALL = {"plain_caption_fraction": 1.0}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -21,7 +22,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def make(path, images, n=2, coupling="independent", start="pure_noise", data=None, **objective):
     torch.manual_seed(0)
     objective = objective or {"energy": {"weight": 1}}
-    sections = {"data": {"images_per_caption": n, **(data or {})}, "trajectory": {"start": start, "coupling": coupling}}
+    trajectory = {"start": start, "coupling": coupling}
+    sections = {"data": {"images_per_caption": n, **(data or ALL)}, "trajectory": trajectory}
     values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(path)}, "objective": objective}
     return create_stage(build_config(values | sections), images, torch.device("cpu"), lambda line: None)
 
@@ -78,10 +80,9 @@ def test_more_images_than_any_caption_has_are_refused(tiny_model, folder):
 def test_a_scoring_rule_compares_all_samples_of_a_caption_with_all_its_images(
     tiny_model, tiny_emoji, monkeypatch, num_samples
 ):
-    """L2 beside it stays between a sample and the image of its own row."""
-    stage = make(tiny_model, tiny_emoji, energy={"weight": 1}, l2={"weight": 1}, num_samples=num_samples)
+    stage = make(tiny_model, tiny_emoji, energy={"weight": 1}, num_samples=num_samples)
     samples = torch.randn(1, num_samples, 12, 4, 16, 16, generator=generator(5))
-    monkeypatch.setattr(stage, "_samples", lambda network, batch, generator: samples)
+    monkeypatch.setattr(stage, "_samples", lambda *args: samples)
     values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     x0 = stage.data.batch(ROWS, generator()).x0
     by_hand = []
@@ -89,10 +90,34 @@ def test_a_scoring_rule_compares_all_samples_of_a_caption_with_all_its_images(
         ours = samples[0, :, first : first + 2].flatten(0, 1)[:, None]
         by_hand.append(energy_score(ours, list(x0[first : first + 2][:, None]), euclidean()))
     torch.testing.assert_close(values["energy"], torch.stack(by_hand).mean())
-    torch.testing.assert_close(values["l2"], (samples[0] - x0).square().mean())
 
 
-@pytest.mark.parametrize("term", ["patch_energy", "lpips", "lpips_energy"])
+@pytest.mark.parametrize("start", [0, 1])
+def test_groups_stand_beside_rows_with_captions_of_their_own(tiny_model, tiny_emoji, monkeypatch, start):
+    """A third of twelve rows: the energy score judges two groups of two, L2 the other eight, by their shares.
+
+    From a later step on x_t tells the groups' images apart, and L2 judges all twelve.
+    """
+    data, both = {"plain_caption_fraction": 1 / 3}, {"energy": {"weight": 1}, "l2": {"weight": 1}}
+    stage = make(tiny_model, tiny_emoji, data=data, **both)
+    batch = stage.data.batch(ROWS, generator())
+    assert batch.num_grouped == 4 and batch.is_full.tolist() == [True] * 8 + [False] * 4
+    assert torch.equal(batch.rows[:8], ROWS[:8])
+    assert all(tiny_emoji.names[a] == tiny_emoji.names[b] for a, b in batch.rows[8:].view(2, 2).tolist())
+    lengths = batch.cond.mask.sum(1)  # a name, or a name with its style
+    assert (lengths[:8] > 3).all() and (lengths[8:] == 3).all()
+    samples = torch.randn(1, 1, 12, 4, 16, 16, generator=generator(5))
+    monkeypatch.setattr(stage, "_samples", lambda *args: samples)
+    monkeypatch.setattr(stage, "_draw_start", lambda generator: (2, start))
+    values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    x0, errors = batch.x0, (samples[0, 0] - batch.x0).square().flatten(1).mean(1)
+    groups = [(samples[0, 0, i : i + 2], list(x0[i : i + 2][:, None])) for i in (8, 10)]
+    by_hand = torch.stack([energy_score(x[:, None], y, euclidean()) for x, y in groups]).mean()
+    torch.testing.assert_close(values["energy"], by_hand / 3 if start == 0 else torch.tensor(0.0))
+    torch.testing.assert_close(values["l2"], errors[: 12 if start else 8].sum() / 12)
+
+
+@pytest.mark.parametrize("term", ["patch_energy", "lpips_energy"])
 def test_one_sample_per_image_trains_every_term(tiny_model, tiny_emoji, term):
     stage = make(tiny_model, tiny_emoji, **{term: {"weight": 1}})
     value = stage.loss_terms(stage.network, stage.network, ROWS[:4], generator())[term]
@@ -103,8 +128,10 @@ def test_one_sample_per_image_trains_every_term(tiny_model, tiny_emoji, term):
 
 def test_images_are_the_grouped_rows_own(tiny_model, tiny_emoji, monkeypatch):
     """A decoder that returns the very pictures of the class batch makes LPIPS zero."""
-    stage = make(tiny_model, tiny_emoji, lpips={"weight": 1})
-    rows = stage.data.grouped(ROWS, generator())
+    terms = {"lpips": {"weight": 1}, "energy": {"weight": 1}}
+    stage = make(tiny_model, tiny_emoji, start="random_step", data={"plain_caption_fraction": 0.5}, **terms)
+    monkeypatch.setattr(stage, "_draw_start", lambda generator: (2, 1))  # judged by LPIPS, all of them
+    rows = stage.data.batch(ROWS, generator()).rows
     monkeypatch.setattr(end_to_end, "decode", lambda vae, latents: stage.data.images(rows))
     assert stage.loss_terms(stage.network, stage.network, ROWS, generator())["lpips"].item() == 0
 
@@ -129,7 +156,7 @@ def starts(stage, seed=0):
 
     source = generator(seed)
     batch = stage.data.batch(ROWS, source)
-    stage._samples(chain, batch, source)
+    stage._samples(chain, batch, *stage._draw_start(source), source)
     return given[0][0].unflatten(0, (-1, len(ROWS))), batch.x0, given[0][1]
 
 
@@ -155,6 +182,6 @@ def test_optimal_transport_leaves_a_later_start_alone(tiny_model, tiny_emoji):
 
 
 def test_an_empty_caption_is_drawn_for_a_whole_group(tiny_model, tiny_emoji):
-    stage = make(tiny_model, tiny_emoji, data={"caption_dropout": 0.5})
+    stage = make(tiny_model, tiny_emoji, data={**ALL, "caption_dropout": 0.5})
     lengths = stage.data.batch(torch.arange(48), generator()).cond.mask.sum(1).view(-1, 2)
     assert torch.equal(lengths[:, 0], lengths[:, 1]) and set(lengths[:, 0].tolist()) == {2, 3}

@@ -8,9 +8,9 @@ import yaml
 from e2ed2.errors import UserError
 from e2ed2.models.scheduler import ORIGINAL_INFERENCE_STEPS
 from e2ed2.training.config import MAX_INFERENCE_STEPS
-from e2ed2.training.end_to_end import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS, SET_TERMS
 from e2ed2.training.objective_config import TERMS, EnergyConfig
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
+from e2ed2.training.terms import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS, SET_TERMS
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 RECIPES = [path for path in FILES if path.parent.name != "ablation"]  # suites: tests/test_ablation.py
@@ -87,7 +87,7 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
         ("trajectory.time_grid=learned", ["trajectory.time_grid: learned needs trajectory.start=pure_noise"]),
         ("data.images_per_caption=0", ["data.images_per_caption: 0", "greater than or equal to 1"]),
-        ("data.images_per_caption=2", ["data.images_per_caption: 2 needs", "trajectory.start=pure_noise", "or give 1"]),
+        ("data.images_per_caption=2", ["data.images_per_caption: 2 is for scoring rules", "patch_energy"]),
         ("trajectory.coupling=ot", ["trajectory.coupling: 'ot'", "'optimal_transport' or 'teacher_pairs'"]),
         ("trajectory.coupling=teacher_pairs", ["trajectory.teacher: missing", "emoji-base"]),
         ("trajectory.teacher=x", ["trajectory.teacher: x, but only trajectory.coupling=teacher_pairs reads it"]),
@@ -130,16 +130,34 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
     ("overrides", "message"),
     [
         (
-            ["data.images_per_caption=3", "trajectory.start=pure_noise", "train.micro_batch_size=10"],
-            "train.micro_batch_size: 10, but data.images_per_caption=3 .* such as 12",
+            ["data.images_per_caption=3", "objective.energy.weight=1", "train.micro_batch_size=10"],
+            "train.micro_batch_size: 10, but data.plain_caption_fraction=0.25 .* give a multiple of 3",
         ),
         (
-            ["data.images_per_caption=2", "trajectory={start: pure_noise, coupling: teacher_pairs, teacher: x}"],
+            ["data.images_per_caption=2", "objective.energy.weight=1", "train.micro_batch_size=2"],
+            "train.micro_batch_size: 2, but data.plain_caption_fraction=0.25 .* or a larger one",
+        ),
+        (
+            ["data.images_per_caption=2", "objective={energy: {weight: 1}}"],
+            "data.images_per_caption: 2: scoring rules judge plain captions .* nothing judges the rest",
+        ),
+        (
+            ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective={energy: {weight: 1}}"],
+            "data.images_per_caption: 2: scoring rules .* and trajectory.start=pure_noise",
+        ),
+        (
+            ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective.energy.weight=1"]
+            + ["objective.mmd.weight=1"],
+            "objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction=1",
+        ),
+        (
+            ["data.images_per_caption=2", "objective.energy.weight=1"]
+            + ["trajectory={start: pure_noise, coupling: teacher_pairs, teacher: x}"],
             "trajectory.coupling: teacher_pairs needs .* data.images_per_caption=1",
         ),
         (
             ["stage=lcm", "objective.l2.weight=0", "data.images_per_caption=2", "trajectory.start=pure_noise"],
-            "data.images_per_caption: 2 needs stage=e2ed2",
+            "data.images_per_caption: 2 is for scoring rules of stage e2ed2",
         ),
         (
             ["stage=lcm", "objective.l2.weight=0", "trajectory.coupling=optimal_transport"],

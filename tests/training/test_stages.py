@@ -283,7 +283,7 @@ def test_a_loss_on_intermediate_states_is_each_step_s_own_error(tiny_model, tiny
     terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     batch = stage.data.batch(ROWS, again := generator())
     with torch.no_grad():
-        *earlier, last = stage._samples(stage.network, batch, again)
+        *earlier, last = stage._samples(stage.network, batch, *stage._draw_start(again), again)
     errors = [(x[0] - batch.x0).square().mean() for x in earlier]
     assert len(errors) == 3 and terms["intermediate_l2"].item() == pytest.approx(sum(errors).item() / 3, rel=1e-5)
     assert terms["l2"].item() == pytest.approx((last[0] - batch.x0).square().mean().item(), rel=1e-5)

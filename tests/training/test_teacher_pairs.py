@@ -80,7 +80,8 @@ def test_the_target_is_the_teacher_s_sample_of_the_start_noise(tiny_model, tiny_
         return torch.zeros_like(noises[0])
 
     batch = stage.data.batch(ROWS, generator())
-    stage._samples(chain, batch, generator())
+    source = generator()
+    stage._samples(chain, batch, *stage._draw_start(source), source)
     noises, cond = given[0]
     first, second = noises.unflatten(1, (2, -1)).unbind(1)
     assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])
