@@ -1,0 +1,36 @@
+"""Draws `styles.png`: evenly spaced prompts of `emoji-anystyle`, which leave the style open, four samples of each.
+
+    python docs/images/styles.py MODEL ...
+
+A row a prompt, a block of four columns a model: the same noises for all. In the file: emoji-lcm, and from it plain L2
+(400 updates of `benchmarks/over_training.py`), and two rows of `recipes/ablation/table2.yaml`, seed 0: L2+LPIPS+MMD and
+`recommended`.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from e2ed2.evaluation.emoji import load_protocol
+from e2ed2.evaluation.samples import load_model
+from e2ed2.pictures import image_grid
+
+ROWS, STEPS = 10, 4
+
+
+def main() -> None:
+    protocol = load_protocol("emoji-anystyle")
+    count = protocol.samples_per_prompt
+    places = range(0, len(protocol.prompts), len(protocol.prompts) // ROWS)
+    requests = [r for i in places[:ROWS] for r in protocol.requests(seed=0)[count * i : count * (i + 1)]]
+    blocks = []
+    for name in sys.argv[1:]:
+        images = load_model(name, STEPS).sampler(requests).unflatten(0, (ROWS, count))
+        blocks += [images, torch.full_like(images[:, :1], 255)]  # an empty column between two models
+    grid = torch.cat(blocks[:-1], 1)
+    image_grid(grid.flatten(0, 1), grid.shape[1]).quantize(256).save(Path(__file__).with_name("styles.png"))
+
+
+if __name__ == "__main__":
+    main()
