@@ -9,7 +9,7 @@ from e2ed2.demo import ROWS, find_recipe, run_demo
 from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Sampler
 
-QUICK = ["train.max_train_steps=4", "train.micro_batch_size=4", "train.preview_every=2", "train.checkpoint_every=2"]
+QUICK = ["train.max_train_steps=4", "train.micro_batch_size=8", "train.preview_every=2", "train.checkpoint_every=2"]
 
 
 @pytest.fixture

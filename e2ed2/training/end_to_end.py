@@ -81,6 +81,11 @@ class EndToEndStage(FewStepStage):
         if judges_features(config):  # told first if they cannot be had
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
+        if self._rows_per_caption > 1 and not self.data.has_groups:
+            say(
+                f"note: no caption has data.images_per_caption={self._rows_per_caption} images, so that there are no "
+                "class batches here and scoring rules judge nothing; the other terms judge everything"
+            )
         shortest = min(map(min, config.data.shapes))
         self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
         if self._features and self._space == "feature":

@@ -46,6 +46,7 @@ class LatentSet(ABC):
         has_plain: whether items have a plain caption beside their own.
     Attributes:
         uncond: what guidance leads away from.
+        has_groups: whether there are class batches; not where no caption has so many images.
     """
 
     uncond: PromptEmbeds
@@ -55,6 +56,7 @@ class LatentSet(ABC):
         self._plain_fraction = config.plain_caption_fraction if has_plain or n > 1 else 0.0
         self._dropout = config.caption_dropout
         self._device = device
+        self.has_groups = n > 1
         if n == 1:
             return
         assert first_captions is not None
@@ -62,7 +64,10 @@ class LatentSet(ABC):
         self._groups = torch.tensor([place[caption] for caption in first_captions])
         num_images = torch.bincount(self._groups)[self._groups]  # of each row's plain caption
         self._anchors = torch.nonzero(num_images >= n).flatten()
-        if len(self._anchors) == 0:
+        if len(self._anchors) == 0 and self._plain_fraction < 1:
+            self._images_per_caption, self.has_groups = 1, False
+            self._plain_fraction = config.plain_caption_fraction if has_plain else 0.0
+        elif len(self._anchors) == 0:  # nothing would be left
             row = int(num_images.argmax())
             most = f"'{first_captions[row]}' has the most, {num_images[row]}: give {num_images[row]} at most"
             raise UserError(f"data.images_per_caption: {n}, but no caption has so many images; {most}")

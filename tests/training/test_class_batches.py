@@ -19,13 +19,13 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make(path, images, n=2, coupling="independent", start="pure_noise", data=None, **objective):
+def make(path, images, n=2, coupling="independent", start="pure_noise", data=None, say=lambda line: None, **objective):
     torch.manual_seed(0)
     objective = objective or {"energy": {"weight": 1}}
     trajectory = {"start": start, "coupling": coupling}
     sections = {"data": {"images_per_caption": n, **(data or ALL)}, "trajectory": trajectory}
     values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(path)}, "objective": objective}
-    return create_stage(build_config(values | sections), images, torch.device("cpu"), lambda line: None)
+    return create_stage(build_config(values | sections), images, torch.device("cpu"), say)
 
 
 @pytest.fixture
@@ -74,6 +74,19 @@ def test_without_class_batches_nothing_is_drawn_or_changed(tiny_model, tiny_emoj
 def test_more_images_than_any_caption_has_are_refused(tiny_model, folder):
     with pytest.raises(UserError, match="data.images_per_caption: 5, but no caption .* 'doe' has the most, 4: give 4"):
         make(tiny_model, folder, n=5)
+
+
+def test_where_no_caption_has_several_images_the_other_terms_judge_everything(tiny_model, tiny_emoji):
+    """A recipe with class batches moved to a folder of captions of their own."""
+    images, captions = tiny_emoji.images[:12], [f"number {i}" for i in range(12)]
+    unique, said = ImageTextSet(images, captions, captions), []
+    both = {"energy": {"weight": 1}, "l2": {"weight": 1}}
+    stage = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, say=said.append, **both)
+    assert "no caption has data.images_per_caption=2 images" in said[-1]
+    values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
+    alone = make(tiny_model, unique, n=1, data={"plain_caption_fraction": 0.25}, l2={"weight": 1})
+    expected = alone.loss_terms(alone.network, alone.network, ROWS, generator())
+    assert values["energy"].item() == 0 and values["l2"].item() == pytest.approx(expected["l2"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])
