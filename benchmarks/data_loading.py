@@ -29,7 +29,7 @@ from e2ed2.data.order import Order, ShuffledOrder
 from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import ShardStream, StreamSet
-from e2ed2.evaluation.evaluate_emoji import device_name
+from e2ed2.evaluation.samples import device_name
 
 NUM_IMAGES, NUM_ROUNDS, BATCH = 512, 48, 8
 STEP = 1.0  # seconds of an update of 8 captions by a GPU, at the least

@@ -36,7 +36,7 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
     return _svg(axes + parts, HEIGHT, description)
 
 
-def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int | None, description: str) -> str:
+def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int, description: str) -> str:
     """A few measured values over steps, their intervals as a band.
 
     Args:

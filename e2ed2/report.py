@@ -10,13 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from e2ed2.charts import band_chart, interval_chart, line_chart
-from e2ed2.evaluation.results import read_result
 from e2ed2.evaluation.samples import read_images
 from e2ed2.evaluation.table import METRICS, central, figure, interval, is_better, metric_of
 from e2ed2.files import write_file
 from e2ed2.pictures import png_bytes, to_picture
 from e2ed2.training.log import read_metrics
-from e2ed2.training.validation import best_so_far, evaluation_files
+from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 
 NUM_PROMPTS, SEEDS_PER_PROMPT, NUM_PREVIEWS = 12, 2, 6
 HEADLINE = ("kernel_distance", "recall", "coverage", "alignment", "sharpness")
@@ -68,9 +67,9 @@ def verdict(name: str, before: dict[str, float], after: dict[str, float]) -> str
     """`better`, `worse`, or `no clear change` when the 95% intervals overlap."""
     if before["low"] <= after["high"] and after["low"] <= before["high"]:
         return "no clear change"
-    if metric_of(name).better == "shown":
-        return "changed"
-    return "better" if is_better(name, after["value"], before["value"]) else "worse"
+    if is_better(name, after["value"], before["value"]):
+        return "better"
+    return "worse" if is_better(name, before["value"], after["value"]) else "changed"
 
 
 def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,12 +135,12 @@ def _curves(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
 
 def _measured(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The evaluations made while training, a chart for each metric; None where there are fewer than two."""
-    files = sorted(evaluation_files(run_dir).items())
-    if len(files) < 2:
+    measured = read_evaluations(run_dir)
+    if len(measured) < 2:
         return None
-    steps, results = [step for step, _ in files], [read_result(path) for _, path in files]
-    metric = asked.get("metric") or next(name for name in results[0]["metrics"] if metric_of(name).better != "shown")
-    best = best_so_far(run_dir, metric)[steps[-1]]
+    steps, results = list(measured), list(measured.values())
+    metric = deciding_metric(asked.get("metric"), results[0]["metrics"])
+    best = best_so_far(measured, metric)[steps[-1]]
     curves = []
     for name in results[0]["metrics"]:
         estimates = [result["metrics"][name] for result in results]

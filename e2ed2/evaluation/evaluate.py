@@ -43,8 +43,7 @@ def evaluate(
         )  # fmt: skip
     if keep != "files":
         raise UserError(f"--keep {keep}: protocol {protocol} is of few images, which stay; leave it out")
-    if data is not None:
-        raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")
+    _refuse_data(protocol, data)
     if model not in FLOORS:
         return evaluate_emoji(
             model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, watch=watch
@@ -64,7 +63,11 @@ def check_protocol(protocol: str, num_images: int | None, data: Path | None, wat
     if isinstance(spec, FileProtocol):
         load_asked(protocol, spec, num_images, data)
         return spec.metrics
-    if data is not None:
-        raise UserError(f"evaluation.data: {data}, but protocol {protocol} brings its own; leave it out")
+    _refuse_data(protocol, data)
     load_emoji_protocol(protocol, num_images, watch)
     return list(METRICS)
+
+
+def _refuse_data(protocol: str, data: Path | None) -> None:
+    if data is not None:
+        raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")

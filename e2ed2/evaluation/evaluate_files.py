@@ -120,7 +120,7 @@ def evaluate_files(
     else:
         watch(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
-        if (before := _put_away(loaded, asked, seed, out)) is not None:
+        if (before := _measured_before(loaded, asked, seed, out)) is not None:
             return before if share.rank == 0 else None
         about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
     if share.rank > 0:
@@ -162,14 +162,13 @@ def _found(model: str, folder: Path, asked: Asked, out: Path) -> tuple[dict[str,
     return {"model": model, "nfe": 0, "images_per_second": None, "command": command}, files
 
 
-def _put_away(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> dict[str, Any] | None:
+def _measured_before(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> dict[str, Any] | None:
     """The result of an earlier run whose images were packed or removed; None where there is none of the same."""
     if not (out / EVALUATION_FILE).exists() or any((out / "images").iterdir()):
         return None
     result = read_result(out / EVALUATION_FILE)
     facts = _facts(asked, {kind: images.sha256() for kind, images in asked.real.items()}, {})
-    known = {name: value for name, value in result.get("protocol_facts", {}).items() if name != "networks"}
-    same = known == {name: value for name, value in facts.items() if name != "networks"}
+    same = {**result.get("protocol_facts", {}), "networks": {}} == facts
     of_model = (result.get("model_sha256"), result["nfe"], result.get("seed"))
     is_whole = list(result["metrics"]) == asked.protocol.metrics
     return result if same and is_whole and of_model == (loaded.sha256, loaded.sampler.nfe, seed) else None

@@ -90,7 +90,6 @@ class Measurement:
             deviations.append((own.double() / 255).var(0).mean().sqrt())
         return mean_estimate(torch.stack(deviations))
 
-
     def nearest_training(self, count: int) -> dict[str, list[tuple[str, Tensor]]]:
         """The samples that are nearest to a training image, and those images: columns of `grids.comparison_grid`."""
         sets = self.images.sets

@@ -3,7 +3,9 @@
 The packages fetch and load their own weights, pickles among them; install them only if you trust them.
 """
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +15,14 @@ from e2ed2.errors import UserError
 
 def hpsv2(paths: list[Path], prompts: list[str]) -> Tensor:
     """Human Preference Score v2.1 (Wu et al. 2023, arXiv:2306.09341), [N]."""
-    try:
-        import hpsv2 as package
-    except ImportError as error:
-        raise UserError(f"metric hpsv2 needs the package {error.name}: run `pip install hpsv2`") from error
+    package = _package("hpsv2", "hpsv2")
     pairs = zip(paths, prompts, strict=True)
     return torch.tensor([float(package.score(str(path), prompt, hps_version="v2.1")[0]) for path, prompt in pairs])
 
 
 def hpsv3(paths: list[Path], prompts: list[str], batch_size: int = 8) -> Tensor:
     """Human Preference Score v3 (Ma et al. 2025, arXiv:2508.03789), the mean of what it predicts, [N]; needs a GPU."""
-    try:
-        import hpsv3 as package
-    except ImportError as error:
-        raise UserError(f"metric hpsv3 needs the package {error.name}: run `pip install hpsv3`") from error
+    package = _package("hpsv3", "hpsv3")
     model, scores = package.HPSv3RewardInferencer(), []
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
@@ -38,11 +34,16 @@ def hpsv3(paths: list[Path], prompts: list[str], batch_size: int = 8) -> Tensor:
 
 def image_reward(paths: list[Path], prompts: list[str]) -> Tensor:
     """ImageReward v1.0 (Xu et al. 2023, arXiv:2304.05977), [N]."""
-    try:
-        import ImageReward as package
-    except ImportError as error:
-        remedy = "run `pip install image-reward`"
-        raise UserError(f"metric image_reward needs the package {error.name}: {remedy}") from error
+    package = _package("image_reward", "ImageReward", "image-reward")
     model = package.load("ImageReward-v1.0")
     with torch.inference_mode():
         return torch.tensor([float(model.score(p, str(path))) for path, p in zip(paths, prompts, strict=True)])
+
+
+def _package(metric: str, module: str, distribution: str | None = None) -> Any:
+    """The module, imported; `distribution`: what pip calls it, where that is another name."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        remedy = f"run `pip install {distribution or module}`"
+        raise UserError(f"metric {metric} needs the package {error.name}: {remedy}") from error

@@ -68,7 +68,19 @@ class EndToEndStage(FewStepStage):
             )
         _check_set(config, data)
         self._objective, self._crop = config.objective, config.objective.crop
-        self._rows_per_caption = config.data.images_per_caption
+        self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
+        self._features = None
+        if judges_features(config):  # told first if they cannot be had
+            self._features = load_lpips_network(config.objective.perceptual_network).to(device)
+        super().__init__(config, data, device, say)
+        self._rows_per_caption = self.data.images_per_caption
+        if self._rows_per_caption < config.data.images_per_caption and config.objective.num_samples < 2:
+            rules = self.weights.keys() & SCORING_RULES
+            say(
+                f"note: no caption has data.images_per_caption={config.data.images_per_caption} images, so that there "
+                f"are no class batches, and {', '.join(sorted(rules))}, for which one sample is too few, are left out"
+            )
+            self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
         self._set_terms: dict[str, FeatureTerm] = self._terms(SET_TERMS)
@@ -76,16 +88,6 @@ class EndToEndStage(FewStepStage):
         if self._intermediate_weight > 0:
             terms = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
-        self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
-        self._features = None
-        if judges_features(config):  # told first if they cannot be had
-            self._features = load_lpips_network(config.objective.perceptual_network).to(device)
-        super().__init__(config, data, device, say)
-        if self._rows_per_caption > 1 and not self.data.has_groups:
-            say(
-                f"note: no caption has data.images_per_caption={self._rows_per_caption} images, so that there are no "
-                "class batches here and scoring rules judge nothing; the other terms judge everything"
-            )
         shortest = min(map(min, config.data.shapes))
         self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
         if self._features and self._space == "feature":

@@ -46,28 +46,34 @@ class LatentSet(ABC):
         has_plain: whether items have a plain caption beside their own.
     Attributes:
         uncond: what guidance leads away from.
-        has_groups: whether there are class batches; not where no caption has so many images.
+        images_per_caption: in class batches, the config's; 1 where no caption has so many.
     """
 
     uncond: PromptEmbeds
 
     def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
-        self._images_per_caption = n = config.images_per_caption
-        self._plain_fraction = config.plain_caption_fraction if has_plain or n > 1 else 0.0
+        self.images_per_caption = 1
+        self._plain_fraction = config.plain_caption_fraction if has_plain else 0.0
         self._dropout = config.caption_dropout
         self._device = device
-        self.has_groups = n > 1
-        if n == 1:
-            return
-        assert first_captions is not None
+        if config.images_per_caption > 1:
+            assert first_captions is not None
+            self._find_groups(config, first_captions)
+
+    def _find_groups(self, config: DataConfig, first_captions: Sequence[str]) -> None:
+        """Captions with enough images for class batches; without any, rows with captions of their own are all there is.
+
+        Raises:
+            UserError: and there are none of those either.
+        """
+        n = config.images_per_caption
         place = {caption: i for i, caption in enumerate(dict.fromkeys(first_captions))}
         self._groups = torch.tensor([place[caption] for caption in first_captions])
         num_images = torch.bincount(self._groups)[self._groups]  # of each row's plain caption
         self._anchors = torch.nonzero(num_images >= n).flatten()
-        if len(self._anchors) == 0 and self._plain_fraction < 1:
-            self._images_per_caption, self.has_groups = 1, False
-            self._plain_fraction = config.plain_caption_fraction if has_plain else 0.0
-        elif len(self._anchors) == 0:  # nothing would be left
+        if len(self._anchors) > 0:
+            self.images_per_caption, self._plain_fraction = n, config.plain_caption_fraction
+        elif config.plain_caption_fraction == 1:
             row = int(num_images.argmax())
             most = f"'{first_captions[row]}' has the most, {num_images[row]}: give {num_images[row]} at most"
             raise UserError(f"data.images_per_caption: {n}, but no caption has so many images; {most}")
@@ -90,7 +96,7 @@ class LatentSet(ABC):
         In class batches the plain captions' share of the rows, at the end, are `grouped` ones, and a group shares its
         caption: plain, or empty.
         """
-        n, plain = self._images_per_caption, self._plain_fraction
+        n, plain = self.images_per_caption, self._plain_fraction
         num_grouped = round(len(rows) * plain / n) * n if n > 1 else 0
         own, groups = rows.split([len(rows) - num_grouped, num_grouped])
         rows = torch.cat([own, self.grouped(groups, generator)]) if num_grouped else rows
@@ -103,15 +109,16 @@ class LatentSet(ABC):
         is_full = (draws[:, 0] >= plain) & (draws[:, 1] >= self._dropout)
         return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, num_grouped)
 
+    def _of_own_captions(self, rows: Tensor, x0: Tensor, cond: PromptEmbeds) -> LatentBatch:
+        is_full = torch.ones(len(rows), dtype=torch.bool)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
+
     def grouped(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The groups that `rows` [B] stand for: every n-th names a plain caption, and n random images of it follow.
 
-        A row whose caption has fewer than n images gives way to a random one whose caption has them. With n = 1 the
-        rows themselves; n divides B.
+        A row whose caption has fewer than n images gives way to a random one whose caption has them. n divides B.
         """
-        n = self._images_per_caption
-        if n == 1:
-            return rows
+        n = self.images_per_caption
         anchors = rows[::n]
         others = self._anchors[torch.randint(len(self._anchors), anchors.shape, generator=generator)]
         anchors = torch.where(torch.isin(anchors, self._anchors), anchors, others)
@@ -173,9 +180,7 @@ class MemoryLatents(LatentSet):
     def preview_batch(self) -> LatentBatch:
         """The same captions every time, spread over the set."""
         rows = spread(len(self.latents), NUM_PREVIEWS)
-        cond = self._cond(rows, self._captions[rows])
-        is_full = torch.ones(len(rows), dtype=torch.bool)
-        return LatentBatch(rows, self.latents[rows].to(self._device), cond.to(self._device), is_full)
+        return self._of_own_captions(rows, self.latents[rows], self._cond(rows, self._captions[rows]))
 
 
 def images_at_a_time(size: int) -> int:

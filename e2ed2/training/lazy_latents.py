@@ -100,8 +100,7 @@ class OnlineLatents(LatentSet):
         """The same items and their first captions every time."""
         pictures = self._data.preview(NUM_PREVIEWS)
         x0, cond = self._encode(pictures, [picture.captions[0] for picture in pictures])
-        is_full = torch.ones(len(pictures), dtype=torch.bool)
-        return LatentBatch(torch.arange(len(pictures)), x0.to(self._device), cond.to(self._device), is_full)
+        return self._of_own_captions(torch.arange(len(pictures)), x0, cond)
 
 
 class CachedLatents(LatentSet):
@@ -140,9 +139,7 @@ class CachedLatents(LatentSet):
         if self._data.buckets is not None:
             rows = torch.nonzero(self._data.buckets == self._data.buckets.mode().values).flatten()
         rows = rows[spread(len(rows), NUM_PREVIEWS)]
-        x0, cond = self._read(rows, [0] * len(rows))
-        is_full = torch.ones(len(rows), dtype=torch.bool)
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
+        return self._of_own_captions(rows, *self._read(rows, [0] * len(rows)))
 
 
 def collate(items: Sequence[Tensors]) -> PromptEmbeds:

@@ -42,7 +42,7 @@ from e2ed2.training.run_folder import (
 from e2ed2.training.stages import create_stage, load_training_set
 from e2ed2.training.step import Stage, Trained, update
 from e2ed2.training.training_set import create_order
-from e2ed2.training.validation import Validation, create_validation, stopped_at
+from e2ed2.training.validation import Validation, create_validation, read_evaluations, stopped_at
 from e2ed2.watch import Watch, silent
 
 Say = Callable[[str], None]
@@ -229,13 +229,15 @@ def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
 def _validate(run: _Run, state: TrainState, say: Say) -> bool:
     """Measure the average where that is due; returns, in every process, whether that ends the run."""
     config, step = run.config, state.global_step
-    if config.evaluation.protocol is None:
+    is_due = step % config.evaluation.every == 0 or step == config.train.max_train_steps
+    if config.evaluation.protocol is None or not is_due:
         return False
     ends = [False]
     if run.validation is not None:
-        if run.validation.is_due(step, step == config.train.max_train_steps):
+        if step not in read_evaluations(config.run.dir):  # an interrupted run may have measured it
             say(run.validation.measure(step, lambda folder: _export(run, state, folder)))
-            run.accelerator.log(run.validation.tracked(step), step)
+            metrics = read_evaluations(config.run.dir)[step]["metrics"]
+            run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
         ends = [step == stopped_at(config)]
         if ends[0]:
             patience, best = config.evaluation.patience, config.run.dir / "best"

@@ -76,6 +76,7 @@ OBJECTIVES = {  # name -> field of every term
     if isinstance(field.annotation, type) and issubclass(field.annotation, TermConfig)
 }
 SCORING_RULES = {name for name, field in OBJECTIVES.items() if isinstance(field.default, EnergyConfig)}
+SET_RULES = {"mmd", "drifting"}  # compare the samples of many captions with their images, all at once
 TERMS = {  # stage -> the objectives it can weigh
     "autoencoder": ("l1", "kl"),
     "e2ed2": tuple(name for name in OBJECTIVES if name != "kl"),

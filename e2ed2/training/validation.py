@@ -8,7 +8,7 @@ the same ones as an uninterrupted one.
 import gc
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,6 @@ class Validation:
     metric: str
     watch: Watch
 
-    def is_due(self, step: int, is_last: bool) -> bool:
-        """Whether to measure after update `step`, and it was not done yet."""
-        return (is_last or step % self.config.every == 0) and step not in evaluation_files(self.run_dir)
-
     def measure(self, step: int, export: Callable[[Path], None]) -> str:
         """Evaluate the model that `export` writes into a folder, and keep it if it is the best; returns a line on it.
 
@@ -60,7 +56,7 @@ class Validation:
         assert result is not None
         self.describe(model, step)
         line = f"step {step}: {_in_words(result['metrics'][self.metric], self.metric)}"
-        if best_so_far(self.run_dir, self.metric)[step] == step:
+        if best_so_far(read_evaluations(self.run_dir), self.metric)[step] == step:
             replace_folder(model, self.run_dir / "best")
             line += ", the best so far"
         for done in (model, folder / "images"):
@@ -72,12 +68,9 @@ class Validation:
 
     def describe(self, model: Path, step: int) -> None:
         """Write what was measured after update `step` into the card of its model folder; nothing where it was not."""
-        if step in evaluation_files(self.run_dir):
-            add_measured(model, evaluation_markdown(read_result(evaluation_files(self.run_dir)[step])))
-
-    def tracked(self, step: int) -> dict[str, float]:
-        """The values of an evaluation, as curves of a tracker."""
-        return {f"evaluation/{name}": e["value"] for name, e in _metrics(self.run_dir, step).items()}
+        result = read_evaluations(self.run_dir).get(step)
+        if result is not None:
+            add_measured(model, evaluation_markdown(result))
 
     def forget_after(self, step: int) -> None:
         """Remove what was measured after the update that the run resumes from, and what was left half done."""
@@ -96,54 +89,56 @@ def create_validation(config: Config, watch: Watch) -> Validation | None:
     asked = config.evaluation
     if asked.protocol is None:
         return None
-    names = [n for n in check_protocol(asked.protocol, asked.num_images, _folder(asked), watch) if _decides(n)]
-    metric = asked.metric or names[0]
-    if metric not in names:
-        raise UserError(f"evaluation.metric: {metric}, but {asked.protocol} decides by {', '.join(names)}")
+    try:
+        names = check_protocol(asked.protocol, asked.num_images, _folder(asked), watch)
+    except UserError as error:
+        raise UserError(f"evaluation: {error}") from error
+    deciding = [name for name in names if metric_of(name).better != "shown"]
+    metric = deciding_metric(asked.metric, names)
+    if metric not in deciding:
+        raise UserError(f"evaluation.metric: {metric}, but {asked.protocol} decides by {', '.join(deciding)}")
     return Validation(asked, config.run.dir, metric, watch)
+
+
+def deciding_metric(asked: str | None, names: Iterable[str]) -> str:
+    """Which of a protocol's metrics says what is best: the one that is asked, or the first that has a better side."""
+    return asked or next(name for name in names if metric_of(name).better != "shown")
 
 
 def stopped_at(config: Config) -> int | None:
     """The step at which `evaluation.patience` ran out, by what is measured; None where it has not."""
-    asked, measured = config.evaluation, sorted(evaluation_files(config.run.dir))
+    asked, measured = config.evaluation, read_evaluations(config.run.dir)
     if asked.protocol is None or asked.patience is None or not measured:
         return None
-    metric = asked.metric or next(filter(_decides, _metrics(config.run.dir, measured[0])))
-    for step, best in best_so_far(config.run.dir, metric).items():
+    metric = deciding_metric(asked.metric, next(iter(measured.values()))["metrics"])
+    for step, best in best_so_far(measured, metric).items():
         if sum(best < other <= step for other in measured) == asked.patience:
             return step
     return None
 
 
-def best_so_far(run_dir: Path, metric: str) -> dict[int, int]:
-    """Every step that was measured -> the step of the best evaluation up to it, the first of equals."""
+def best_so_far(measured: Mapping[int, dict[str, Any]], metric: str) -> dict[int, int]:
+    """Every step of `read_evaluations` -> the step of the best evaluation up to it, the first of equals."""
     bests: dict[int, int] = {}
-    best, least = -1, 0.0
-    for step in sorted(evaluation_files(run_dir)):
-        value = _metrics(run_dir, step)[metric]["value"]
-        if best < 0 or is_better(metric, value, least):
-            best, least = step, value
+    best: int | None = None
+    for step in measured:
+        values = [measured[s]["metrics"][metric]["value"] for s in (step, step if best is None else best)]
+        if best is None or is_better(metric, *values):
+            best = step
         bests[step] = best
     return bests
 
 
-def evaluation_files(run_dir: Path) -> dict[int, Path]:
-    """step -> `evaluation.json` of everything measured while training."""
+def read_evaluations(run_dir: Path) -> dict[int, dict[str, Any]]:
+    """step -> result of everything measured while training, in the order of the steps."""
     paths = (run_dir / "evaluation").glob(f"step-*/{EVALUATION_FILE}")
-    return {step: path for path in paths if (step := _step_of(path.parent)) is not None}
-
-
-def _metrics(run_dir: Path, step: int) -> dict[str, Any]:
-    return read_result(evaluation_files(run_dir)[step])["metrics"]
+    found = {step: read_result(path) for path in paths if (step := _step_of(path.parent)) is not None}
+    return dict(sorted(found.items()))
 
 
 def _step_of(folder: Path) -> int | None:
     match = re.fullmatch(r"step-(\d+)", folder.name)
     return int(match[1]) if match else None
-
-
-def _decides(name: str) -> bool:
-    return metric_of(name).better != "shown"
 
 
 def _folder(settings: EvaluationConfig) -> Path | None:

@@ -66,9 +66,11 @@ def test_every_image_of_a_caption_with_enough_is_reached_and_no_other(tiny_model
 
 def test_without_class_batches_nothing_is_drawn_or_changed(tiny_model, tiny_emoji):
     stage = make(tiny_model, tiny_emoji, n=1, l2={"weight": 1})
-    source = generator()
-    assert stage.data.grouped(ROWS, source) is ROWS and source.initial_seed() == 0
-    assert torch.equal(source.get_state(), generator().get_state())
+    source, only_captions = generator(), generator()
+    batch = stage.data.batch(ROWS, source)
+    torch.rand(len(ROWS), 2, generator=only_captions)
+    assert batch.rows is ROWS and batch.num_grouped == 0
+    assert torch.equal(source.get_state(), only_captions.get_state())
 
 
 def test_more_images_than_any_caption_has_are_refused(tiny_model, folder):
@@ -82,11 +84,15 @@ def test_where_no_caption_has_several_images_the_other_terms_judge_everything(ti
     unique, said = ImageTextSet(images, captions, captions), []
     both = {"energy": {"weight": 1}, "l2": {"weight": 1}}
     stage = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, say=said.append, **both)
-    assert "no caption has data.images_per_caption=2 images" in said[-1]
+    assert "no caption has data.images_per_caption=2 images" in said[-1] and "energy" in said[-1]
     values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     alone = make(tiny_model, unique, n=1, data={"plain_caption_fraction": 0.25}, l2={"weight": 1})
     expected = alone.loss_terms(alone.network, alone.network, ROWS, generator())
-    assert values["energy"].item() == 0 and values["l2"].item() == pytest.approx(expected["l2"].item(), rel=1e-5)
+    assert stage.weights == {"l2": 1} and values.keys() == {"l2"}
+    assert values["l2"].item() == pytest.approx(expected["l2"].item(), rel=1e-5)
+    two = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, num_samples=2, **both)
+    assert two.weights == {"energy": 1, "l2": 1}, "two samples of a row are enough"
+    assert two.loss_terms(two.network, two.network, ROWS, generator())["energy"].item() > 0
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])

@@ -10,7 +10,7 @@ from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.training import validation
 from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config, check_config
-from e2ed2.training.validation import best_so_far, create_validation, evaluation_files, stopped_at
+from e2ed2.training.validation import best_so_far, create_validation, read_evaluations, stopped_at
 
 DISTANCES = {0: 0.9, 3: 0.5, 6: 0.4, 9: 0.6, 10: 0.8, 12: 0.4, 15: 0.7, 18: 0.1}
 
@@ -100,7 +100,7 @@ def test_interrupted_it_measures_and_ends_as_uninterrupted(tiny, scripted, tmp_p
     train(other, quiet)
     whole = load_file(tmp_path / "whole" / "best" / "part" / "weights.safetensors")
     assert all(weights[name].equal(tensor) for name, tensor in whole.items())
-    assert sorted(evaluation_files(config.run.dir)) == [0, 3, 6, 9, 12, 15]
+    assert list(read_evaluations(config.run.dir)) == [0, 3, 6, 9, 12, 15]
 
 
 def test_which_is_best_depends_on_the_metric(tmp_path):
@@ -108,9 +108,9 @@ def test_which_is_best_depends_on_the_metric(tmp_path):
     for step, (distance, recall, sharpness) in values.items():
         folder = tmp_path / "evaluation" / f"step-{step:06d}"
         measured(folder, step, kernel_distance=distance, recall=recall, sharpness=sharpness)
-    assert best_so_far(tmp_path, "kernel_distance") == {0: 0, 2: 2, 4: 2}
-    assert best_so_far(tmp_path, "recall") == {0: 0, 2: 0, 4: 0}
-    assert best_so_far(tmp_path, "sharpness") == {0: 0, 2: 2, 4: 2}, "1.2 is nearer to 1 than 0.7"
+    assert best_so_far(read_evaluations(tmp_path), "kernel_distance") == {0: 0, 2: 2, 4: 2}
+    assert best_so_far(read_evaluations(tmp_path), "recall") == {0: 0, 2: 0, 4: 0}
+    assert best_so_far(read_evaluations(tmp_path), "sharpness") == {0: 0, 2: 2, 4: 2}, "1.2 is nearer to 1 than 0.7"
 
 
 def test_what_cannot_be_measured_is_refused_before_training(tiny, tmp_path):
