@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from e2ed2.data.emoji import STYLES, EmojiSet, load_emoji, styled_caption
 from e2ed2.errors import UserError
-from e2ed2.evaluation.features import (
+from e2ed2.evaluation.emoji_features import (
     FEATURE_DIM,
     WEIGHTS_SHA256,
     EfficientNetFeatures,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from e2ed2.data.emoji import load_emoji, styled_caption
 from e2ed2.evaluation.emoji import EmojiBenchmark, emoji_protocol, load_protocol
-from e2ed2.evaluation.features import EfficientNetFeatures, cached_features
+from e2ed2.evaluation.emoji_features import EfficientNetFeatures, cached_features
+from e2ed2.evaluation.emoji_metrics import ReferenceSet, evaluate_images, style_shares
 from e2ed2.evaluation.intervals import Estimate
-from e2ed2.evaluation.metrics import ReferenceSet, evaluate_images, style_shares
 from e2ed2.evaluation.results import EVALUATION_FILE, emoji_sha256, keep_result
 from e2ed2.evaluation.samples import (
     check_range,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from e2ed2.data.emoji import STYLES, EmojiSet, load_emoji
 from e2ed2.errors import UserError
 from e2ed2.evaluation import alignment as align
-from e2ed2.evaluation.features import EfficientNetFeatures
+from e2ed2.evaluation.emoji_features import EfficientNetFeatures
 
 
 @pytest.fixture(autouse=True)

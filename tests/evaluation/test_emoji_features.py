@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from e2ed2.errors import UserError
-from e2ed2.evaluation import features as feat
+from e2ed2.evaluation import emoji_features as feat
 
 
 @pytest.fixture(scope="module")

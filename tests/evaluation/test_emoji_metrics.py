@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from e2ed2.errors import UserError
-from e2ed2.evaluation import metrics as met
+from e2ed2.evaluation import emoji_metrics as met
 
 
 def constant(*levels):

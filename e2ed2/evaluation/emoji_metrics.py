@@ -1,4 +1,4 @@
-"""Every figure of an evaluation from images, captions and a reference set."""
+"""Every figure of an emoji protocol from images, captions and a reference set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from e2ed2.evaluation.distribution import (
     precision,
     recall,
 )
-from e2ed2.evaluation.features import EfficientNetFeatures, Progress
+from e2ed2.evaluation.emoji_features import EfficientNetFeatures, Progress
 from e2ed2.evaluation.intervals import Estimate, Groups, mean_estimate, ratio_estimate, share_estimate
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
