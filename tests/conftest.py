@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from e2ed2.data.emoji import STYLES, EmojiSet, styled_caption
 from e2ed2.models import bundled
@@ -17,6 +19,13 @@ from e2ed2.models import bundled
 def ctrl_c_is_heard() -> None:
     """As on a terminal: a job started in the background is deaf to Ctrl-C, and so would be its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate remembers the precision of the first run of a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
@@ -17,9 +15,10 @@ from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
+from e2ed2.evaluation.processes import Share, join_processes
 from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result
-from e2ed2.evaluation.sample_files import Keep, Share, finish_files, make_files, put_away
+from e2ed2.evaluation.sample_files import Keep, finish_files, make_files, put_away
 from e2ed2.evaluation.samples import (
     LoadedModel,
     check_range,
@@ -34,7 +33,6 @@ from e2ed2.watch import Watch, silent
 
 NUM_NEAREST = 12  # samples shown beside their nearest training image
 DEFAULT_OUT = Path("runs/evaluations")
-PATIENCE = timedelta(days=7)  # of the processes that have made their share
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ def evaluate_files(
 ) -> dict[str, Any] | None:
     """Sample a model to files and measure them, or measure a folder of images that something else made.
 
-    Under `accelerate launch` each process samples its share; the first measures, the others get None.
+    Under `accelerate launch` each process makes its share of samples and features; the first measures, the others get
+    None.
 
     Args:
         model: a model, a baseline, or a folder of images, one for each prompt in the order of their paths.
@@ -109,9 +108,7 @@ def evaluate_files(
     asked = load_asked(protocol, spec, num_images, data)
     out = out or DEFAULT_OUT / Path(protocol).stem / f"{Path(model).name}{f'-{steps}' if steps else ''}"
     claim_folder(out, EVALUATION_FILE)
-    if share is None:
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-        share = Share(state.process_index, state.num_processes)
+    share = share or join_processes()
     watch = watch if share.rank == 0 else silent
     if (folder := _finished_images(model)) is not None:
         if keep != "files":
@@ -123,17 +120,19 @@ def evaluate_files(
         if (before := _measured_before(loaded, asked, seed, out)) is not None:
             return before if share.rank == 0 else None
         about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
+    measurement = _measurement(files, asked, out, watch)
+    if share.world > 1:
+        measurement.store_share(share)
+        share.leave()
     if share.rank > 0:
         return None
-    result, metrics = _measured(about, files, asked, out, watch)
+    result, metrics = _measured(about, measurement, asked, watch)
     keep_result(result, metrics, out)
     put_away(out, asked.requests(seed), files, keep)
     return result
 
 
-def _image_set(
-    kind: str, part: Reference, name: str, protocol: FileProtocol, data: Path | None
-) -> ImageSet:
+def _image_set(kind: str, part: Reference, name: str, protocol: FileProtocol, data: Path | None) -> ImageSet:
     path = resolve(part.path, name, data)
     paths, images = list_images(path, kind), protocol.images
     if part.num_images is not None and len(paths) != part.num_images:
@@ -182,9 +181,7 @@ def _sampled(
     requests = asked.requests(seed)
     progress = partial(watch, f"{model}: sampling")
     made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share)
-    if share.world > 1:
-        PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
+    share.wait()
     if share.rank == 0:
         finish_files(loaded, requests, out, made)
     about = {
@@ -200,22 +197,25 @@ def _sampled(
     return about, made.files
 
 
-def _measured(
-    about: dict[str, Any], files: list[Path], asked: Asked, out: Path, watch: Watch
-) -> tuple[dict[str, Any], dict[str, Estimate]]:
+def _measurement(files: list[Path], asked: Asked, out: Path, watch: Watch) -> Measurement:
     protocol = asked.protocol
     watch("hashing images", 0, 0)
     sets = {"samples": ImageSet(files, "samples", protocol.images.size, protocol.images.resample), **asked.real}
     images = ImageSets(sets, {kind: images.sha256() for kind, images in sets.items()}, asked.prompts, out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    measurement = Measurement(protocol, images, watch, device)
+    return Measurement(protocol, images, watch, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _measured(
+    about: dict[str, Any], measurement: Measurement, asked: Asked, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    protocol, images = asked.protocol, measurement.images
     metrics: dict[str, Estimate] = {}
     for name in protocol.metrics:
-        metrics[name] = measure_named(name).function(measurement)
+        metrics[name] = measure_named(name)(measurement)
         watch(f"{name} measured", 0, 0)
     if "authenticity" in metrics:
         grid = comparison_grid(measurement.nearest_training(NUM_NEAREST))
-        write_file(out / "nearest_training.png", png_bytes(grid))
+        write_file(images.out / "nearest_training.png", png_bytes(grid))
     facts = _facts(asked, images.sha256, measurement.networks)
     size = f" at {protocol.images.size} px" if protocol.images.size else ""
     reference = f"{len(asked.real['reference'])} real images{size}"
@@ -223,7 +223,7 @@ def _measured(
         **about,
         "protocol": Path(asked.name).stem,
         "protocol_sha256": facts_sha256(facts),
-        "num_images": len(files),
+        "num_images": len(asked.prompts),
         "reference": reference,
         "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
         "notes": asked.notes,

@@ -1,7 +1,8 @@
-"""Image files in a fixed order, read as they are needed, and their features on disk."""
+"""Image files in a fixed order, read as they are needed, and their features on disk, through any kill."""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from torch import Tensor
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
+from e2ed2.evaluation.processes import ALONE, Share
 from e2ed2.files import atomic_file
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it
+SEGMENT = 32 * CHUNK  # images whose features are kept together until all are there: what a kill can lose
 
 Progress = Callable[[int, int], None]
 
@@ -65,11 +68,11 @@ class ImageSet:
             picture = _square(picture, self.size, Image.Resampling[self.resample.upper()])
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
-    def chunks(self) -> Iterator[list[Tensor]]:
-        """All images in order, `CHUNK` at a time."""
+    def chunks(self, rows: range) -> Iterator[list[Tensor]]:
+        """Images of some rows in order, `CHUNK` at a time."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(self), CHUNK):
-                yield list(pool.map(self.read, range(start, min(start + CHUNK, len(self)))))
+            for start in range(0, len(rows), CHUNK):
+                yield list(pool.map(self.read, rows[start : start + CHUNK]))
 
     def sha256(self) -> str:
         """Hex digest of the files' contents in order, and of how they are brought to size."""
@@ -107,30 +110,60 @@ def stored_features(images: ImageSet, sha256: str, extract: Extractor, folder: P
     Raises:
         UserError: features that are not finite; names the image.
     """
-    key = hashlib.sha256(f"1 {sha256} {extract.name} {extract.weights_sha256}".encode()).hexdigest()
-    path = folder / f"features-{key}.npy"
-    if not path.exists():
-        with atomic_file(path) as temporary:
-            _write_features(images, extract, temporary, progress)
+    path = _features_file(sha256, extract, folder)
+    while not path.exists():
+        store_segments(images, sha256, extract, folder, progress)
+        try:
+            _join(images, path)
+        except FileNotFoundError:  # another evaluation has just joined the same ones
+            continue
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def _write_features(images: ImageSet, extract: Extractor, path: Path, progress: Progress) -> None:
-    """Features in a `.npy` file that grows with the images: memory holds a chunk of them."""
-    file, done = None, 0
-    for chunk in images.chunks():
-        features = extract(chunk)
-        if not features.isfinite().all():
-            bad = images.paths[done + int((~features.isfinite()).any(1).nonzero()[0])]
-            raise UserError(f"{images.kind} image {bad}: features of {extract.name} are not finite; check both")
-        if file is None:
-            shape = (len(images), features.shape[1])
-            file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        file[done : done + len(chunk)] = features.numpy()
-        done += len(chunk)
-        progress(done, len(images))
-    assert file is not None
-    file.flush()
+def store_segments(
+    images: ImageSet, sha256: str, extract: Extractor, folder: Path, progress: Progress, share: Share = ALONE
+) -> None:
+    """This process' share of what `stored_features` reads; segments that are there stay."""
+    path = _features_file(sha256, extract, folder)
+    if path.exists():
+        return
+    lost = [(file, rows) for file, rows in _segments(images, path)[share.rank :: share.world] if not file.exists()]
+    done, total = 0, sum(len(rows) for _, rows in lost)
+    for file, rows in lost:
+        features = []
+        for chunk in images.chunks(rows):
+            features.append(extract(chunk))
+            if not features[-1].isfinite().all():
+                bad = rows[len(features) * CHUNK - CHUNK + int((~features[-1].isfinite()).any(1).nonzero()[0])]
+                what = f"features of {extract.name} are not finite; check both"
+                raise UserError(f"{images.kind} image {images.paths[bad]}: {what}")
+            done += len(chunk)
+            progress(done, total)
+        with atomic_file(file) as temporary, temporary.open("wb") as out:
+            np.save(out, torch.cat(features).numpy())
+
+
+def _features_file(sha256: str, extract: Extractor, folder: Path) -> Path:
+    key = hashlib.sha256(f"1 {sha256} {extract.name} {extract.weights_sha256}".encode()).hexdigest()
+    return folder / f"features-{key}.npy"
+
+
+def _segments(images: ImageSet, path: Path) -> list[tuple[Path, range]]:
+    """Files of the parts of a features file, and the rows of each."""
+    starts = range(0, len(images), SEGMENT)
+    return [(path.with_suffix("") / f"{s:08d}.npy", range(s, min(s + SEGMENT, len(images)))) for s in starts]
+
+
+def _join(images: ImageSet, path: Path) -> None:
+    """All segments in one file, mapped: memory need not hold them."""
+    segments = [(np.load(file, mmap_mode="r"), rows) for file, rows in _segments(images, path)]
+    shape = (len(images), segments[0][0].shape[1])
+    with atomic_file(path) as temporary:
+        joined = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        for features, rows in segments:
+            joined[rows.start : rows.stop] = features
+        joined.flush()
 
 
 def _square(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,9 +24,10 @@ from e2ed2.evaluation.distribution import (
     recall,
 )
 from e2ed2.evaluation.extractors import EXTRACTORS, ClipFeatures, Extractor, clip_scores
-from e2ed2.evaluation.image_set import ImageSet, stored_features
+from e2ed2.evaluation.image_set import ImageSet, Progress, store_segments, stored_features
 from e2ed2.evaluation.intervals import Estimate, mean_estimate
 from e2ed2.evaluation.moments import frechet_from_moments, moments_of
+from e2ed2.evaluation.processes import Share
 from e2ed2.evaluation.protocols import FileProtocol
 from e2ed2.paths import cache_dir
 from e2ed2.watch import Watch
@@ -67,28 +68,18 @@ class Measurement:
 
     def features(self, kind: str, network: str) -> Tensor:
         """Features [N, D] of a set, memory-mapped."""
+        return stored_features(*self._stored(kind, network))
+
+    def store_share(self, share: Share) -> None:
+        """This process' share of the features of all metrics, so that `features` finds them made."""
+        needed = [which for name in self.protocol.metrics for which in measure_named(name).features()]
+        for kind, network in dict.fromkeys(needed):
+            store_segments(*self._stored(kind, network), share)
+
+    def _stored(self, kind: str, network: str) -> tuple[ImageSet, str, Extractor, Path, Progress]:
         folder = self.images.out / "features" if kind == "samples" else cache_dir() / "evaluation"
         progress = partial(self._watch, f"{kind}: {network} features")
-        images, sha256 = self.images.sets[kind], self.images.sha256[kind]
-        return stored_features(images, sha256, self.network(network), folder, progress)
-
-    def clip_scores(self, network: str, scale: float | None, prefix: str = "") -> Estimate:
-        """Mean score of image and caption in a CLIP; a scale of None is the network's own."""
-        clip = self.network(network)
-        assert isinstance(clip, ClipFeatures)
-        texts = clip.texts([prefix + prompt for prompt in self.images.prompts])
-        scores = clip_scores(self.features("samples", network), texts, clip.scale if scale is None else scale)
-        return mean_estimate(scores, self.images.prompts)
-
-    @cached_property
-    def spread(self) -> Estimate:
-        """Root-mean-square pixel deviation (0 to 1) between the samples of a caption, which lie side by side."""
-        count = self.protocol.prompts.samples_per_prompt
-        deviations, samples = [], self.images.sets["samples"]
-        for start in range(0, len(samples), count):
-            own = torch.stack([samples.read(i) for i in range(start, start + count)])
-            deviations.append((own.double() / 255).var(0).mean().sqrt())
-        return mean_estimate(torch.stack(deviations))
+        return self.images.sets[kind], self.images.sha256[kind], self.network(network), folder, progress
 
     def nearest_training(self, count: int) -> dict[str, list[tuple[str, Tensor]]]:
         """The samples that are nearest to a training image, and those images: columns of `grids.comparison_grid`."""
@@ -107,36 +98,76 @@ class Measure:
     """A metric over files.
 
     Attributes:
-        function: measures it.
+        function: measures it, of a measurement and the features of each of `kinds` in `network`.
+        network: of `EXTRACTORS`; None where the metric has features of its own or none.
         enough: images from which on its size is trusted; below, `instead` is said to be better, or None if it is not.
         least: images below which it has no meaning.
     """
 
-    function: Callable[[Measurement], Estimate]
+    function: Callable[..., Estimate]
+    network: str | None = None
+    kinds: tuple[str, ...] = ("samples", "reference")
     enough: int = 0
     instead: str | None = None
     least: int = 2 * NEAREST_K
 
+    def features(self) -> list[tuple[str, str]]:
+        """(kind, network) of all that it reads."""
+        return [] if self.network is None else [(kind, self.network) for kind in self.kinds]
 
-def _frechet(network: str, m: Measurement) -> Estimate:
-    samples, reference = m.features("samples", network), m.features("reference", network)
+    def __call__(self, measurement: Measurement) -> Estimate:
+        """The figure."""
+        return self.function(measurement, *(measurement.features(*which) for which in self.features()))
+
+
+def _frechet(m: Measurement, samples: Tensor, reference: Tensor) -> Estimate:
     return frechet_from_moments(moments_of(samples, m.images.prompts), moments_of(reference))
 
 
-def _kid(m: Measurement) -> Estimate:
-    return kernel_distance(m.features("samples", "inception"), m.features("reference", "inception"), m.images.prompts)
+def _kid(m: Measurement, samples: Tensor, reference: Tensor) -> Estimate:
+    return kernel_distance(samples, reference, m.images.prompts)
 
 
-def _cmmd(m: Measurement) -> Estimate:
-    x, y = (F.normalize(m.features(kind, "clip_cmmd"), dim=1) for kind in ("samples", "reference"))
+def _cmmd(m: Measurement, samples: Tensor, reference: Tensor) -> Estimate:
+    x, y = F.normalize(samples, dim=1), F.normalize(reference, dim=1)
     estimate = kernel_distance(x, y, m.images.prompts, kernel=gaussian_kernel)
     value, low, high = (CMMD_UNIT * v for v in (estimate.value, estimate.low, estimate.high))
     return Estimate(value, low, high, tuple(CMMD_UNIT * w for w in estimate.without))
 
 
-def _neighbours(measure: Callable[..., Estimate], by_prompt: bool, other: str, m: Measurement) -> Estimate:
-    samples, real = m.features("samples", "dinov2"), m.features(other, "dinov2")
-    return measure(samples, real, groups=m.images.prompts if by_prompt else None)
+def _by_prompt(neighbours: Callable[..., Estimate], m: Measurement, samples: Tensor, real: Tensor) -> Estimate:
+    return neighbours(samples, real, groups=m.images.prompts)
+
+
+def _by_image(neighbours: Callable[..., Estimate], m: Measurement, samples: Tensor, real: Tensor) -> Estimate:
+    return neighbours(samples, real, groups=None)
+
+
+def _clip_score(m: Measurement, samples: Tensor) -> Estimate:
+    return _caption_fit(m, samples, "clip", 100.0, m.protocol.networks.clip_prefix)
+
+
+def _pickscore(m: Measurement, samples: Tensor) -> Estimate:
+    return _caption_fit(m, samples, "pickscore", None)
+
+
+def _caption_fit(m: Measurement, samples: Tensor, network: str, scale: float | None, prefix: str = "") -> Estimate:
+    """Mean score of image and caption in a CLIP; a scale of None is the network's own."""
+    clip = m.network(network)
+    assert isinstance(clip, ClipFeatures)
+    texts = clip.texts([prefix + prompt for prompt in m.images.prompts])
+    scores = clip_scores(samples, texts, clip.scale if scale is None else scale)
+    return mean_estimate(scores, m.images.prompts)
+
+
+def _spread(m: Measurement) -> Estimate:
+    """Root-mean-square pixel deviation (0 to 1) between the samples of a caption, which lie side by side."""
+    count = m.protocol.prompts.samples_per_prompt
+    deviations, samples = [], m.images.sets["samples"]
+    for start in range(0, len(samples), count):
+        own = torch.stack([samples.read(i) for i in range(start, start + count)])
+        deviations.append((own.double() / 255).var(0).mean().sqrt())
+    return mean_estimate(torch.stack(deviations))
 
 
 def _reward(function: Callable[[list[Path], list[str]], Tensor], m: Measurement) -> Estimate:
@@ -147,19 +178,19 @@ def _reward(function: Callable[[list[Path], list[str]], Tensor], m: Measurement)
 
 
 MEASURES: dict[str, Measure] = {
-    "fid": Measure(partial(_frechet, "inception"), 10_000, "kid"),
-    "fid_legacy": Measure(partial(_frechet, "inception_legacy"), 10_000, "kid"),
-    "kid": Measure(_kid),
-    "fd_dinov2": Measure(partial(_frechet, "dinov2"), 10_000, "cmmd"),
-    "cmmd": Measure(_cmmd),
-    "precision": Measure(partial(_neighbours, precision, True, "reference"), 1000),
-    "recall": Measure(partial(_neighbours, recall, False, "reference"), 1000),
-    "density": Measure(partial(_neighbours, density, True, "reference"), 1000),
-    "coverage": Measure(partial(_neighbours, coverage, False, "reference"), 1000),
-    "authenticity": Measure(partial(_neighbours, authenticity, True, "training"), 1000),
-    "clip_score": Measure(lambda m: m.clip_scores("clip", 100.0, m.protocol.networks.clip_prefix)),
-    "spread": Measure(lambda m: m.spread),
-    "pickscore": Measure(lambda m: m.clip_scores("pickscore", None)),
+    "fid": Measure(_frechet, "inception", enough=10_000, instead="kid"),
+    "fid_legacy": Measure(_frechet, "inception_legacy", enough=10_000, instead="kid"),
+    "kid": Measure(_kid, "inception"),
+    "fd_dinov2": Measure(_frechet, "dinov2", enough=10_000, instead="cmmd"),
+    "cmmd": Measure(_cmmd, "clip_cmmd"),
+    "precision": Measure(partial(_by_prompt, precision), "dinov2", enough=1000),
+    "recall": Measure(partial(_by_image, recall), "dinov2", enough=1000),
+    "density": Measure(partial(_by_prompt, density), "dinov2", enough=1000),
+    "coverage": Measure(partial(_by_image, coverage), "dinov2", enough=1000),
+    "authenticity": Measure(partial(_by_prompt, authenticity), "dinov2", ("samples", "training"), enough=1000),
+    "clip_score": Measure(_clip_score, "clip", ("samples",)),
+    "spread": Measure(_spread),
+    "pickscore": Measure(_pickscore, "pickscore", ("samples",)),
     "hpsv2": Measure(partial(_reward, rewards.hpsv2)),
     "hpsv3": Measure(partial(_reward, rewards.hpsv3)),
     "image_reward": Measure(partial(_reward, rewards.image_reward)),

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.processes import ALONE, Share
 from e2ed2.evaluation.samples import (
     GRID_IMAGES,
     LoadedModel,
@@ -40,14 +41,6 @@ Keep = Literal["files", "shards", "nothing"]
 
 
 @dataclass(frozen=True)
-class Share:
-    """Process `rank` of `world` makes every `world`-th batch; the first alone writes what is common."""
-
-    rank: int = 0
-    world: int = 1
-
-
-@dataclass(frozen=True)
 class SampleFiles:
     """files: PNG, one per request, in order; images_per_second: of all processes, None if that was never timed."""
 
@@ -62,7 +55,7 @@ def make_files(
     *,
     batch_size: int = 32,
     progress: Progress = lambda done, total: None,
-    share: Share = Share(),
+    share: Share = ALONE,
 ) -> SampleFiles:
     """One image per request in `out/images`; those that are there, and whole, stay.
 

@@ -17,8 +17,8 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
+from e2ed2.evaluation.processes import ALONE
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
-from e2ed2.evaluation.sample_files import Share
 from e2ed2.evaluation.table import central, evaluation_markdown, half_width, is_better, metric_of
 from e2ed2.files import atomic_folder, replace_folder
 from e2ed2.models.card import add_measured
@@ -51,7 +51,7 @@ class Validation:
             export(temporary)
         result = evaluate(
             str(model), str(settings.protocol), steps=settings.steps, num_images=settings.num_images,
-            batch_size=settings.batch_size, out=folder, data=_folder(settings), share=Share(), watch=self.watch,
+            batch_size=settings.batch_size, out=folder, data=_folder(settings), share=ALONE, watch=self.watch,
         )  # fmt: skip
         assert result is not None
         self.describe(model, step)

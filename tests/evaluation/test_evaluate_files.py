@@ -18,8 +18,9 @@ from e2ed2.evaluation.evaluate_files import evaluate_files
 from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.measures import MEASURES
+from e2ed2.evaluation.processes import Share
 from e2ed2.evaluation.results import read_jackknife
-from e2ed2.evaluation.sample_files import Share, make_files
+from e2ed2.evaluation.sample_files import make_files
 from e2ed2.evaluation.samples import load_model, requests_for
 from tests.evaluation.conftest import LINE, StubInception, draw_images
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation import image_set
-from e2ed2.evaluation.image_set import ImageSet, list_images, stored_features
+from e2ed2.evaluation.image_set import ImageSet, list_images, store_segments, stored_features
+from e2ed2.evaluation.processes import Share
 from tests.evaluation.conftest import StubInception, draw_images
 
 
@@ -62,6 +63,33 @@ def test_features_are_measured_once_and_whatever_the_chunks(tmp_path, monkeypatc
     (tmp_path / "real" / "0003.png").write_bytes((tmp_path / "real" / "0004.png").read_bytes())
     changed = stored_features(images, images.sha256(), StubInception(), tmp_path, silent)
     assert torch.equal(changed[3], changed[4]), "other contents, other entry"
+
+
+def test_processes_share_features_and_a_kill_loses_only_a_segment(tmp_path, monkeypatch):
+    class Counting(StubInception):
+        def __init__(self, stop_at):
+            super().__init__()
+            self.seen, self.stop_at = 0, stop_at
+
+        def __call__(self, images):
+            if self.seen >= self.stop_at:
+                raise KeyboardInterrupt
+            self.seen += len(images)
+            return super().__call__(images)
+
+    monkeypatch.setattr(image_set, "CHUNK", 2)
+    images = ImageSet(list_images(draw_images(tmp_path / "real", 22), "reference"), "reference", 16)
+    expected = stored_features(images, "x", StubInception(), tmp_path / "alone", silent)
+    monkeypatch.setattr(image_set, "SEGMENT", 4)  # six: the first process has 0, 2 and 4, the second 1, 3 and 5
+    first, killed, last = Counting(99), Counting(6), Counting(99)
+    store_segments(images, "x", first, tmp_path, silent, Share(0, 2))
+    assert first.seen == 12
+    with pytest.raises(KeyboardInterrupt):
+        store_segments(images, "x", killed, tmp_path, silent, Share(1, 2))
+    found = stored_features(images, "x", last, tmp_path, silent)
+    assert last.seen == 6, "segment 3, whose second chunk was never reached, and segment 5"
+    assert torch.equal(found, expected)
+    assert [p.suffix for p in tmp_path.glob("features-*")] == [".npy"], "segments go once they are joined"
 
 
 def test_features_that_are_not_finite_name_the_image(tmp_path):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
 
@@ -63,13 +62,6 @@ def tiny_config(run_dir: Path, **train):
 def timeless(rows):
     """Metrics rows without what a clock or the machine decides."""
     return [{k: v for k, v in row.items() if k not in ("images_per_second", "peak_memory_bytes")} for row in rows]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate remembers the precision of the first run of a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
