@@ -57,10 +57,14 @@ def _list_urls(path: str) -> list[str]:
         return [url for number in numbers for url in _list_urls(path.replace(braces[0], number, 1))]
     if Path(path).is_dir():
         return sorted(str(file) for file in Path(path).rglob("*.tar"))
-    if "*" not in path:
+    if "*" not in path and ("://" not in path or _is_http(path)):
         return [path] if "://" in path or Path(path).is_file() else []
     try:
         system, pattern = fsspec.url_to_fs(path)
+        if "*" not in path:
+            if not system.isdir(pattern):
+                return [path]
+            pattern = f"{pattern}/**/*.tar"
         return sorted(system.unstrip_protocol(file) if "://" in path else file for file in system.glob(pattern))
     except Exception as error:  # of any backend
         raise unreadable(path, error) from error
@@ -115,11 +119,15 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
 
 def _open(url: str) -> AbstractContextManager[IO[bytes]]:
     """A file for reading from beginning to end."""
-    if url.startswith(("http://", "https://")):  # fsspec would need another package for it
+    if _is_http(url):  # fsspec would need another package for it
         return urlopen(url, timeout=HTTP_TIMEOUT)
     import fsspec
 
     return fsspec.open(url, "rb")
+
+
+def _is_http(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
 
 
 def _parsed(sample: dict[str, Any]) -> dict[str, Any]:

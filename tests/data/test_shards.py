@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -91,14 +92,48 @@ def test_what_is_refused_before_training(tmp_path):
         read(tmp_path)
 
 
-def test_s3_needs_a_package_and_credentials():
+def test_s3_needs_a_package_and_credentials(monkeypatch):
     class NoCredentialsError(Exception):
         """As botocore's."""
 
     text = str(unreadable("s3://bucket/a.tar", NoCredentialsError("Unable to locate credentials")))
     assert "AWS_ACCESS_KEY_ID" in text and "Unable to locate credentials" in text
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # not to be imported, also where it is installed
     with pytest.raises(UserError, match=r"s3://bucket/a.tar' cannot be read \(.*s3fs.*install that package"):
         read("s3://bucket/a.tar")
+
+
+@pytest.mark.slow  # needs `pip install s3fs 'moto[s3]' flask flask-cors`
+def test_s3(tmp_path, monkeypatch):
+    server_of = pytest.importorskip("moto.server").ThreadedMotoServer
+    s3fs, boto3 = pytest.importorskip("s3fs"), pytest.importorskip("boto3")
+    server = server_of(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("HOME", str(tmp_path))  # no profile
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    for path in write_shards(tmp_path / "shards", 3, 2).iterdir():
+        client.upload_file(str(path), "bucket", f"set/{path.name}")
+    whole = ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+    for name in ("set", "set/*.tar", "set/{00000..00002}.tar"):
+        assert keys(read(f"s3://bucket/{name}")) == whole
+    assert keys(read("s3://bucket/set/00001.tar")) == ["1-0", "1-1"]
+    with pytest.raises(UserError, match="s3://bucket/none/.*: no .tar shards there"):
+        read("s3://bucket/none/*.tar")
+    with pytest.raises(UserError, match="s3://bucket/none.tar' cannot be read"):
+        read("s3://bucket/none.tar")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match="Unable to locate credentials.*give access, for S3 by AWS_ACCESS_KEY_ID"):
+        read("s3://bucket/set")
+    server.stop()
 
 
 @pytest.mark.parametrize(("num_processes", "num_shards"), [(2, 4), (2, 5), (3, 1)])
