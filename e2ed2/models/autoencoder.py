@@ -8,7 +8,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-PIXELS_AT_A_TIME = 64 * 64 * 64
+MAX_IMAGES_AT_A_TIME = 64
+PIXELS_AT_A_TIME = 2**20
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -75,15 +76,24 @@ def decode_crop(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: "AutoencoderKL", images: Tensor, batch_size: int | None = None) -> Tensor:
-    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device.
-
-    Args:
-        batch_size: images at a time; None for as many as have `PIXELS_AT_A_TIME`.
-    """
+def encode_all(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
+    """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device, a few at a time."""
     device = next(autoencoder.parameters()).device
-    batch_size = batch_size or max(1, PIXELS_AT_A_TIME // images[0, 0].numel())
-    return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in images.split(batch_size)])
+    parts = images.split(_images_at_a_time(images[0, 0].numel()))
+    return torch.cat([encode(autoencoder, to_float(x.to(device))) for x in parts])
+
+
+@torch.no_grad()
+def decode_all(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
+    """Scaled latents [N, C, h, w] -> uint8 images [N, 3, H, W] on the CPU, a few at a time."""
+    pixels_per_cell = 4 ** (len(autoencoder.config.block_out_channels) - 1)
+    parts = latents.split(_images_at_a_time(latents[0, 0].numel() * pixels_per_cell))
+    return torch.cat([to_uint8(decode(autoencoder, x)).cpu() for x in parts])
+
+
+def _images_at_a_time(num_pixels: int) -> int:
+    """How many images of so many pixels an autoencoder encodes or decodes together: its maps take most memory."""
+    return min(MAX_IMAGES_AT_A_TIME, max(1, PIXELS_AT_A_TIME // num_pixels))
 
 
 @torch.no_grad()

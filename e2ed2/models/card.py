@@ -14,6 +14,8 @@ CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the fu
     "callback_on_step_end": ("pipeline, step, timestep, kwargs", "    return kwargs\n"),
 }
 MEASURED = "## Measured"
+LICENCE = r"^(license(?:_name|_link)?):\s*(\S.*)$"
+HEAD = ("license", "license_name", "license_link", "base_model")
 PROMPT = "red apple, twemoji style"
 
 
@@ -21,7 +23,7 @@ def model_card(inference: Inference, family: Family, network_class: str, about: 
     """How to call the model with plain diffusers, and `about`: what is known of its making, one table row each.
 
     Args:
-        network_class: diffusers' class of the denoiser. about: `license` and `base_model` also head the file.
+        network_class: diffusers' class of the denoiser. about: those of `HEAD` also head the file.
     """
     imports, swap, callback = "from diffusers import DiffusionPipeline", "", ""
     if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
@@ -66,19 +68,18 @@ def add_measured(folder: Path, text: str) -> None:
     write_file(path, f"{head}\n\n{MEASURED}\n\n{text}".encode())
 
 
-def licence_of(folder: Path) -> str | None:
-    """What the card of a model folder or its head says of the licence."""
+def licence_of(folder: Path) -> dict[str, str]:
+    """What the head of a model folder's card says of the licence: `license`, `license_name`, `license_link`."""
     try:
         head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(errors="replace"), re.S)
     except OSError:
-        return None
-    found = re.search(r"^license(?:_name)?:\s*(\S.*)$", head[1], re.M) if head else None
-    return found[1].strip() if found else None
+        return {}
+    return {name: text.strip() for name, text in re.findall(LICENCE, head[1], re.M)} if head else {}
 
 
 def _head(about: Mapping[str, Any]) -> str:
     """The YAML that model hubs read."""
-    lines = [f"{name}: {about[name]}\n" for name in ("license", "base_model") if about.get(name)]
+    lines = [f"{name}: {about[name]}\n" for name in HEAD if about.get(name)]
     return f"---\nlibrary_name: diffusers\npipeline_tag: text-to-image\n{''.join(lines)}---\n\n" if about else ""
 
 

@@ -1,6 +1,8 @@
 """Model folders: diffusers pipelines that plain diffusers loads, with the exact call in `inference.json`."""
 
 import json
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,15 +60,19 @@ def save_pipeline(
     folder: Path,
     later_transformers: Sequence[nn.Module] = (),
     about: Mapping[str, Any] | None = None,
+    text_from: tuple[Path, str | None] | None = None,
 ) -> None:
     """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end).
 
     Args:
         later_transformers: of the steps after the first, where each has its own.
         about: rows for the card, as in `card.model_card`.
+        text_from: folder and variant of the files of text encoders that the pipeline was loaded without.
     """
     family, network = family_of(pipeline), network_of(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    if text_from is not None:
+        _copy_text_encoders(*text_from, folder)
     if later_transformers:
         names = [f"{family.network}_{k}" for k in range(2, 2 + len(later_transformers))]
         inference = replace(inference, transformers=[family.network, *names])
@@ -75,6 +81,40 @@ def save_pipeline(
     forget_origin(folder)
     (folder / "README.md").write_text(model_card(inference, family, type(network).__name__, about or {}))
     (folder / INFERENCE_FILE).write_text(inference.to_json(family))
+
+
+def text_files(folder: Path, variant: str | None) -> list[Path]:
+    """Weights and configs of a model folder's text encoders, as they are loaded."""
+    marked = f".{variant}" if variant else None
+    found = []
+    for part in _text_parts(folder):
+        files = [p for p in sorted((folder / part).glob("*")) if p.name == "config.json" or p.name.startswith("model")]
+        weights = [p for p in files if p.suffix == ".safetensors" or ".safetensors.index" in p.name]
+        of_variant = [p for p in weights if marked and marked in p.name]
+        plain = [p for p in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", p.name)]
+        found += [p for p in files if p.name == "config.json"] + (of_variant or plain)
+    return found
+
+
+def _text_parts(folder: Path) -> list[str]:
+    """Names of the text encoders that `model_index.json` lists."""
+    parts = json.loads((folder / "model_index.json").read_text()).items()
+    return [name for name, kind in parts if name.startswith("text_encoder") and isinstance(kind, list) and all(kind)]
+
+
+def _copy_text_encoders(start: Path, variant: str | None, folder: Path) -> None:
+    """The text encoders of `start` into a pipeline folder that was saved without, their precision kept."""
+    mark = f".{variant}" if variant else ""
+    for path in text_files(start, variant):
+        target = folder / path.parent.name / (path.name.replace(mark, "") if mark else path.name)
+        target.parent.mkdir(exist_ok=True)
+        if path.suffix == ".json" and mark:
+            target.write_text(path.read_text().replace(mark, ""))  # an index names the files of its shards
+        else:
+            shutil.copyfile(path, target)
+    index, listed = (json.loads((at / "model_index.json").read_text()) for at in (folder, start))
+    index |= {name: listed[name] for name in _text_parts(start)}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def forget_origin(folder: Path) -> None:
@@ -86,12 +126,13 @@ def forget_origin(folder: Path) -> None:
 
 
 def load_pipeline(
-    folder: Path, variant: str | None = None, dtype: torch.dtype | None = None
+    folder: Path, variant: str | None = None, dtype: torch.dtype | None = None, *, with_text: bool = True
 ) -> tuple[Any, Inference]:
     """(pipeline, Inference) of a model folder, ours or plain diffusers'; nothing is unpickled, nothing downloaded.
 
     Args:
         variant: of the weight files, such as `fp16`. dtype: of the text encoders; the rest is float32.
+        with_text: whether to load the text encoders, which may be far larger than the rest.
     Raises:
         UserError: no such folder, a pickle in it, not a pipeline, or one of an unknown class.
     """
@@ -103,10 +144,11 @@ def load_pipeline(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model {folder}: not a loadable model folder ({first_line(error)})") from error
     family = family_named(class_name)
+    absent = {} if with_text else dict.fromkeys(_text_parts(folder))
     kinds = {"vae": torch.float32, family.network: torch.float32, "default": dtype or torch.float32}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=kinds
+            folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=kinds, **absent
         )
         return pipeline, read_inference(folder, pipeline)
     except LOADING_ERRORS as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.models.autoencoder import decode, encode_all, to_float, to_uint8, whiten
+from e2ed2.models.autoencoder import decode_all, encode_all, to_float, whiten
 from e2ed2.models.new import new_network
 from e2ed2.training.config import Config, objective_weights
 
@@ -46,7 +46,7 @@ class AutoencoderStage:
         step = max(len(self._data) // 8, 1)
         images = self._data.images[::step][:8]
         latents = encode_all(network, images)
-        reconstructions = to_uint8(decode(network, latents)).cpu()
+        reconstructions = decode_all(network, latents)
         return torch.stack([images, reconstructions], 1).flatten(0, 1)
 
     def export(self, network: "AutoencoderKL", folder: Path) -> None:

@@ -69,7 +69,8 @@ class TrajectoryConfig(Section):
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
     serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network or `learned_alone` on a
     frozen one. `parameters`: one set for all steps, one for each (App. D.1), or a LoRA of rank `lora_rank` on the
-    frozen start, one for all or for each. `solver`: `lcm`, `ddim`, or for flow models `euler` (default: the start's own
+    frozen start, one for all or for each, at the layers whose names end in `lora_targets` (default: attention and
+    feed-forward). `solver`: `lcm`, `ddim`, or for flow models `euler` (default: the start's own
     where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain, two
     evaluations a step; an LCM's network is told the scale instead (default: the start's). `num_backprop_steps`: steps
     at the end that the gradient passes through (default: all). `coupling`: which image a start noise goes with; with
@@ -87,6 +88,7 @@ class TrajectoryConfig(Section):
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
     parameters: Literal["shared", "per_step", "lora", "lora_per_step"] = "shared"
     lora_rank: Count = 16
+    lora_targets: list[str] | None = None
     gradient_checkpointing: bool = False
     num_backprop_steps: Count | None = None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.autoencoder import decode_all
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.inference import Inference
 from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
@@ -31,7 +31,7 @@ class DenoisingStage:
         self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
         self.network: nn.Module = self._pipeline.transformer
         self._size = data.size
-        self._data = latent_set(data, config.data, self._pipeline, device, say)
+        self._data = latent_set(data, config, self._pipeline, device, say)
         self._schedule = schedule_of(self._pipeline.scheduler)
         self.weights = {"denoising": 1.0}
 
@@ -61,7 +61,7 @@ class DenoisingStage:
             prediction_type=PREDICTION_TYPE,
             solver="ddim",
         )
-        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+        return decode_all(self._pipeline.vae, x0)
 
     def export(self, network: nn.Module, folder: Path) -> None:
         self._pipeline.register_modules(transformer=network)

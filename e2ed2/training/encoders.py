@@ -8,21 +8,33 @@ import torch
 from torch import nn
 
 from e2ed2.errors import UserError
+from e2ed2.files import file_sha256
+from e2ed2.models.pipeline import text_files
 from e2ed2.models.text import text_encoders
-from e2ed2.training.data_config import DataConfig
+from e2ed2.training.config import Config
+from e2ed2.training.start import half_of, keeps_text, start_folder
 
 
-def made_with(config: DataConfig, pipeline: Any, max_sequence_length: int) -> dict[str, Any]:
-    """All that latents and embeddings depend on beside the data, by field."""
-    shapes = config.buckets.model_dump() if config.buckets.has_several else None
+def made_with(config: Config, pipeline: Any, max_sequence_length: int) -> dict[str, Any]:
+    """All that latents and embeddings depend on beside the data, by field; text encoders need not be loaded."""
+    buckets = config.data.buckets
     return {
-        "data.size": config.size,
-        "data.buckets": shapes,
+        "data.size": config.data.size,
+        "data.buckets": buckets.model_dump() if buckets.has_several else None,
         "autoencoder": weights_sha256([pipeline.vae]),
-        "text encoder precision": str(pipeline.text_encoder.dtype),  # of the recipe's train.mixed_precision
-        "text encoder": weights_sha256(text_encoders(pipeline).values()),
+        "text encoder precision": str(half_of(config) or torch.float32),
+        "text encoder": _text_sha256(config, pipeline),
         "max_sequence_length": max_sequence_length,
     }
+
+
+def _text_sha256(config: Config, pipeline: Any) -> str:
+    """Of the files of the start's text encoders, or of their weights where they are not what the files hold."""
+    if not keeps_text(config):
+        return weights_sha256(text_encoders(pipeline).values())
+    files = [path for path in text_files(start_folder(config), config.model.variant) if path.suffix != ".json"]
+    hashes = [f"{path.parent.name} {file_sha256(path)}" for path in files]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 
 def check_made_with(before: Mapping[str, Any], now: Mapping[str, Any], folder: object) -> None:

@@ -74,11 +74,13 @@ class EndToEndStage(FewStepStage):
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
         self._rows_per_caption = self.data.images_per_caption
-        if self._rows_per_caption < config.data.images_per_caption and config.objective.num_samples < 2:
-            rules = self.weights.keys() & SCORING_RULES
+        n = config.data.images_per_caption
+        if self._rows_per_caption < n and config.objective.num_samples < 2:
+            rules, share = self.weights.keys() & SCORING_RULES, config.data.plain_caption_fraction
             say(
-                f"note: no caption has data.images_per_caption={config.data.images_per_caption} images, so that there "
-                f"are no class batches, and {', '.join(sorted(rules))}, for which one sample is too few, are left out"
+                f"note: {self.data.num_grouped} items have a caption of data.images_per_caption={n} images, too few "
+                f"for class batches ({share:.0%} of all rows); {', '.join(sorted(rules))}, for which one sample is "
+                "too few, are left out"
             )
             self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
@@ -105,7 +107,7 @@ class EndToEndStage(FewStepStage):
         elif config.trajectory.parameters != "shared":
             adapters = 1 if config.trajectory.parameters == "lora" else num_steps
             frozen = transformer if self.half is None else transformer.to(self.half)
-            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank)
+            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
         self.network = self.chain(sets, learned).to(device)
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)

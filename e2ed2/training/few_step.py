@@ -3,21 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.autoencoder import decode_all
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
-from e2ed2.models.inference import Inference
-from e2ed2.models.lora import fuse, merged, save_adapter
-from e2ed2.models.new import new_pipeline
+from e2ed2.models.lora import merged, save_adapter
 from e2ed2.models.pipeline import load_pipeline, save_pipeline
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
 from e2ed2.models.text import text_encoders
@@ -25,8 +23,11 @@ from e2ed2.training.about import about_run
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
 from e2ed2.training.lazy_latents import latent_set
+from e2ed2.training.start import half_of, keeps_text, load_start, start_folder
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
+
+LORA_FOLDER = "lora"  # of a later step's own adapter lora_2, ...
 
 
 class FewStepStage:
@@ -41,7 +42,7 @@ class FewStepStage:
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
         self.half = half_of(config)
-        self._pipeline, start = load_start(config, data.size, self.half)
+        self._pipeline, start = load_start(config, data.size, self.half, with_text=not isinstance(data, CachedSet))
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
@@ -52,13 +53,13 @@ class FewStepStage:
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
         self.schedule = schedule_of(scheduler)
+        for part in (self._pipeline.vae, *text_encoders(self._pipeline).values()):
+            part.to(device).requires_grad_(False)  # losses on decoded samples pass through the autoencoder
+        self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
+        self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         self.network: nn.Module = network_of(self._pipeline).to(device)
         if config.model.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-        for part in (self._pipeline.vae, *text_encoders(self._pipeline).values()):
-            part.to(device).requires_grad_(False)  # losses on decoded samples pass through the autoencoder
-        self.data = latent_set(data, config.data, self._pipeline, device, say, start.max_sequence_length)
-        self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         if self.half is not None:
             self._pipeline.vae.to(self.half)
         learned = start.timesteps if start.num_inference_steps == steps and start.solver == solver else None
@@ -104,9 +105,9 @@ class FewStepStage:
             UserError: it is of another family.
         """
         if path is None:
-            pipeline, _ = load_start(self._config, self.inference.height)
+            pipeline, _ = load_start(self._config, self.inference.height, with_text=False)
         else:
-            pipeline, _ = load_pipeline(resolve_model(path))
+            pipeline, _ = load_pipeline(resolve_model(path), with_text=False)
         if type(pipeline) is not type(self._pipeline):
             kinds = f"{type(pipeline).__name__}, but model.path a {type(self._pipeline).__name__}"
             raise UserError(f"consistency.teacher: {path} is a {kinds}; give one of the same class")
@@ -119,37 +120,21 @@ class FewStepStage:
         batch = self.data.preview_batch()
         noises = draw_noises(batch.x0.shape, len(self._grids), torch.Generator().manual_seed(0)).to(batch.x0)
         with torch.autocast(self._device.type, self.half, enabled=self.half is not None):  # frozen weights are in bf16
-            return to_uint8(decode(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))).cpu()
+            return decode_all(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))
 
     def export(self, network: nn.Module, folder: Path) -> None:
         """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""
         sampler, inference = self.sampler_of(network), self.inference
         if sampler.time_grid is not None:
             inference = replace(inference, timesteps=sampler.time_grid.rounded())
-        pipeline, _ = load_start(self._config, inference.height)  # anew: what was frozen in full precision
+        config = self._config
+        pipeline, _ = load_start(config, inference.height, with_text=False)  # anew: what was frozen in full precision
         base = network_of(pipeline)
         networks = [merged(trained, base) for trained in sampler.transformers]
         pipeline.register_modules(
             **{family_of(pipeline).network: networks[0], "scheduler": self._pipeline.scheduler}
         )
-        about = about_run(self._config)
-        save_pipeline(pipeline, inference, folder, later_transformers=networks[1:], about=about)
-        if len(networks) == 1:
-            save_adapter(sampler.transformers[0], pipeline, folder)
-
-
-def half_of(config: Config) -> torch.dtype | None:
-    """What is not trained is kept in; None: in float32."""
-    return torch.bfloat16 if config.train.mixed_precision == "bf16" else None
-
-
-def load_start(config: Config, side: int, dtype: torch.dtype | None = None) -> tuple[Any, Inference]:
-    """The pipeline that a few-step stage starts from; `dtype` of its text encoders, by default as all else float32."""
-    model, steps = config.model, config.trajectory.num_inference_steps
-    if model.architecture is not None:  # from scratch
-        pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
-        return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
-    folder = resolve_model(str(model.path), model.revision, model.variant)
-    pipeline, start = load_pipeline(folder, model.variant, dtype)
-    fuse(pipeline, model.lora)
-    return pipeline, start
+        text_from = (start_folder(config), config.model.variant) if keeps_text(config) else None
+        save_pipeline(pipeline, inference, folder, networks[1:], about_run(config), text_from)
+        for k, trained in enumerate(sampler.transformers, start=1):
+            save_adapter(trained, pipeline, folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}"))

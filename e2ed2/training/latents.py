@@ -18,8 +18,6 @@ from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.training.data_config import DataConfig
 
 NUM_PREVIEWS = 16
-MAX_IMAGES_AT_A_TIME = 64
-PIXELS_AT_A_TIME = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,14 @@ class LatentSet(ABC):
         has_plain: whether items have a plain caption beside their own.
     Attributes:
         uncond: what guidance leads away from.
-        images_per_caption: in class batches, the config's; 1 where no caption has so many.
+        images_per_caption: in class batches, the config's; 1 where too few captions have so many.
+        num_grouped: items whose caption has so many.
     """
 
     uncond: PromptEmbeds
 
     def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
-        self.images_per_caption = 1
+        self.images_per_caption, self.num_grouped = 1, 0
         self._plain_fraction = config.plain_caption_fraction if has_plain else 0.0
         self._dropout = config.caption_dropout
         self._device = device
@@ -61,7 +60,10 @@ class LatentSet(ABC):
             self._find_groups(config, first_captions)
 
     def _find_groups(self, config: DataConfig, first_captions: Sequence[str]) -> None:
-        """Captions with enough images for class batches; without any, rows with captions of their own are all there is.
+        """Captions with enough images for class batches.
+
+        Where their items are fewer than the share of rows that they would fill, they would come again far more often
+        than all others: then rows with captions of their own are all there is.
 
         Raises:
             UserError: and there are none of those either.
@@ -71,9 +73,10 @@ class LatentSet(ABC):
         self._groups = torch.tensor([place[caption] for caption in first_captions])
         num_images = torch.bincount(self._groups)[self._groups]  # of each row's plain caption
         self._anchors = torch.nonzero(num_images >= n).flatten()
-        if len(self._anchors) > 0:
-            self.images_per_caption, self._plain_fraction = n, config.plain_caption_fraction
-        elif config.plain_caption_fraction == 1:
+        self.num_grouped, plain = len(self._anchors), config.plain_caption_fraction
+        if self.num_grouped >= max(1, plain * len(first_captions)) or (plain == 1 and self.num_grouped):
+            self.images_per_caption, self._plain_fraction = n, plain
+        elif plain == 1:
             row = int(num_images.argmax())
             most = f"'{first_captions[row]}' has the most, {num_images[row]}: give {num_images[row]} at most"
             raise UserError(f"data.images_per_caption: {n}, but no caption has so many images; {most}")
@@ -155,7 +158,7 @@ class MemoryLatents(LatentSet):
         self._plain = torch.tensor([place[c] for c in data.plain_captions])
         self._micro = data.micro if family_of(pipeline).knows_crop else None
         say(f"encoding {len(data)} images and their captions")
-        self.latents = encode_all(pipeline.vae, data.images, images_at_a_time(data.size)).cpu()
+        self.latents = encode_all(pipeline.vae, data.images).cpu()
         self._embeds = cached_prompt_embeds(prompts, pipeline, max_sequence_length)
         empty = self._embeds.select(torch.tensor([0]))
         self.uncond = family_of(pipeline).uncond(pipeline, empty).to(device)
@@ -167,7 +170,7 @@ class MemoryLatents(LatentSet):
 
     def _cond(self, rows: Tensor, prompts: Tensor) -> PromptEmbeds:
         cond = self._embeds.select(prompts)
-        return cond if self._micro is None else replace(cond, micro=self._micro[rows].to(cond.embeds))
+        return cond if self._micro is None else replace(cond, micro=self._micro[rows].float())
 
     def retarget(self, latents: Tensor) -> None:
         """From here on x0 is `latents` [N, C, h, w], made for the full captions, and no other caption is drawn."""
@@ -181,11 +184,6 @@ class MemoryLatents(LatentSet):
         """The same captions every time, spread over the set."""
         rows = spread(len(self.latents), NUM_PREVIEWS)
         return self._of_own_captions(rows, self.latents[rows], self._cond(rows, self._captions[rows]))
-
-
-def images_at_a_time(size: int) -> int:
-    """How many images of size x size pixels an autoencoder encodes together."""
-    return min(MAX_IMAGES_AT_A_TIME, max(1, PIXELS_AT_A_TIME // size**2))
 
 
 def _cells_per_token(network: Any) -> int:

@@ -16,7 +16,8 @@ from e2ed2.data.stream import StreamSet
 from e2ed2.models.autoencoder import encode_all, to_float
 from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond, text_encoders, too_long
+from e2ed2.training.config import Config
 from e2ed2.training.data_config import DataConfig
 from e2ed2.training.encoders import check_made_with, made_with
 from e2ed2.training.latents import (
@@ -25,13 +26,14 @@ from e2ed2.training.latents import (
     LatentSet,
     MemoryLatents,
     check_size,
-    images_at_a_time,
 )
+
+NUM_COUNTED = 2000  # captions of a large set whose length is looked at
 
 
 def latent_set(
     data: ImageTextSet | SourceSet | StreamSet | CachedSet,
-    config: DataConfig,
+    config: Config,
     pipeline: Any,
     device: torch.device,
     say: Callable[[str], None],
@@ -42,12 +44,37 @@ def latent_set(
     Raises:
         UserError: of another size than the model's, or a cache that something else made.
     """
-    check_size(data.size, config, pipeline)
+    check_size(data.size, config.data, pipeline)
+    if not isinstance(data, CachedSet):
+        _tell_of_captions(data, pipeline, max_sequence_length, say)
     if isinstance(data, ImageTextSet):
-        return MemoryLatents(data, config, pipeline, device, say, max_sequence_length)
+        return MemoryLatents(data, config.data, pipeline, device, say, max_sequence_length)
     if isinstance(data, CachedSet):
-        return CachedLatents(data, config, pipeline, device, max_sequence_length)
-    return OnlineLatents(data, config, pipeline, device, max_sequence_length)
+        check_made_with(data.made_with, made_with(config, pipeline, max_sequence_length), config.data.path)
+        return CachedLatents(data, config.data, pipeline, device)
+    weights = [x for encoder in text_encoders(pipeline).values() for x in encoder.parameters()]
+    gigabytes = sum(x.numel() * x.element_size() for x in weights) / 1e9
+    say(
+        f"images and captions are encoded batch by batch: the text encoders ({gigabytes:.1f} GB) stay on the device; "
+        "`e2ed2 precompute RECIPE --out DIR` and data.source=cache spare them"
+    )
+    return OnlineLatents(data, config.data, pipeline, device, max_sequence_length)
+
+
+def _tell_of_captions(
+    data: ImageTextSet | SourceSet | StreamSet, pipeline: Any, max_sequence_length: int, say: Callable[[str], None]
+) -> None:
+    """Say how many of some captions are longer than what the text encoder sees of them."""
+    if isinstance(data, StreamSet):
+        captions = [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
+    else:
+        listed = data.captions if isinstance(data, ImageTextSet) else data.first_captions()
+        captions = [listed[i] for i in spread(len(listed), NUM_COUNTED)]
+    if cut := too_long(captions, pipeline, max_sequence_length):
+        say(
+            f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
+            f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
+        )
 
 
 class OnlineLatents(LatentSet):
@@ -84,10 +111,10 @@ class OnlineLatents(LatentSet):
     def _encode(self, pictures: Sequence[Picture], captions: list[str]) -> tuple[Tensor, PromptEmbeds]:
         images = torch.stack([picture.image for picture in pictures])
         with torch.autocast(self._device.type, enabled=False):
-            x0 = encode_all(self._pipeline.vae, images, images_at_a_time(self._data.size))
+            x0 = encode_all(self._pipeline.vae, images)
             cond = encode_prompts(captions, self._pipeline, self._max_sequence_length)
         if self._knows_crop:
-            cond = replace(cond, micro=torch.tensor([picture.micro for picture in pictures]).to(cond.embeds))
+            cond = replace(cond, micro=torch.tensor([picture.micro for picture in pictures]).float())
         return x0, cond
 
     def images(self, rows: Tensor) -> Tensor:
@@ -104,18 +131,11 @@ class OnlineLatents(LatentSet):
 
 
 class CachedLatents(LatentSet):
-    """A set read from a cache; no encoder runs.
+    """A set read from a cache; no encoder runs."""
 
-    Raises:
-        UserError: another encoder or another transform made the cache.
-    """
-
-    def __init__(
-        self, data: CachedSet, config: DataConfig, pipeline: Any, device: torch.device, max_sequence_length: int
-    ):
+    def __init__(self, data: CachedSet, config: DataConfig, pipeline: Any, device: torch.device):
         first_captions = data.first_captions() if config.images_per_caption > 1 else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
-        check_made_with(data.made_with, made_with(config, pipeline, max_sequence_length), config.path)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
@@ -127,7 +147,7 @@ class CachedLatents(LatentSet):
     def _read(self, rows: Tensor, choices: Sequence[int]) -> tuple[Tensor, PromptEmbeds]:
         x0 = torch.stack([self._data.x0(row) for row in rows.tolist()])
         cond = collate([self._data.embeds(row, i) for row, i in zip(rows.tolist(), choices, strict=True)])
-        return x0, replace(cond, micro=self._data.micro[rows].to(cond.embeds)) if self._knows_crop else cond
+        return x0, replace(cond, micro=self._data.micro[rows].float()) if self._knows_crop else cond
 
     def images(self, rows: Tensor) -> Tensor:
         """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""

@@ -31,14 +31,14 @@ from e2ed2.files import atomic_file, locked
 from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, text_encoders
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import SourceConfig
 from e2ed2.training.encoders import made_with
-from e2ed2.training.few_step import half_of, load_start
-from e2ed2.training.latents import check_size, images_at_a_time
+from e2ed2.training.latents import check_size
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages import load_training_set
+from e2ed2.training.start import half_of, load_start
 from e2ed2.training.terms import judges_features
 from e2ed2.watch import Watch, silent
 
@@ -66,9 +66,11 @@ def precompute(
     process = PartialState()
     pipeline, max_sequence_length = _load_encoders(resolve_precision(config, {}, process.device))
     check_size(data.size, config.data, pipeline)
-    encoder = _Encoder(pipeline.to(process.device), max_sequence_length, data.size, judges_features(config))
+    for part in (pipeline.vae, *text_encoders(pipeline).values()):
+        part.to(process.device)
+    encoder = _Encoder(pipeline, max_sequence_length, judges_features(config))
     manifest = {
-        "made_with": made_with(config.data, pipeline, max_sequence_length),
+        "made_with": made_with(config, pipeline, max_sequence_length),
         "data": _fingerprint(data, config),
         "parts": [list(part) for part in data.parts] if isinstance(data, SourceSet) else [],
         "has_images": encoder.keeps_images,
@@ -95,9 +97,9 @@ def precompute(
 class _Encoder:
     """Pictures -> what is kept of them."""
 
-    def __init__(self, pipeline: Any, max_sequence_length: int, size: int, keeps_images: bool):
+    def __init__(self, pipeline: Any, max_sequence_length: int, keeps_images: bool):
         self._pipeline, self._max_sequence_length = pipeline, max_sequence_length
-        self._images_at_a_time, self.keeps_images = images_at_a_time(size), keeps_images
+        self.keeps_images = keeps_images
 
     def encode(self, pictures: Sequence[Picture]) -> list[CachedItem]:
         captions = [_numbered_captions(picture) for picture in pictures]
@@ -124,7 +126,7 @@ class _Encoder:
         for shape in dict.fromkeys(picture.image.shape for picture in pictures):
             rows = [i for i, picture in enumerate(pictures) if picture.image.shape == shape]
             images = torch.stack([pictures[i].image for i in rows])
-            latents |= zip(rows, encode_all(self._pipeline.vae, images, self._images_at_a_time).cpu(), strict=True)
+            latents |= zip(rows, encode_all(self._pipeline.vae, images).cpu(), strict=True)
         return [latents[i].clone() for i in range(len(pictures))]
 
     def _embed(self, prompts: list[str]) -> list[Tensors]:

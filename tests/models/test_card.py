@@ -21,10 +21,13 @@ def test_the_call_is_the_family_s_own():
 @pytest.mark.parametrize(
     ("head", "licence"),
     [
-        ("---\nlicense: openrail++\ntags:\n- any\n---\n# A model", "openrail++"),
-        ("---\nlicense_name: community\n---\n", "community"),
-        ("# license: none\n", None),
-        (None, None),
+        ("---\nlicense: openrail++\ntags:\n- any\n---\n# A model", {"license": "openrail++"}),
+        (
+            "---\nlicense: other\nlicense_name: community\nlicense_link: LICENSE.md\n---\n",
+            {"license": "other", "license_name": "community", "license_link": "LICENSE.md"},
+        ),
+        ("# license: none\n", {}),
+        (None, {}),
     ],
 )
 def test_the_licence_is_read_from_the_start_s_card(tmp_path, head, licence):

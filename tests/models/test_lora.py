@@ -48,6 +48,42 @@ def test_start_and_adapter_in_plain_diffusers_sample_as_the_merged_model(class_n
     torch.testing.assert_close(sample(separate, inference), expected, rtol=0, atol=1e-3)
 
 
+def test_pixart_starts_from_its_own_exported_adapter(recipe, tmp_path):
+    start = save_tiny("PixArtSigmaPipeline", tmp_path / "start")
+    fast = {"lr": 0.1, "ema_decay": 0.0}
+    folder = train(recipe(tmp_path / "lora", start, train=fast, parameters="lora", lora_rank=2), quiet)
+    pipeline, _ = load_pipeline(start)
+    fuse(pipeline, [str(folder / "lora")])
+    expected = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    fused = pipeline.transformer.state_dict()
+    assert fused.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(fused[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_of_the_asked_layers_alone_comes_off_again(recipe, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    fast = {"lr": 0.1, "ema_decay": 0.0}
+    asked = {"parameters": "lora_per_step", "lora_rank": 2, "lora_targets": ["to_v"]}
+    folder = train(recipe(tmp_path / "run", start, train=fast, **asked), quiet)
+    for name in ("lora", "lora_2"):  # one a step
+        assert all("to_v" in key for key in load_file(folder / name / "pytorch_lora_weights.safetensors"))
+    pipeline = DiffusionPipeline.from_pretrained(start)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    pipeline.load_lora_weights(folder / "lora_2")
+    pipeline.fuse_lora()
+    merged = load_file(folder / "unet_2" / "diffusion_pytorch_model.safetensors")
+    fused = {name.replace(".base_layer", ""): value for name, value in pipeline.unet.state_dict().items()}
+    assert all(torch.allclose(fused[name], value, atol=1e-5) for name, value in merged.items())
+    assert any(not torch.allclose(fused[name], value, atol=1e-3) for name, value in before.items())
+    pipeline.unfuse_lora()
+    pipeline.unload_lora_weights()
+    after = pipeline.unet.state_dict()
+    assert all(torch.allclose(after[name], value, atol=1e-5) for name, value in before.items())
+
+
 def test_a_fused_start_is_the_merged_model_and_is_exported_whole(recipe, tmp_path):
     """LCM-LoRA's way: adapter and start, one network, trained on in full."""
     start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
@@ -70,8 +106,10 @@ def test_an_adapter_that_does_not_exist_or_fit_is_named(recipe, tmp_path):
     start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
     with pytest.raises(UserError, match="model.lora: .*nowhere cannot be added to model.path"):
         fuse(load_pipeline(start)[0], [str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match="model.lora: any, but a PixArtSigmaPipeline takes none"):
+    with pytest.raises(UserError, match="model.lora: any cannot .*; a PixArtSigmaPipeline takes peft folders"):
         fuse(load_pipeline(save_tiny("PixArtSigmaPipeline", tmp_path / "pixart"))[0], ["any"])
+    with pytest.raises(UserError, match=r"trajectory.lora_targets: .*to_nowhere.*; the default is \['to_q'"):
+        train(recipe(tmp_path / "run", start, parameters="lora", lora_targets=["to_nowhere"]), quiet)
 
 
 def test_checkpoints_hold_adapters_alone_and_a_resumed_run_ends_the_same(recipe, tmp_path):

@@ -78,13 +78,15 @@ def test_more_images_than_any_caption_has_are_refused(tiny_model, folder):
         make(tiny_model, folder, n=5)
 
 
-def test_where_no_caption_has_several_images_the_other_terms_judge_everything(tiny_model, tiny_emoji):
-    """A recipe with class batches moved to a folder of captions of their own."""
+@pytest.mark.parametrize("num_alike", [0, 2])
+def test_where_few_captions_have_several_images_the_other_terms_judge_everything(tiny_model, tiny_emoji, num_alike):
+    """A recipe with class batches moved to a folder of captions of their own, or of nearly so."""
     images, captions = tiny_emoji.images[:12], [f"number {i}" for i in range(12)]
+    captions[:num_alike] = ["alike"] * num_alike  # a sixth of the items, which would fill a quarter of the rows
     unique, said = ImageTextSet(images, captions, captions), []
     both = {"energy": {"weight": 1}, "l2": {"weight": 1}}
     stage = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, say=said.append, **both)
-    assert "no caption has data.images_per_caption=2 images" in said[-1] and "energy" in said[-1]
+    assert f"{num_alike} items have a caption of data.images_per_caption=2 images" in said[-1] and "energy" in said[-1]
     values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     alone = make(tiny_model, unique, n=1, data={"plain_caption_fraction": 0.25}, l2={"weight": 1})
     expected = alone.loss_terms(alone.network, alone.network, ROWS, generator())
