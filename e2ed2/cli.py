@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 
 MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
+OUT_OF_MEMORY = (
+    "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
+    "model.gradient_checkpointing and trajectory.gradient_checkpointing, or lower --batch-size; docs/models.md counts"
+)
 EVALUATED_HELP = (
     f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
     "a floor of the emoji protocols: real, autoencoder."
@@ -58,6 +62,10 @@ def main() -> None:
         status = _say_end("error", f"{error.format_message()} See `e2ed2 --help`.", 2)
     except NonFiniteError as error:
         status = _say_end("error", error, 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        status = _say_end("error", f"{OUT_OF_MEMORY} ({str(error).partition('. ')[0]})", 2)
     except BrokenPipeError:  # the reader has had enough: `e2ed2 ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from e2ed2 import cli
@@ -115,6 +116,9 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
     def interrupt(*arguments):
         raise KeyboardInterrupt("saved step 7; run the same command to go on")
 
+    def overflow(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has a total of 24 GiB.")
+
     monkeypatch.setattr("e2ed2.data.emoji.load_emoji", lambda *arguments: tiny_emoji)
     for stand_in, status, line in (
         (diverge, 1, "error: patch_energy is nan at global_step 3; the log is x\n"),
@@ -123,6 +127,10 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
         monkeypatch.setattr("e2ed2.training.loop.train", stand_in)
         assert run(monkeypatch, "train", RECIPE, f"run.dir={tmp_path}") == status
         assert capsys.readouterr().err == line
+    monkeypatch.setattr("e2ed2.training.loop.train", overflow)
+    assert run(monkeypatch, "train", RECIPE, f"run.dir={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the GPU's memory is full: lower train.micro_batch_size") and said.count("\n") == 1
 
 
 def test_precompute_hands_over_the_recipe_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Models by their hub id, `org/name`: fetched once into the hub's own cache, safetensors only."""
+"""Models by their hub id, `org/name`, and single files: fetched once into the hub's own cache, safetensors only."""
 
 import re
 from contextlib import suppress
@@ -31,6 +31,27 @@ def download(repo: str, revision: str | None = None, variant: str | None = None)
         with suppress(Exception):  # it has none, or the cache is all there is: the model is complete without
             hf_hub_download(repo, name, revision=revision)
     return folder
+
+
+def weights_file(name: str) -> Path:
+    """A weight file on disk, or `org/name/file` of the hub, fetched if need be.
+
+    Raises:
+        UserError: neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    from huggingface_hub import hf_hub_download
+
+    organisation, repository, file = [*name.split("/", 2), "", ""][:3]
+    repo = f"{organisation}/{repository}"
+    try:
+        return Path(hf_hub_download(repo, file))
+    except Exception as error:  # of the hub or of its HTTP library
+        raise UserError(
+            f"weights {name}: no such file, and not to be had from the hub ({first_line(error)}); "
+            f"fetch it elsewhere with `hf download {repo} {file}` and give the file"
+        ) from error
 
 
 def _remedy(repo: str, revision: str | None, error: BaseException) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from e2ed2.errors import UserError, first_line
 from e2ed2.models.families import family_of
+from e2ed2.models.hub import weights_file
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -78,13 +79,13 @@ def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
     """Add adapters, such as LCM-LoRA, into the pipeline's weights, in place.
 
     Args:
-        adapters: safetensors files, folders of one, or hub ids; of a pipeline without `load_lora_weights` (PixArt's)
-            peft folders.
+        adapters: safetensors files (also `org/name/file` of the hub), folders of one, or hub ids; of a pipeline without
+            `load_lora_weights` (PixArt's) peft folders.
     Raises:
         UserError: one does not exist or does not fit.
     """
     for adapter in adapters:
-        path = Path(adapter)
+        path = weights_file(adapter) if adapter.endswith(".safetensors") else Path(adapter)
         if not hasattr(pipeline, "load_lora_weights"):
             _fuse_peft(pipeline, adapter)
             continue

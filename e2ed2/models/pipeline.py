@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from e2ed2.errors import UserError, first_line
 from e2ed2.models.card import model_card
 from e2ed2.models.families import family_named, family_of, network_of
+from e2ed2.models.hub import weights_file
 from e2ed2.models.inference import INFERENCE_FILE, Inference, read_inference
 from e2ed2.models.text import minilm_folder
 
@@ -153,6 +155,22 @@ def load_pipeline(
         return pipeline, read_inference(folder, pipeline)
     except LOADING_ERRORS as error:
         raise UserError(f"model {folder}: not a loadable model folder ({first_line(error)})") from error
+
+
+def replace_network(pipeline: Any, name: str) -> None:
+    """Load other weights of the same architecture into the network, such as SDXL-Lightning's, in place.
+
+    Args:
+        name: a safetensors file, or `org/name/file` of the hub.
+    Raises:
+        UserError: it does not exist or does not fit.
+    """
+    network = network_of(pipeline)
+    try:
+        network.load_state_dict(load_file(weights_file(name)))
+    except LOADING_ERRORS as error:
+        kind = f"weights of this {type(network).__name__} in diffusers' names"
+        raise UserError(f"network {name}: not {kind} ({first_line(error)})") from error
 
 
 def load_transformers(folder: Path, pipeline: Any, inference: Inference) -> list[nn.Module]:

@@ -194,12 +194,13 @@ def _cells_per_token(network: Any) -> int:
 
 
 def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
-    """Raise UserError when the images do not have the side that the model works at, or shapes it cannot take."""
+    """Raise UserError when the images have shapes that the model cannot take, or far from those it makes."""
     network = network_of(pipeline).config
     side = network.sample_size * pipeline.vae_scale_factor
-    if size != side:
-        raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}")
     cell = pipeline.vae_scale_factor * _cells_per_token(network)
+    if size % cell or not side <= 2 * size <= 4 * side:
+        others = f"or to a multiple of {cell} from {side // 2} to {2 * side}"
+        raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}, {others}")
     if config.buckets.has_several and config.buckets.step % cell:
         step = cell * max(1, round(config.buckets.step / cell))
         raise UserError(

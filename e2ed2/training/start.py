@@ -10,7 +10,7 @@ from e2ed2.models.bundled import resolve_model
 from e2ed2.models.inference import Inference
 from e2ed2.models.lora import fuse
 from e2ed2.models.new import new_pipeline
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.pipeline import load_pipeline, replace_network
 from e2ed2.training.config import Config
 
 
@@ -45,5 +45,7 @@ def load_start(
     pipeline, start = load_pipeline(
         start_folder(config), model.variant, dtype, with_text=with_text or not keeps_text(config)
     )
+    if model.network is not None:
+        replace_network(pipeline, model.network)
     fuse(pipeline, model.lora)
     return pipeline, replace(start, height=side, width=side)

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from e2ed2.models import autoencoder as models_autoencoder
 from e2ed2.models.autoencoder import (
     decode,
+    decode_all,
     decode_crop,
     decoder_features,
     encode,
@@ -117,3 +119,14 @@ def test_a_crop_with_its_halo_is_a_part_of_the_whole(top, left):
     part = decode(autoencoder, latents)[..., 2 * top : 2 * top + 8, 2 * left : 2 * left + 8]
     assert torch.allclose(decode_crop(autoencoder, latents, top, left, size=4, halo=2), part, atol=1e-6)
     assert not torch.allclose(decode_crop(autoencoder, latents, top, left, size=4, halo=0), part, atol=1e-3)
+
+
+@torch.no_grad()
+def test_pictures_are_decoded_a_few_at_a_time_and_the_same(autoencoder, monkeypatch):
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected, sizes = to_uint8(decode(autoencoder, latents)), []
+    monkeypatch.setattr(models_autoencoder, "PIXELS_AT_A_TIME", 2 * 32 * 32)
+    original = autoencoder.decode
+    monkeypatch.setattr(autoencoder, "decode", lambda z, **options: sizes.append(len(z)) or original(z, **options))
+    found = decode_all(autoencoder, latents)
+    assert sizes == [2, 2, 1] and (found.int() - expected.int()).abs().max() <= 1

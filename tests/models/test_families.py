@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.generate import Request, Sampler
@@ -216,3 +216,59 @@ def test_a_unet_for_each_step_is_run_by_the_code_on_its_card(recipe, tmp_path, m
     exec(code, scope)
     theirs = (scope["image"][None] * 255).round().to(torch.uint8)
     assert difference(load_model(str(folder)).sampler(REQUESTS[:1]), theirs) <= 1
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: x for file in folder.glob("*.safetensors") for name, x in load_file(file).items()}
+
+
+@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_text_encoders_leave_as_they_came(class_name, is_sharded, recipe, tmp_path):
+    """In half precision, of a variant, in shards: what plain diffusers loads is theirs to the bit."""
+    from diffusers import DiffusionPipeline
+
+    plain = save_tiny(class_name, tmp_path / "plain")
+    size = {"max_shard_size": "4KB"} if is_sharded else {}
+    start = tmp_path / "start"
+    DiffusionPipeline.from_pretrained(plain, dtype=torch.float16).save_pretrained(start, variant="fp16", **size)
+    indexed = list(start.glob("text_encoder*/*index*"))
+    assert bool(indexed) == is_sharded
+    folder = train(recipe(tmp_path / "run", start, model={"variant": "fp16"}), quiet)
+    before = DiffusionPipeline.from_pretrained(start, variant="fp16", dtype=torch.float16)
+    after = DiffusionPipeline.from_pretrained(folder, dtype=torch.float16)
+    for name in [name for name in before.components if name.startswith("text_encoder")]:
+        theirs, ours = before.components[name].state_dict(), after.components[name].state_dict()
+        assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
+        old, new = (stored(at / name) for at in (start, folder))
+        assert all(new[key].dtype == x.dtype for key, x in old.items()), "not doubled in size"
+
+
+def test_other_weights_may_replace_the_network_s(recipe, tmp_path):
+    """SDXL-Lightning's way: a file of the UNet alone, for a pipeline that has the rest."""
+    torch.manual_seed(5)
+    start, other = (save_tiny("StableDiffusionXLPipeline", tmp_path / name) for name in ("start", "other"))
+    file = other / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = {name: x + 0.25 for name, x in load_file(file).items()}
+    save_file(changed, file)
+    slow = {"lr": 1e-12}
+    folder = train(recipe(tmp_path / "run", start, model={"network": str(file)}, train=slow, solver="ddim"), quiet)
+    after = weights(folder, "StableDiffusionXLPipeline")
+    assert all(torch.allclose(after[name], x, atol=1e-6) for name, x in changed.items())
+    del changed["conv_in.bias"]
+    save_file(changed, file)
+    with pytest.raises(UserError, match="network .*: not weights of this UNet2DConditionModel in diffusers' names"):
+        train(recipe(tmp_path / "again", start, model={"network": str(file)}), quiet)
+
+
+def test_a_model_may_be_trained_beside_its_own_size(recipe, tmp_path):
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    config = recipe(tmp_path / "run", start)
+    smaller = config.model_copy(update={"data": config.data.model_copy(update={"size": SIDE // 2})})
+    folder = train(smaller, quiet)
+    assert json.loads((folder / "inference.json").read_text())["height"] == SIDE // 2
+    assert difference(load_model(str(folder)).sampler(REQUESTS), in_diffusers(folder)) <= 1
+    for size in (SIDE // 2 - 1, 4 * SIDE):
+        other = recipe(tmp_path / f"of {size}", start)
+        with pytest.raises(UserError, match=f"data.size: {size}, but the model makes {SIDE} px images: set it to"):
+            train(other.model_copy(update={"data": other.data.model_copy(update={"size": size})}), quiet)

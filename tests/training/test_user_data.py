@@ -313,6 +313,39 @@ def test_shorter_embeddings_are_padded_and_masked():
     assert replace(PromptEmbeds(**unmasked)).mask is None
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_captions_that_the_text_encoder_sees_only_the_beginning_of_are_counted(
+    tiny_model, tmp_path, monkeypatch, in_memory
+):
+    for i, caption in enumerate(["short", "a word " * 40, "fine"]):
+        picture(i, (64, 64)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(caption)
+    if not in_memory:
+        monkeypatch.setattr(training_set, "MAX_BYTES_IN_MEMORY", 0)
+    config, said = recipe(tiny_model, data={"source": "folder", "path": str(tmp_path), "buckets": {}}), []
+    create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), said.append)
+    assert said[0].startswith("1 of 3 captions are longer than the 32 tokens that") and "'a word a word" in said[0]
+    assert ("text encoders (0.0 GB) stay on the device" in said[1]) == (not in_memory)
+
+
+@pytest.mark.parametrize("kind", ["memory", "online", "cache"])
+def test_sdxl_is_told_sizes_exactly_beside_embeddings_in_half_precision(kind, tmp_path, monkeypatch):
+    """1,365 pixels are 1,368 in bf16."""
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    (tmp_path / "photos").mkdir()
+    picture(0, (1365, 1024)).save(tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "0.txt").write_text("a dog")
+    data = {"source": "folder", "path": str(tmp_path / "photos"), "size": SIDE, "buckets": {}}
+    if kind != "memory":
+        monkeypatch.setattr(training_set, "MAX_BYTES_IN_MEMORY", 0)
+    if kind == "cache":
+        config = recipe(start, data=data, mixed_precision="bf16")
+        data |= {"source": "cache", "path": str(precompute(config, tmp_path / "cached", quiet))}
+    stage = stage_of(recipe(start, data=data, mixed_precision="bf16"))
+    cond = stage.data.batch(torch.tensor([0]), torch.Generator().manual_seed(0)).cond
+    assert cond.embeds.dtype == torch.bfloat16 and cond.micro[0, :2].tolist() == [1024, 1365]
+
+
 @pytest.mark.slow
 def test_5000_images_some_of_them_broken_train_and_every_broken_one_is_named(tmp_path, tiny, online, tiny_stage):
     """Through the real loop and the real data; the network is the tiny stage's."""
