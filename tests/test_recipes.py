@@ -15,6 +15,7 @@ def test_a_recipe_is_valid(path):
     assert load_config(path).run.dir
 
 
-def test_a_head_says_what_it_was_run_on():
+def test_a_head_says_what_it_was_run_on_and_what_it_takes():
     heads = [path.read_text().split("stage:")[0] for path in FOLDER.glob("*.yaml") if path.stem != "demo"]
-    assert heads and all("Not run on such hardware by us" in head.replace("\n# ", " ") for head in heads)
+    said = ("Not run on such hardware by us", " GB", "Time: ", " h in all")
+    assert heads and all(words in head.replace("\n# ", " ") for head in heads for words in said)
