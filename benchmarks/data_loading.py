@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/data_loading.py
 
-Photos are noise smoothed to look like JPEGs of 768 x 512 (170 kB), fitted to buckets around 512 x 512. `folder`
-and `webdataset` decode with as many threads as there are cores; `scan` is the first look at a folder. The cache holds
+Photos are noise smoothed to look like JPEGs of 768 x 512 (170 kB), fitted to buckets around 512 x 512, and for the rows
+of large ones 4000 x 3000 (a few, read again and again); `whole` decodes those at all of their resolution. `folder` and
+`webdataset` decode with as many threads as there are cores; `scan` is the first look at a folder. The cache holds
 what PixArt needs at 512 px: latents 4 x 64 x 64 and 40 tokens of T5 in bf16, read after the files were just written, so
 from memory. A GPU that trains a 0.6B network end to end over four steps takes a few images a second.
 """
@@ -16,11 +17,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from e2ed2.data import transforms
 from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedItem, CachedSet, write_index, write_manifest, write_shard
 from e2ed2.data.columns import Columns
@@ -32,6 +35,7 @@ from e2ed2.data.stream import ShardStream, StreamSet
 from e2ed2.evaluation.samples import device_name
 
 NUM_IMAGES, NUM_ROUNDS, BATCH = 512, 48, 8
+NUM_LARGE, LARGE_ROUNDS = 8, 6
 STEP = 1.0  # seconds of an update of 8 captions by a GPU, at the least
 BUCKETS = {"max_ratio": 2.0, "step": 64}
 SHAPES = bucket_shapes(512, **BUCKETS)
@@ -42,7 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["E2ED2_CACHE"] = str(folder / "scans")
-        write_photos(folder / "photos")
+        write_photos(folder / "photos", (768, 512), NUM_IMAGES)
+        write_photos(folder / "large", (4000, 3000), NUM_LARGE)
         write_tars(folder / "photos", folder / "shards")
         write_cache(folder / "cache")
         started = time.perf_counter()
@@ -54,6 +59,11 @@ def main() -> None:
         ahead = ShuffledOrder(1, len(source), BATCH, source.buckets, read_ahead=source.read_ahead)
         waited = 1000 * wait(ahead, source.pictures)
         print(f"| folder, while steps of {1000 * STEP:.0f} ms compute | | waits {waited:.0f} |")
+        large = SourceSet([("large", FolderSource(folder / "large"))], [1.0], SHAPES, 0.0, NUM_WORKERS)
+        order = ShuffledOrder(0, len(large), BATCH, large.buckets)
+        row("folder, 4000 x 3000", rate(order, large.pictures, LARGE_ROUNDS))
+        with patch.object(transforms, "MIN_REDUCTION", 1000):
+            row("folder, 4000 x 3000, whole", rate(order, large.pictures, LARGE_ROUNDS))
         open_stream = partial(ShardStream, tar_shards(str(folder / "shards"), Columns()))
         stream = StreamSet(open_stream, SHAPES, 128, 0.0, NUM_WORKERS, print)
         stream.begin(0, BATCH, 0, 1, None)
@@ -63,14 +73,14 @@ def main() -> None:
 
 
 def row(name: str, images_per_second: float) -> None:
-    print(f"| {name} | {images_per_second:.0f} | {1000 * BATCH / images_per_second:.0f} |")
+    print(f"| {name} | {images_per_second:.1f} | {1000 * BATCH / images_per_second:.0f} |")
 
 
-def rate(order: Order, load: Callable[[torch.Tensor], object]) -> float:
+def rate(order: Order, load: Callable[[torch.Tensor], object], num_rounds: int = NUM_ROUNDS) -> float:
     started = time.perf_counter()
-    for position in range(NUM_ROUNDS):
+    for position in range(num_rounds):
         load(order.rows(position))
-    return NUM_ROUNDS * BATCH / (time.perf_counter() - started)
+    return num_rounds * BATCH / (time.perf_counter() - started)
 
 
 def wait(order: Order, load: Callable[[torch.Tensor], object]) -> float:
@@ -88,11 +98,11 @@ def read(cached: CachedSet, rows: torch.Tensor) -> list[torch.Tensor]:
     return [(cached.x0(row) + cached.embeds(row, 0)["embeds"].sum()) for row in rows.tolist()]
 
 
-def write_photos(folder: Path) -> None:
+def write_photos(folder: Path, sides: tuple[int, int], num_images: int) -> None:
     folder.mkdir()
-    coarse = torch.randint(256, (64, 96, 3), generator=torch.Generator().manual_seed(0)).byte()
-    for i in range(NUM_IMAGES):
-        size = (768, 512) if i % 2 else (512, 768)
+    coarse = torch.randint(256, (sides[1] // 8, sides[0] // 8, 3), generator=torch.Generator().manual_seed(0)).byte()
+    for i in range(num_images):
+        size = sides if i % 2 else sides[::-1]
         photo = Image.fromarray(coarse.roll(i, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
         photo.save(folder / f"{i:05d}.jpg", quality=95)
         (folder / f"{i:05d}.txt").write_text(f"photo {i}")

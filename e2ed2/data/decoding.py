@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from typing import Any
 
 from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
@@ -15,6 +16,10 @@ from e2ed2.paths import cache_dir
 Progress = Callable[[int, int], None]
 
 SCANNED_AT_A_TIME = 64  # between two reports of progress
+CAPTIONING = (
+    "; put `name.txt` beside `name.jpg`, or metadata.jsonl or .csv with file_name and text into the folder, "
+    "or name the right data.caption_column"
+)
 NUM_NAMED = 5  # bad files in an error's one line; its notes hold them all
 
 
@@ -23,11 +28,11 @@ def decode_item(item: RawItem | SkippedItem, shapes: Sequence[Shape]) -> Picture
     if isinstance(item, SkippedItem):
         return item
     try:
-        image = decode_image(item.image)
-    except ValueError as error:
-        return SkippedItem(item.place, str(error))
-    shape = shapes[nearest_shape(image.height, image.width, shapes)]
-    micro = micro_conditioning(image.height, image.width, shape)
+        image, (height, width) = decode_image(item.image, shapes)
+    except (OSError, ValueError) as error:
+        return SkippedItem(item.place, _reason(error))
+    shape = shapes[nearest_shape(height, width, shapes)]
+    micro = micro_conditioning(height, width, shape)
     return Picture(item.key, fitted_tensor(image, shape), item.captions, micro)
 
 
@@ -35,6 +40,8 @@ def scan(
     source: Source, num_workers: int, progress: Progress | None = None
 ) -> tuple[list[tuple[int, int] | None], list[SkippedItem]]:
     """Decode everything once, by threads. What was found is kept in the cache folder as long as the source is the same.
+
+    A file that could not be read, which a disk or a right may be the cause of, is read again by the next scan.
 
     Returns:
         Upright height and width of each row, None where it is unusable; and the unusable ones.
@@ -45,30 +52,46 @@ def scan(
         try:
             found = json.loads(path.read_text())
         except (OSError, ValueError):
-            found = _scan(source, num_workers, progress)
-            write_file(path, json.dumps(found).encode())
+            found = [None] * len(source)
+        missing = [row for row, verdict in enumerate(found) if verdict is None]
+        if missing:
+            found, unread = _scan(source, found, missing, num_workers, progress)
+            kept = [None if row in unread else verdict for row, verdict in enumerate(found)]
+            write_file(path, json.dumps(kept).encode())
     sides: list[tuple[int, int] | None] = [(row[0], row[1]) if isinstance(row[0], int) else None for row in found]
     return sides, [SkippedItem(row[0], row[1]) for row in found if not isinstance(row[0], int)]
 
 
-def _scan(source: Source, num_workers: int, progress: Progress | None) -> list[tuple[int, int] | tuple[str, str]]:
+def _scan(
+    source: Source, found: Sequence[Any], missing: Sequence[int], num_workers: int, progress: Progress | None
+) -> tuple[list[Any], set[int]]:
+    """`found` with the verdicts (height, width) or (place, reason) of the rows `missing`, and the rows left unread."""
+    unread = set()
+
     def measure(row: int) -> tuple[int, int] | tuple[str, str]:
         place = f"row {row}"
         try:
             item = source[row]
             place = str(item.place)
-            image = decode_image(item.image)
-        except ValueError as error:
-            return place, str(error)
-        return image.height, image.width
+            return decode_image(item.image, [(1, 1)])[1]
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                unread.add(row)
+            return place, _reason(error)
 
-    found: list[tuple[int, int] | tuple[str, str]] = []
+    found = list(found)
     with ThreadPoolExecutor(num_workers) as pool:
-        for first in range(0, len(source), SCANNED_AT_A_TIME):
-            found += pool.map(measure, range(len(source))[first : first + SCANNED_AT_A_TIME])
+        for first in range(0, len(missing), SCANNED_AT_A_TIME):
+            rows = missing[first : first + SCANNED_AT_A_TIME]
+            for row, verdict in zip(rows, pool.map(measure, rows), strict=True):
+                found[row] = verdict
             if progress:
-                progress(len(found), len(source))
-    return found
+                progress(first + len(rows), len(missing))
+    return found, unread
+
+
+def _reason(error: Exception) -> str:
+    return f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
 
 
 def check_share(
@@ -82,7 +105,8 @@ def check_share(
     if num_skipped > NUM_NAMED:
         named += f"; and {num_skipped - NUM_NAMED} more"
     if num_skipped == num_items:
-        error = UserError(f"data.path '{where}': none of {num_items} items is usable: {named}")
+        remedy = CAPTIONING if any("caption" in item.reason for item in skipped) else ""
+        error = UserError(f"data.path '{where}': none of {num_items} items is usable: {named}{remedy}")
     else:
         error = UserError(
             f"data.path '{where}': {num_skipped} of {num_items} items ({share:.1%}) are unusable, "

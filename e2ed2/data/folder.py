@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,12 +12,13 @@ from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions
 from e2ed2.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid
 FILE_COLUMN = "file_name"
 
 
 class FolderSource:
-    """Images in a folder and its subfolders, captioned in one of two ways.
+    """Images in a folder and its subfolders, linked ones too, captioned in one of two ways.
 
     With `metadata.jsonl` or `metadata.csv` in the folder, its rows are the captions: `file_name` (relative to
     the folder) and `text` or `caption`, the imagefolder convention of Hugging Face datasets. Otherwise `name.txt`
@@ -55,7 +57,7 @@ class FolderSource:
         folder = self._path
         if not folder.is_dir():
             raise UserError(f"data.path '{folder}' is not a folder: name one that holds images and captions")
-        files = sorted(p for p in folder.rglob("*") if _is_visible_image(p, folder))
+        files = sorted(p for p in _visible_files(folder) if p.suffix.lower() in IMAGE_SUFFIXES + UNREAD_SUFFIXES)
         found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.is_file()]
         if len(found) == 2:
             raise UserError(f"data.path '{folder}' has both metadata.jsonl and metadata.csv: keep one of them")
@@ -66,6 +68,10 @@ class FolderSource:
 
     def _from_text_file(self, path: Path) -> RawItem | SkippedItem:
         text_path = path.with_suffix(".txt")
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            return SkippedItem(path, f"{path.suffix} images are not read: convert it to PNG or JPEG, or remove it")
+        if not path.is_file():
+            return SkippedItem(path, "a link that leads nowhere, or no file")
         try:
             return self._item(path, clean_captions(text_path.read_text("utf-8-sig"), self._columns.caption_per_line))
         except FileNotFoundError:
@@ -129,9 +135,16 @@ class FolderSource:
             yield reader.line_num, row
 
 
-def _is_visible_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """All files of a folder and its subfolders, through links but for those that lead back to a folder above them."""
+    for name, subfolders, files in os.walk(folder, followlinks=True):
+        here = Path(name)
+        subfolders[:] = [sub for sub in subfolders if not sub.startswith(".") and not _leads_back(here / sub)]
+        yield from (here / file for file in files if not file.startswith("."))
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.absolute().parents}
 
 
 def _jsonl_rows(file: TextIO) -> Iterator[tuple[int, Any]]:

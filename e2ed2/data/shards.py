@@ -6,10 +6,10 @@ Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of a
 import json
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,9 @@ from e2ed2.data.tables import Shard, unreadable
 from e2ed2.errors import UserError
 
 END_OF_TAR = bytes(1024)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 HTTP_TIMEOUT = 60.0  # seconds without a byte
+RETRY_WAITS = (1.0, 2.0, 4.0)  # seconds before a remote shard is opened again, as long as no new item comes
 NUM_PROBED = 5  # items of the first shard whose fields must hold image and caption
 
 
@@ -57,7 +59,7 @@ def _list_urls(path: str) -> list[str]:
         return [url for number in numbers for url in _list_urls(path.replace(braces[0], number, 1))]
     if Path(path).is_dir():
         return sorted(str(file) for file in Path(path).rglob("*.tar"))
-    if "*" not in path and ("://" not in path or _is_http(path)):
+    if "*" not in path and ("://" not in path or _is_http(path) or path.endswith(TAR_SUFFIXES)):
         return [path] if "://" in path or Path(path).is_file() else []
     try:
         system, pattern = fsspec.url_to_fs(path)
@@ -86,15 +88,46 @@ def _check_end(shard: Path) -> None:
 
 
 def _read_shard(url: str, columns: Columns, first: int) -> Iterator[RawItem | SkippedItem]:
-    try:
-        for sample in islice(_samples(url), first, None):
-            place = f"{url}/{sample['__key__']}"
-            try:
-                yield columns.item(_parsed(sample), sample["__key__"], place)
-            except ValueError as error:
-                yield SkippedItem(place, str(error))
-    except (OSError, tarfile.TarError, EOFError, HTTPException) as error:
-        raise unreadable(url, error) from error
+    for sample in _samples_from(url, first):
+        if isinstance(sample, SkippedItem):
+            yield sample
+            continue
+        place = f"{url}/{sample['__key__']}"
+        try:
+            yield columns.item(_parsed(sample), sample["__key__"], place)
+        except ValueError as error:
+            yield SkippedItem(place, str(error))
+
+
+def _samples_from(url: str, first: int) -> Iterator[dict[str, Any] | SkippedItem]:
+    """The samples from number `first` on. A remote shard that breaks off is opened again and goes on with the next one.
+
+    One that breaks off at the same place whenever it is opened ends with a skipped item, which counts as a sample.
+
+    Raises:
+        UserError: a local shard cannot be read, or a remote one not even after `RETRY_WAITS`.
+    """
+    num_failures = 0
+    while True:
+        count = 0
+        try:
+            for sample in _samples(url):
+                count += 1
+                if count > first:
+                    first, num_failures = count, 0
+                    yield sample
+            return
+        except Exception as error:  # of the network, of fsspec's many backends, of tarfile
+            is_remote = "://" in url
+            if is_remote and num_failures < len(RETRY_WAITS):
+                time.sleep(RETRY_WAITS[num_failures])
+                num_failures += 1
+                continue
+            if not is_remote or not isinstance(error, tarfile.TarError):
+                raise unreadable(url, error) from error
+            if count == first:  # else it was named before the run was resumed
+                yield SkippedItem(url, f"cut off or damaged after {count} items ({error}); fetch it again")
+            return
 
 
 def _samples(url: str) -> Iterator[dict[str, Any]]:
@@ -113,6 +146,9 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
             content = tar.extractfile(member)
             assert content is not None  # a file
             sample |= {"__key__": key, extension.lower(): content.read()}
+        assert tar.fileobj is not None
+        if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # no zeros at the end, which tarfile does not mind
+            raise tarfile.ReadError("unexpected end of data")
     if sample:
         yield sample
 

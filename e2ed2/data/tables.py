@@ -16,7 +16,7 @@ class TableSource:
     """The rows of a table on disk, mapped into memory; hub data sets are downloaded when they are first opened.
 
     Args:
-        path: of `parquet` a file, a folder, a pattern or a URL; of `hub` a data set's name.
+        path: of `parquet` a file, a folder or a pattern, also as a URL; of `hub` a data set's name.
         kind: `parquet` or `hub`.
     Raises:
         UserError: it cannot be opened, or has no such column.
@@ -65,10 +65,22 @@ def open_table(path: str, kind: str, revision: str | None, split: str, streaming
     try:
         if kind == "hub":
             return load_dataset(path, revision=revision, split=split, streaming=streaming)
-        files = f"{path}/**/*.parquet" if Path(path).is_dir() else path
+        files = f"{path}/**/*.parquet" if _is_folder(path) else path
         return load_dataset("parquet", data_files=files, split="train", streaming=streaming)
     except Exception as error:  # of many libraries: a missing file, no network, no such split, damaged bytes
         raise unreadable(path, error) from error
+
+
+def _is_folder(path: str) -> bool:
+    """Whether on disk or in a store; HTTP knows no folders."""
+    if "://" not in path:
+        return Path(path).is_dir()
+    if "*" in path or path.endswith(".parquet") or path.startswith(("http://", "https://")):
+        return False
+    import fsspec
+
+    system, inner = fsspec.url_to_fs(path)
+    return system.isdir(inner)
 
 
 def unreadable(path: str, error: BaseException) -> UserError:

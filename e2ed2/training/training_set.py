@@ -16,6 +16,7 @@ from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import MixedStream, ShardStream, Stream, StreamSet
 from e2ed2.data.tables import Shard, TableSource, table_shards
+from e2ed2.errors import UserError
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import DataConfig, SourceConfig, WeightedSourceConfig
 
@@ -32,7 +33,7 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
         UserError: nothing there, nothing usable, too large a share of bad items, or no access.
     """
     if config.source == "cache" and not config.sources:
-        return CachedSet(Path(str(config.path)))
+        return CachedSet(_on_disk(config))
     sources = config.sources or [WeightedSourceConfig(**config.model_dump(include=set(SourceConfig.model_fields)))]
     shapes = config.shapes
     num_workers = config.num_workers or min(os.cpu_count() or 1, MAX_WORKERS)
@@ -66,9 +67,19 @@ def _columns(config: SourceConfig) -> Columns:
     return Columns(config.image_column, config.caption_column, config.caption_per_line)
 
 
+def _on_disk(config: SourceConfig) -> Path:
+    path = str(config.path)
+    if "://" in path:
+        remedy = "copy it there (of S3: `aws s3 sync`)"
+        if config.source == "folder":
+            remedy += ", or pack it as .tar shards and give data.source=webdataset"
+        raise UserError(f"data.path '{path}': data.source={config.source} reads from disk: {remedy}")
+    return Path(path)
+
+
 def _open_source(config: SourceConfig) -> Source:
     if config.source == "folder":
-        return FolderSource(Path(str(config.path)), _columns(config))
+        return FolderSource(_on_disk(config), _columns(config))
     return TableSource(str(config.path), config.source, _columns(config), config.revision, config.split)
 
 

@@ -1,6 +1,7 @@
 """The folder source on real files, good and bad."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from e2ed2.data.folder import IMAGE_SUFFIXES, FolderSource
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.transforms import decode_image
 from e2ed2.errors import UserError
+from e2ed2.training.data_config import DataConfig
+from e2ed2.training.training_set import load_user_data
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -88,12 +91,12 @@ def test_bad_items_are_skipped_with_their_reason(tmp_path):
         "none.png": "no caption: none.txt is missing",
         "empty.png": "caption is empty",
         "latin.png": "caption latin.txt is not UTF-8 text",
-        "noise.png": "not a PNG, JPEG, WebP, BMP or GIF image",
-        "zero.webp": "not a PNG, JPEG, WebP, BMP or GIF image",
+        "noise.png": "not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image",
+        "zero.webp": "not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image",
     }
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".avif"])
 def test_truncated_file_is_skipped(tmp_path, suffix):
     write_pair(tmp_path, "good.png")
     path = tmp_path / f"cut{suffix}"
@@ -121,15 +124,64 @@ def test_hidden_files_and_other_files_are_no_items(tmp_path):
     assert load(tmp_path, 0.0).keys == ["a.png"]
 
 
+def test_images_of_kinds_that_are_not_read_are_skipped_with_a_remedy(tmp_path):
+    write_pair(tmp_path, "good.png")
+    write_pair(tmp_path, "shot.png").rename(tmp_path / "shot.HEIC")
+    write_pair(tmp_path, "gone.png").unlink()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert reasons(load(tmp_path)) == {
+        "shot.HEIC": ".HEIC images are not read: convert it to PNG or JPEG, or remove it",
+        "gone.png": "a link that leads nowhere, or no file",
+    }
+    with pytest.raises(UserError, match=r"2 of 3 items \(66.7%\) are unusable"):
+        load(tmp_path, 0.5)
+
+
+def test_linked_folders_are_read_and_links_back_end(tmp_path):
+    write_pair(tmp_path / "disk", "a.png")
+    write_pair(tmp_path / "disk", "sub/b.png")
+    for place, target in {"set/x": "disk", "set/y": "disk/sub", "set/back": "set", "disk/up": "set"}.items():
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to(tmp_path / target)
+    assert load(tmp_path / "set", 0.0).keys == ["x/a.png", "x/sub/b.png", "y/b.png"]
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        write_pair(tmp_path, name)
+    (tmp_path / "c.png").write_bytes(b"noise")
+    read_bytes, read = Path.read_bytes, []
+
+    def failing(path: Path) -> bytes:
+        read.append(path.name)
+        if path.name == "b.png" and fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    def scan() -> tuple[list[str], list[str]]:
+        read.clear()
+        _, bad = decoding.scan(FolderSource(tmp_path), 1)
+        return list(read), [f"{Path(item.path).name}: {item.reason}" for item in bad]
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    noise = "c.png: not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image"
+    fails = True
+    for names in (["a.png", "b.png", "c.png"], ["b.png"]):
+        assert scan() == (names, ["b.png: cannot be read (Input/output error)", noise])
+    fails = False
+    assert scan() == (["b.png"], [noise])
+    assert scan() == ([], [noise])
+
+
 def test_every_file_is_scanned_once_and_again_when_something_changes(tmp_path, monkeypatch):
     for name in ("a.png", "b.png", "c.png"):
         write_pair(tmp_path, name)
     write_pair(tmp_path, "d.png", caption=None)
     scanned, ticks = [], []
 
-    def counting(file: Path):
+    def counting(file: Path, shapes: list[tuple[int, int]]):
         scanned.append(file.name)
-        return decode_image(file)
+        return decode_image(file, shapes)
 
     def scan() -> list[str]:
         scanned.clear()
@@ -158,8 +210,19 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
 
 def test_no_usable_item_is_refused_whatever_the_limit(tmp_path):
     write_pair(tmp_path, "a.png", caption=None)
-    with pytest.raises(UserError, match="none of 1 items is usable: .*a.png: no caption"):
+    remedy = "put `name.txt` beside `name.jpg`, or metadata.jsonl .* or name the right data.caption_column"
+    with pytest.raises(UserError, match=f"none of 1 items is usable: .*a.png: no caption.*{remedy}"):
         load(tmp_path, 1.0)
+    write_pair(tmp_path, "a.png").write_bytes(b"noise")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, 1.0)
+    assert str(caught.value).endswith("TIFF or AVIF image")
+
+
+@pytest.mark.parametrize("source", ["folder", "cache"])
+def test_a_store_is_no_folder(source):
+    with pytest.raises(UserError, match=f"data.path 's3://bucket/x': data.source={source} reads from disk: copy it"):
+        load_user_data(DataConfig(source=source, path="s3://bucket/x"), print)
 
 
 def test_bad_share_at_the_limit_passes_and_above_it_is_refused(tmp_path):

@@ -1,14 +1,19 @@
 """WebDataset shards: what is read, by whom, and what is refused."""
 
+import contextlib
 import functools
 import http.server
 import json
 import os
+import socket
+import struct
 import sys
 import threading
 
+import fsspec
 import pytest
 
+from e2ed2.data import shards as shards_module
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
@@ -65,17 +70,111 @@ def test_bad_samples_are_named_and_the_others_go_on(tmp_path):
     assert skipped["blind"] == "no image" and skipped["json"].startswith("its JSON cannot be read")
 
 
+@contextlib.contextmanager
+def served(folder, handler_class=http.server.SimpleHTTPRequestHandler):
+    """The URL of a folder."""
+    handler = functools.partial(handler_class, directory=str(folder))
+    handler_class.log_message = lambda *args: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
 def test_http(tmp_path):
     write_shards(tmp_path, 2, 2)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    handler.log_message = lambda *args: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with served(tmp_path) as url:
         assert keys(read(f"{url}/{{00000..00001}}.tar")) == ["0-0", "0-1", "1-0", "1-1"]
         with pytest.raises(UserError, match=r"data.path 'http.*missing.tar' cannot be read"):
             read(f"{url}/missing.tar")
-        server.shutdown()
+
+
+class Breaking(http.server.SimpleHTTPRequestHandler):
+    """Sends whole files, but only so many bytes at the requests in `breaks` (by number), and then closes or resets."""
+
+    breaks: dict[int, int] = {}
+    resets = False
+    num_requests = 0
+
+    def copyfile(self, source, outputfile):
+        number = Breaking.num_requests
+        Breaking.num_requests += 1
+        outputfile.write(source.read(self.breaks.get(number, -1)))
+        if number in self.breaks and self.resets:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+
+ITEM = 2048  # bytes of an item in a shard: two headers, two contents
+IN_HEADER, IN_CONTENT = 3 * ITEM + 100, 3 * ITEM + 520
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """The first request, number 0, is that of the look at the first items."""
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(Breaking, "num_requests", 0)
+
+    def set_up(breaks, resets=False):
+        monkeypatch.setattr(Breaking, "breaks", breaks)
+        monkeypatch.setattr(Breaking, "resets", resets)
+        return waits
+
+    return set_up
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("size", [3 * ITEM, IN_HEADER, IN_CONTENT])
+def test_a_remote_shard_that_breaks_off_goes_on_with_the_next_item(tmp_path, breaking, size, resets):
+    write_shards(tmp_path, 1, 7)
+    breaks = {1: size, 2: size, 3: ITEM}
+    breaks |= {} if resets else {4: 5 * ITEM, 5: 5 * ITEM}  # a reset may lose what was sent before it
+    waits = breaking(breaks, resets)
+    with served(tmp_path, Breaking) as url:
+        items = read(f"{url}/00000.tar")
+    assert keys(items) == [f"0-{i}" for i in range(7)] and len(items) == 7
+    assert len(waits) == 3 if resets else waits == [1.0, 2.0, 4.0, 1.0, 2.0]
+
+
+def test_a_remote_shard_that_is_cut_off_for_good_ends_with_a_skipped_item(tmp_path, breaking):
+    write_shards(tmp_path, 2, 7)
+    waits = breaking({1: IN_CONTENT, 2: IN_CONTENT, 3: IN_CONTENT, 4: IN_CONTENT})
+    with served(tmp_path, Breaking) as url:
+        shards = tar_shards(f"{url}/{{00000..00001}}.tar", Columns())
+        stream = ShardStream(shards)
+        items = list(stream)
+        assert keys(items) == ["0-0", "0-1", "0-2", *(f"1-{i}" for i in range(7))]
+        assert waits == [1.0, 2.0, 4.0]
+        assert str(items[3]).startswith(f"{url}/00000.tar: cut off or damaged after 3 items")
+        breaking({i: IN_CONTENT for i in range(Breaking.num_requests, Breaking.num_requests + 4)})
+        stream.state = {"epoch": 0, "shard": 0, "item": 4}  # after it
+        assert keys(stream) == keys(items)[3:] and stream.state["epoch"] == 1
+
+
+def test_a_remote_shard_that_cannot_be_reached_stops_the_run_and_a_local_one_is_read_once(tmp_path, breaking):
+    path = write_shards(tmp_path, 1, 7) / "00000.tar"
+    waits = breaking({})
+    with served(tmp_path) as url:
+        remote = tar_shards(f"{url}/00000.tar", Columns())[0]
+    with pytest.raises(UserError, match="00000.tar' cannot be read .*Connection refused"):
+        list(remote(0))
+    assert waits == [1.0, 2.0, 4.0]
+    shard = tar_shards(str(path), Columns())[0]
+    os.truncate(path, IN_CONTENT)
+    with pytest.raises(UserError, match="00000.tar' cannot be read .unexpected end of data"):
+        list(shard(0))
+    assert waits == [1.0, 2.0, 4.0]
+
+
+def test_braces_of_tar_urls_ask_nothing_of_the_store(monkeypatch):
+    asked = []
+    system = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(system), "isdir", lambda self, path: asked.append(path))
+    assert len(shards_module._list_urls("memory://set/{000..299}.tar")) == 300 and not asked
+    assert shards_module._list_urls("memory://set") == ["memory://set"] and len(asked) == 1
 
 
 def test_what_is_refused_before_training(tmp_path):

@@ -64,7 +64,7 @@ def test_bad_items_are_named_once_and_too_many_stop_the_run(tmp_path):
     data = open_set(tmp_path, window_size=10, say=lines.append, max_bad_fraction=0.2)
     data.begin(0, 2, 0, 1, None)
     assert [line.split("/")[-1] for line in lines] == [
-        f"{i}: not a PNG, JPEG, WebP, BMP or GIF image" for i in (3, 4)
+        f"{i}: not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image" for i in (3, 4)
     ]
     assert len({key for batch in batches(data, 4) for key in batch}) == 8
     with pytest.raises(UserError, match=r"2 of 10 items \(20.0%\) are unusable, data.max_bad_fraction allows 10.0%"):

@@ -1,5 +1,6 @@
 """Parquet files and hub data sets, on disk and as streams."""
 
+import fsspec
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
@@ -40,7 +41,7 @@ def test_rows_with_several_captions_and_bad_ones(tmp_path):
     assert sides == [(16, 16), None, None, (16, 16)]
     assert [str(item).removeprefix(f"{path}") for item in bad] == [
         "row 1: no caption",
-        "[2]: not a PNG, JPEG, WebP, BMP or GIF image",
+        "[2]: not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image",
     ]
     assert TableSource(str(path), "parquet", Columns()).fingerprint() == source.fingerprint()
     assert TableSource(str(path), "parquet", Columns(caption_per_line=True)).fingerprint() != source.fingerprint()
@@ -52,6 +53,22 @@ def test_a_folder_of_files_and_a_hub_repository_give_the_same_rows(tmp_path):
     for kind in ("parquet", "hub"):  # a local repository of the hub's layout stands for one on it
         source = TableSource(str(tmp_path), kind, Columns())
         assert [source[row].captions for row in range(2)] == [("text 0",), ("text 1",)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_in_a_store_gives_the_rows_of_all_its_files(tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # the store is in memory
+    store = fsspec.filesystem("memory")
+    for i in range(2):
+        file = write_parquet(tmp_path / f"{i}.parquet", [png(i)], text=texts(f"text {i}"))
+        store.pipe(f"/{tmp_path.name}/set/sub/{i}.parquet", file.read_bytes())
+    url = f"memory://{tmp_path.name}/set"
+    if streaming:
+        items = list(ShardStream(table_shards(url, "parquet", Columns())))
+    else:
+        source = TableSource(url, "parquet", Columns())
+        items = [source[row] for row in range(len(source))]
+    assert [item.captions for item in items] == [("text 0",), ("text 1",)]
 
 
 def test_a_stream_of_rows_resumes_at_any_row(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data.transforms import fitted_tensor, read_image
+from e2ed2.data.transforms import decode_image, fitted_tensor, read_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -90,6 +90,60 @@ def test_extreme_shape_costs_no_more_than_a_square():
     assert fitted_tensor(Image.new("RGB", (1, 60000), RED), (64, 64)).shape == (3, 64, 64)
 
 
+@pytest.fixture(scope="module")
+def noise():
+    """As strong at every scale: far more fine detail than a photo has, where 2 of 255 is the most."""
+    rng, sum_of_scales = np.random.default_rng(0), np.zeros((1499, 2000, 3))
+    for width in (4, 16, 64, 250, 500, 1000, 2000):
+        coarse = rng.integers(0, 256, (width * 3 // 4, width, 3), dtype=np.uint8)
+        sum_of_scales += np.asarray(Image.fromarray(coarse).resize((2000, 1499), Image.Resampling.BICUBIC)) / 7
+    return Image.fromarray(sum_of_scales.astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("tag", "sides"), [(1, (1499, 2000)), (6, (2000, 1499))])
+def test_a_large_jpeg_comes_reduced_and_as_good(tmp_path, noise, mode, tag, sides):
+    """187 of 1499 lines are kept, so that it can be decoded at a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    noise.convert(mode).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    shape = (187, 187)
+    image, found = decode_image(tmp_path / "a.jpg", [shape])
+    assert found == sides and sorted(image.size) == [375, 500]
+    whole = decode_image(tmp_path / "a.jpg", [(1400, 1400)])[0]
+    assert sorted(whole.size) == [1499, 2000]
+    difference = (fitted_tensor(image, shape).float() - fitted_tensor(whole, shape).float()).abs()
+    assert difference.max() <= 10 and difference.mean() < 1.2
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_reduced_jpeg_hides_no_cut(tmp_path, progressive):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((256, 256), 50).convert("RGB").save(path, progressive=progressive)
+    whole = path.read_bytes()
+    assert decode_image(whole, [(1, 1)])[1] == (256, 256)
+    for end in range(len(whole) // 50, len(whole), len(whole) // 50):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            decode_image(whole[:end], [(1, 1)])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp"])
+@pytest.mark.parametrize(("tag", "sides"), [(3, (16, 40)), (6, (40, 16))])
+def test_sides_are_those_of_the_upright_image(tmp_path, suffix, tag, sides):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (40, 16), RED).save(path, exif=exif)
+    image, found = decode_image(path, [(16, 16)])
+    assert found == sides and (image.height, image.width) == sides
+
+
+def test_grey_of_32_bits_is_refused(tmp_path):
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="cannot be decoded .32 bits a pixel"):
+        read_image(tmp_path / "a.tif", 8)
+
+
 def test_first_frame_of_a_gif(tmp_path):
     frames = [Image.new("RGB", (16, 16), color) for color in (GREEN, BLUE)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -98,7 +152,7 @@ def test_first_frame_of_a_gif(tmp_path):
 
 def test_random_damage_never_escapes_as_another_error(tmp_path):
     rng = random.Random(0)
-    for name in ("a.png", "a.jpg", "a.webp", "a.gif", "a.bmp"):
+    for name in ("a.png", "a.jpg", "a.webp", "a.gif", "a.bmp", "a.tif", "a.avif"):
         path = tmp_path / name
         Image.effect_noise((24, 24), 50).convert("RGB").save(path)
         original = path.read_bytes()
