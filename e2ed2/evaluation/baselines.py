@@ -13,15 +13,15 @@ from typing import Any, Literal
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from e2ed2.errors import UserError, first_line
-from e2ed2.evaluation.generate import Request
+from e2ed2.evaluation.generate import Request, check_finite
 from e2ed2.files import file_sha256
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.families import family_of, network_of
-from e2ed2.models.pipeline import LOADING_ERRORS, refuse_pickles
+from e2ed2.models.hub import weights_file
+from e2ed2.models.pipeline import LOADING_ERRORS, refuse_pickles, replace_network
 
 FOLDER = Path(__file__).parent / "assets" / "baselines"
 
@@ -77,8 +77,10 @@ class PipelineSampler:
     """Images by a diffusers pipeline's own call, each from its own seed; the interface of `generate.Sampler`.
 
     Attributes:
-        nfe: network evaluations an image costs, guidance included; num_inference_steps: steps.
-        how_sha256: of all that decides the pixels beside weights, prompt and seed.
+        nfe: network evaluations an image costs, guidance and second-order steps included; num_inference_steps: steps.
+        dtype: of the network. how_sha256: of all that decides the pixels beside weights, prompt and seed.
+    Raises:
+        UserError: a model that cannot be loaded, or steps beside `timesteps` or `sigmas` of another number.
     """
 
     def __init__(self, baseline: Baseline, steps: int | None = None) -> None:
@@ -87,13 +89,20 @@ class PipelineSampler:
         dtype = getattr(torch, baseline.dtype) if device == "cuda" else torch.float32
         self.pipeline = _pipeline(self.folder, baseline, dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self._call = baseline.call | ({} if steps is None else {"num_inference_steps": steps})
+        self.dtype = next(network_of(self.pipeline).parameters()).dtype
+        listed = {name: baseline.call[name] for name in ("timesteps", "sigmas") if baseline.call.get(name) is not None}
+        self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
         defaults = {name: p.default for name, p in inspect.signature(self.pipeline.__call__).parameters.items()}
         asked = defaults | self._call
-        self.num_inference_steps = asked["num_inference_steps"]
+        steps_asked = {"num_inference_steps": asked["num_inference_steps"]}
+        evaluations = _evaluations(self.pipeline.scheduler, listed or steps_asked)
+        self.num_inference_steps = evaluations if listed else asked["num_inference_steps"]
+        if steps not in (None, self.num_inference_steps):
+            what = f"the {next(iter(listed))} of {baseline.model} make {evaluations}"
+            raise UserError(f"--steps {steps}: {what}; leave it out")
         guided = asked["guidance_scale"] > 1 and not family_of(self.pipeline).embeds_guidance(self.pipeline)
-        self.nfe = self.num_inference_steps * (2 if guided else 1)
-        network = file_sha256(_network_file(baseline.network)) if baseline.network else None
+        self.nfe = evaluations * (2 if guided else 1)
+        network = file_sha256(weights_file(baseline.network)) if baseline.network else None
         how = {"network": network, "scheduler": baseline.scheduler, "dtype": str(dtype), "call": self._call}
         self.how_sha256 = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
@@ -108,6 +117,7 @@ class PipelineSampler:
             generators = [torch.Generator().manual_seed(r.seed) for r in batch]
             prompts = [r.prompt for r in batch]
             made = self.pipeline(prompts, generator=generators, output_type="np", **self._call).images
+            check_finite(torch.from_numpy(made), batch)
             images.append(torch.from_numpy((made * 255).round().astype("uint8")).permute(0, 3, 1, 2))
             if progress:
                 progress(start + len(batch), len(requests))
@@ -115,7 +125,7 @@ class PipelineSampler:
 
 
 def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
-    """The pipeline with the baseline's network and scheduler, safetensors only, without a filter of its outputs."""
+    """The pipeline with the baseline's network and scheduler, safetensors only; nothing filters or marks its images."""
     import diffusers
 
     refuse_pickles(folder)
@@ -124,7 +134,7 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
             folder, local_files_only=True, use_safetensors=True, variant=baseline.variant, dtype=dtype
         )
         if baseline.network:
-            network_of(pipeline).load_state_dict(load_file(_network_file(baseline.network)))
+            replace_network(pipeline, baseline.network)
         if baseline.scheduler:
             changes = dict(baseline.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
@@ -133,19 +143,24 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
         raise UserError(f"baseline {baseline.model}: cannot be loaded ({first_line(error)})") from error
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # a black image in place of a sample is no sample
+    if getattr(pipeline, "watermark", None) is not None:
+        pipeline.watermark = None  # SDXL marks its images wherever invisible-watermark is installed
     return pipeline
 
 
-def _network_file(name: str) -> Path:
-    if Path(name).is_file():
-        return Path(name)
-    from huggingface_hub import hf_hub_download
+def _evaluations(scheduler: Any, grid: dict[str, Any]) -> int:
+    """How often a sampler of a pipeline's own call asks the network: second-order ones oftener than they step.
 
-    organisation, repository, file = name.split("/", 2)
+    Args:
+        grid: `num_inference_steps`, `timesteps` or `sigmas`.
+    Raises:
+        UserError: a grid that the scheduler does not take.
+    """
+    shift = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # moves timesteps, adds none
     try:
-        return Path(hf_hub_download(f"{organisation}/{repository}", file))
-    except Exception as error:  # of the hub or of its HTTP library
-        raise UserError(
-            f"network {name}: no such file, and not to be had from the hub ({first_line(error)}); "
-            f"fetch it elsewhere with `hf download {organisation}/{repository} {file}` and give the file"
-        ) from error
+        scheduler.set_timesteps(**grid, **shift)
+    except (TypeError, ValueError) as error:
+        name, value = next(iter(grid.items()))
+        scheduler_name = type(scheduler).__name__
+        raise UserError(f"call.{name} {value}: {scheduler_name} does not take it ({first_line(error)})") from error
+    return len(scheduler.timesteps)

@@ -115,7 +115,7 @@ def _unpaired(row: Row, base: Row) -> str:
     """Why two rows cannot be paired, or nothing."""
     if not row.jackknife or not base.jackknife:
         missing = base if not base.jackknife else row
-        return f"{missing.path} keeps no jackknife beside it; evaluate again with --out"
+        return f"{missing.path} keeps no jackknife of its own beside it; evaluate again with --out"
     seeds = row.result.get("seed"), base.result.get("seed")
     return f"seeds {seeds[0]} and {seeds[1]} differ" if seeds[0] != seeds[1] else ""
 
@@ -165,17 +165,25 @@ def bracketed(estimate: dict[str, float] | None) -> str:
     return f"{estimate['value']:.{places}f} [{estimate['low']:.{places}f}, {estimate['high']:.{places}f}]"
 
 
+def difference_titles(comparison: Comparison) -> list[str]:
+    """The metrics of a table of differences; it is said of which the interval holds the samples fixed."""
+    metrics = [metric_of(name) for name in comparison.metrics]
+    return [metric.title + (", given these samples" if metric.given_samples else "") for metric in metrics]
+
+
 def difference_cells(comparison: Comparison) -> list[list[str]]:
-    """Rows of differences; an asterisk where the interval does not hold zero."""
-    lines = []
-    for row, found in comparison.differences:
-        line = [row.label, str(row.result["nfe"])]
-        for name in comparison.metrics:
-            estimate = found.get(name)
-            sure = "*" if estimate is not None and not estimate.low <= 0 <= estimate.high else ""
-            line.append(bracketed(estimate.to_json()) + sure if estimate is not None else "-")
-        lines.append(line)
-    return lines
+    """Rows of differences; an asterisk where the interval does not hold zero, unless it holds the samples fixed."""
+    return [
+        [row.label, str(row.result["nfe"]), *(_difference(name, found.get(name)) for name in comparison.metrics)]
+        for row, found in comparison.differences
+    ]
+
+
+def _difference(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    sure = not estimate.low <= 0 <= estimate.high and not metric_of(name).given_samples
+    return bracketed(estimate.to_json()) + ("*" if sure else "")
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -187,8 +195,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         if c.baseline is not None and c.differences:
             base = f"{c.baseline.label} at {c.baseline.result['nfe']} NFE"
             parts.append(f"Less {base}: paired, 95% interval, * where it does not hold zero.\n")
-            titles = [metric_of(name).title for name in c.metrics]
-            parts.append(markdown_table(["model", "NFE", *titles], difference_cells(c)))
+            parts.append(markdown_table(["model", "NFE", *difference_titles(c)], difference_cells(c)))
         parts += [f"{note}.\n" for note in c.notes]
         own = {f"{note}.\n": None for row in c.rows for note in row.result.get("notes", [])}
         parts += list(own)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from e2ed2.evaluation.compare import Comparison, cells, difference_cells, heads, markdown
+from e2ed2.evaluation.compare import Comparison, cells, difference_cells, difference_titles, heads, markdown
 from e2ed2.evaluation.grids import Zoom, common_samples, comparison_grid
-from e2ed2.evaluation.table import metric_of
 from e2ed2.files import write_file
 from e2ed2.pictures import png_bytes
 
@@ -59,7 +58,7 @@ def _section(c: Comparison, grid: bytes) -> dict[str, object]:
         "published": [head for head in columns if head.endswith(", published") or head == "source"],
         "lines": cells(c),
         "baseline": base,
-        "titles": [metric_of(name).title for name in c.metrics],
+        "titles": difference_titles(c),
         "differences": difference_cells(c),
         "notes": list(dict.fromkeys([*c.notes, *own])),
         "grid": "data:image/png;base64," + base64.b64encode(grid).decode() if grid else "",

@@ -14,7 +14,7 @@ from e2ed2.evaluation.emoji import EmojiBenchmark, emoji_protocol, load_protocol
 from e2ed2.evaluation.emoji_features import EfficientNetFeatures, cached_features
 from e2ed2.evaluation.emoji_metrics import ReferenceSet, evaluate_images, style_shares
 from e2ed2.evaluation.intervals import Estimate
-from e2ed2.evaluation.results import EVALUATION_FILE, emoji_sha256, keep_result
+from e2ed2.evaluation.results import EVALUATION_FILE, emoji_sha256, keep_result, sampling_environment
 from e2ed2.evaluation.samples import (
     check_range,
     claim_folder,
@@ -63,11 +63,13 @@ def evaluate_emoji(
         claim_folder(out, EVALUATION_FILE)
     watch(f"loading {model}", 0, 0)
     loaded = load_model(model, steps)
+    extract, reference = _reference(asked, watch)  # what is missing for it is said before an image is made
     label = f"{model}, {loaded.num_inference_steps} steps"
     requests = asked.requests(seed)
     progress = partial(watch, f"{label}: sampling")
     samples = make_samples(loaded, requests, out, batch_size=batch_size, progress=progress)
-    measured, metrics = _measure(samples.images, [r.prompt for r in requests], asked, label, watch)
+    prompts = [r.prompt for r in requests]
+    measured, metrics = _measure(samples.images, prompts, asked, extract, reference, label, watch)
     result = {
         "model": model,
         "protocol": protocol,
@@ -78,6 +80,7 @@ def evaluate_emoji(
         "seed": seed,
         "model_sha256": loaded.sha256,
         "num_parameters": loaded.num_parameters,
+        "environment": sampling_environment(loaded.sampler.dtype, batch_size, 1),
         "command": f"e2ed2 evaluate {model} --protocol {protocol} --steps {loaded.num_inference_steps} "
         f"--num-images {asked.num_images} --seed {seed}",
     }
@@ -108,7 +111,8 @@ def evaluate_floor(
     if out:
         claim_folder(out, EVALUATION_FILE)
         save_images(out, kind, images, asked.prompts)
-    measured, metrics = _measure(images, asked.prompts, asked, f"{kind} images", watch)
+    extract, reference = _reference(asked, watch)
+    measured, metrics = _measure(images, asked.prompts, asked, extract, reference, f"{kind} images", watch)
     result = {
         "model": kind,
         "protocol": protocol,
@@ -128,10 +132,14 @@ def load_emoji_protocol(name: str, num_images: int | None, watch: Watch = silent
 
 
 def _measure(
-    images: Tensor, prompts: list[str], asked: EmojiBenchmark, label: str, watch: Watch
+    images: Tensor,
+    prompts: list[str],
+    asked: EmojiBenchmark,
+    extract: EfficientNetFeatures,
+    reference: ReferenceSet,
+    label: str,
+    watch: Watch,
 ) -> tuple[dict[str, Any], dict[str, Estimate]]:
-    extract = EfficientNetFeatures("cuda" if torch.cuda.is_available() else "cpu")
-    reference = _reference(asked, extract, watch)
     features = extract(images, partial(watch, f"{label}: features"))
     watch(f"{label}: metrics", 0, 0)
     metrics = evaluate_images(images, prompts, reference, features)
@@ -147,14 +155,18 @@ def _measure(
     return result, metrics
 
 
-def _reference(asked: EmojiBenchmark, extract: EfficientNetFeatures, watch: Watch) -> ReferenceSet:
-    """The protocol's reference; features are measured once for the whole split, whatever part of it is asked for."""
+def _reference(asked: EmojiBenchmark, watch: Watch) -> tuple[EfficientNetFeatures, ReferenceSet]:
+    """The features' network and the protocol's reference.
+
+    Features are measured once for the whole split, whatever part of it is asked for.
+    """
+    extract = EfficientNetFeatures("cuda" if torch.cuda.is_available() else "cpu")
     data = load_emoji(emoji_protocol(asked.name).emoji.split)
     features = cached_features(data.images, extract, partial(watch, "real images: features, kept for next time"))
     names = set(asked.reference_groups)
     rows = [i for i, name in enumerate(data.names) if name in names]
     assert [data.names[i] for i in rows] == asked.reference_groups
-    return ReferenceSet(data.images[rows], features[rows], asked.reference_groups)
+    return extract, ReferenceSet(data.images[rows], features[rows], asked.reference_groups)
 
 
 def _kept(result: dict[str, Any], metrics: dict[str, Estimate], out: Path | None) -> dict[str, Any]:

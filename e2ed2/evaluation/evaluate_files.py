@@ -1,6 +1,6 @@
 """One evaluation under a protocol over files: samples to a folder, by one process or many, then every metric."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
+from e2ed2.evaluation.finished_images import finished_images, images_of_prompts
 from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
@@ -17,14 +18,16 @@ from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
 from e2ed2.evaluation.processes import Share, join_processes
 from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
-from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result
+from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result, sampling_environment
 from e2ed2.evaluation.sample_files import Keep, finish_files, make_files, put_away
 from e2ed2.evaluation.samples import (
     LoadedModel,
     check_range,
     claim_folder,
     device_name,
+    image_files,
     load_model,
+    read_png,
     write_manifest,
 )
 from e2ed2.files import write_file
@@ -95,9 +98,11 @@ def evaluate_files(
     None.
 
     Args:
-        model: a model, a baseline, or a folder of images, one for each prompt in the order of their paths.
+        model: a model, a baseline, or a folder of images, one for each prompt in the order of their paths; one of ours
+            in the order of its manifest.
         protocol: a shipped protocol over files, or a YAML file.
-        out: keeps samples, features and the result; run again, only what is missing is made.
+        out: keeps samples, features and the result; run again, only what is missing is made. None for a folder under
+            `runs/evaluations` that is named after protocol, model and what is not the default.
         data: the folder that a protocol's paths are relative to.
     Returns:
         As `evaluate_emoji`, with `notes` on metrics that so few images say little of.
@@ -106,21 +111,27 @@ def evaluate_files(
     spec = read_protocol(protocol)
     assert isinstance(spec, FileProtocol)
     asked = load_asked(protocol, spec, num_images, data)
-    out = out or DEFAULT_OUT / Path(protocol).stem / f"{Path(model).name}{f'-{steps}' if steps else ''}"
-    claim_folder(out, EVALUATION_FILE)
     share = share or join_processes()
     watch = watch if share.rank == 0 else silent
-    if (folder := _finished_images(model)) is not None:
+    if (folder := finished_images(model)) is not None:
         if keep != "files":
             raise UserError(f"--keep {keep}: the images of {model} are not ours to move; leave it out")
+        out = out or _default_out(model, facts_sha256({"path": str(folder.resolve())}), asked, None, 0)
+        claim_folder(out, EVALUATION_FILE)
         about, files = _found(model, folder, asked, out)
+        measurement = _measurement(asked, _real_sha256(asked, watch), out, watch, files)
     else:
         watch(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
-        if (before := _measured_before(loaded, asked, seed, out)) is not None:
+        out = out or _default_out(model, loaded.sha256, asked, steps, seed)
+        claim_folder(out, EVALUATION_FILE)
+        real_sha256 = _real_sha256(asked, watch)
+        if (before := _measured_before(loaded, asked, real_sha256, seed, out)) is not None:
             return before if share.rank == 0 else None
+        _check_size(loaded, asked, seed, out)
+        _measurement(asked, real_sha256, out, watch).store_share(share)  # what it refuses, it refuses before sampling
         about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
-    measurement = _measurement(files, asked, out, watch)
+        measurement = _measurement(asked, real_sha256, out, watch, files)
     if share.world > 1:
         measurement.store_share(share)
         share.leave()
@@ -141,36 +152,58 @@ def _image_set(kind: str, part: Reference, name: str, protocol: FileProtocol, da
     return ImageSet(paths, kind, images.size, images.resample, images.enlarge_reference)
 
 
-def _finished_images(model: str) -> Path | None:
-    """Where the images of a folder lie that is no model."""
-    path = Path(model)
-    if not path.is_dir() or (path / "model_index.json").exists():
-        return None
-    return path / "images" if (path / "images").is_dir() else path
+def _default_out(model: str, sha256: str, asked: Asked, steps: int | None, seed: int) -> Path:
+    """`coco30k/model-1a2b3c4d`, then what was asked that is not the default: `-4-steps-seed-1-500-images`."""
+    parts = [Path(model).resolve().name, sha256[:8]]
+    parts += [f"{steps}-steps"] if steps else []
+    parts += [f"seed-{seed}"] if seed else []
+    prompts = asked.protocol.prompts
+    count = len(asked.prompts)
+    parts += [f"{count}-images"] if count != prompts.num * prompts.samples_per_prompt else []
+    return DEFAULT_OUT / Path(asked.name).stem / "-".join(parts)
+
+
+def _real_sha256(asked: Asked, watch: Watch) -> dict[str, str]:
+    watch("hashing real images", 0, 0)
+    return {kind: images.sha256() for kind, images in asked.real.items()}
 
 
 def _found(model: str, folder: Path, asked: Asked, out: Path) -> tuple[dict[str, Any], list[Path]]:
     """What a result says of a folder of images, and the images."""
-    files = list_images(folder, "samples")
-    if len(files) != len(asked.prompts):
-        counts = f"{len(files)} images, but the protocol asks {len(asked.prompts)}"
-        raise UserError(f"model {model}: {counts}, one for each prompt in order; see --num-images")
+    files = images_of_prompts(model, folder, asked.prompts)
     rows = [{"file": str(f.resolve()), "prompt": p, "seed": None} for f, p in zip(files, asked.prompts, strict=True)]
     write_manifest(out, {"model": model}, rows)
     command = f"e2ed2 evaluate {model} --protocol {asked.name} --num-images {len(files)}"
     return {"model": model, "nfe": 0, "images_per_second": None, "command": command}, files
 
 
-def _measured_before(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> dict[str, Any] | None:
+def _measured_before(
+    loaded: LoadedModel, asked: Asked, real_sha256: dict[str, str], seed: int, out: Path
+) -> dict[str, Any] | None:
     """The result of an earlier run whose images were packed or removed; None where there is none of the same."""
-    if not (out / EVALUATION_FILE).exists() or any((out / "images").iterdir()):
+    files = image_files(loaded, asked.requests(seed), out)
+    if not (out / EVALUATION_FILE).exists() or any(file.exists() for file in files):
         return None
     result = read_result(out / EVALUATION_FILE)
-    facts = _facts(asked, {kind: images.sha256() for kind, images in asked.real.items()}, {})
+    facts = _facts(asked, real_sha256, files, {})
     same = {**result.get("protocol_facts", {}), "networks": {}} == facts
+    same = same and result.get("networks") == asked.protocol.networks.model_dump()
     of_model = (result.get("model_sha256"), result["nfe"], result.get("seed"))
     is_whole = list(result["metrics"]) == asked.protocol.metrics
     return result if same and is_whole and of_model == (loaded.sha256, loaded.sampler.nfe, seed) else None
+
+
+def _check_size(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> None:
+    """Raise UserError where the model makes images that would have to be enlarged."""
+    size, request = asked.protocol.images.size, asked.requests(seed)[0]
+    if size is None:
+        return
+    image = read_png(image_files(loaded, [request], out)[0])
+    image = loaded.sampler([request], 1)[0] if image is None else image
+    height, width = image.shape[1:]
+    if min(height, width) < size:
+        what = f"makes images of {width}x{height} pixels, but the protocol measures at {size} and enlarges none"
+        raise UserError(f"model {loaded.name}: {what}; choose a protocol of smaller images")
 
 
 def _sampled(
@@ -191,17 +224,23 @@ def _sampled(
         "images_per_second": made.images_per_second,
         "seed": seed,
         "model_sha256": loaded.sha256,
+        "environment": sampling_environment(loaded.sampler.dtype, batch_size, share.world),
         "command": f"e2ed2 evaluate {model} --protocol {asked.name} --steps {loaded.num_inference_steps} "
         f"--num-images {len(requests)} --seed {seed}",
     }
     return about, made.files
 
 
-def _measurement(files: list[Path], asked: Asked, out: Path, watch: Watch) -> Measurement:
-    protocol = asked.protocol
-    watch("hashing images", 0, 0)
-    sets = {"samples": ImageSet(files, "samples", protocol.images.size, protocol.images.resample), **asked.real}
-    images = ImageSets(sets, {kind: images.sha256() for kind, images in sets.items()}, asked.prompts, out)
+def _measurement(
+    asked: Asked, real_sha256: dict[str, str], out: Path, watch: Watch, files: list[Path] | None = None
+) -> Measurement:
+    """Of the samples and the real images, or of the latter alone."""
+    protocol, sets, sha256 = asked.protocol, dict(asked.real), dict(real_sha256)
+    if files is not None:
+        watch("hashing images", 0, 0)
+        sets["samples"] = ImageSet(files, "samples", protocol.images.size, protocol.images.resample)
+        sha256["samples"] = sets["samples"].sha256()
+    images = ImageSets(sets, sha256, asked.prompts, out)
     return Measurement(protocol, images, watch, "cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -216,7 +255,7 @@ def _measured(
     if "authenticity" in metrics:
         grid = comparison_grid(measurement.nearest_training(NUM_NEAREST))
         write_file(images.out / "nearest_training.png", png_bytes(grid))
-    facts = _facts(asked, images.sha256, measurement.networks)
+    facts = _facts(asked, images.sha256, images.sets["samples"].paths, measurement.networks)
     size = f" at {protocol.images.size} px" if protocol.images.size else ""
     reference = f"{len(asked.real['reference'])} real images{size}"
     result = {
@@ -228,18 +267,26 @@ def _measured(
         "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
         "notes": asked.notes,
         "device": device_name(),
+        "networks": protocol.networks.model_dump(),
         "protocol_facts": facts,
     }
     return result, metrics
 
 
-def _facts(asked: Asked, sha256: Mapping[str, str], networks: Mapping[str, Extractor]) -> dict[str, Any]:
-    """All that must be equal for two figures to be comparable; the seed of the noise is not among it."""
+def _facts(
+    asked: Asked, sha256: Mapping[str, str], files: Sequence[Path], networks: Mapping[str, Extractor]
+) -> dict[str, Any]:
+    """All that must be equal for two figures to be comparable; the seed of the noise is not among it.
+
+    Args:
+        files: of the samples, whose format counts: what a lossy one leaves is in the figures.
+    """
+    formats = {file.suffix.lower().lstrip(".").replace("jpeg", "jpg") for file in files}
     return {
         "prompts_sha256": facts_sha256({"prompts": asked.prompts}),
         "num_images": len(asked.prompts),
         "samples_per_prompt": asked.protocol.prompts.samples_per_prompt,
-        "images": {"format": "png", **asked.protocol.images.model_dump()},
+        "images": {"format": "+".join(sorted(formats)), **asked.protocol.images.model_dump()},
         "real_sha256": {kind: sha256[kind] for kind in asked.real},
         "clip_prefix": asked.protocol.networks.clip_prefix,
         "networks": {name: [n.name, n.weights_sha256] for name, n in sorted(networks.items())},

@@ -18,6 +18,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINOV2_SIDE = 224
 _TEXT_CHUNK = 256
+_EXACT = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # figures of different machines compare
 
 
 class Extractor(Protocol):
@@ -45,6 +46,7 @@ class InceptionFeatures:
         self.weights_sha256 = tensors_sha256(network)
         self._network, self._clean, self._device = network.to(device), clean, device
 
+    @_EXACT
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Features of images, as in `Extractor`."""
@@ -73,6 +75,7 @@ class ClipFeatures:
         self.weights_sha256 = tensors_sha256(self._network)
         self.scale = float(self._network.logit_scale.exp())
 
+    @_EXACT
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Embeddings of images, as in `Extractor`."""
@@ -106,6 +109,7 @@ class Dinov2Features:
         self.name = f"DINOv2 ViT/{config.patch_size} {config.hidden_size}, bicubic {DINOV2_SIDE}"
         self.weights_sha256 = tensors_sha256(self._network)
 
+    @_EXACT
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Class tokens of images, as in `Extractor`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import decode, to_uint8
+from e2ed2.models.autoencoder import decode_parts, to_uint8
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import network_of
 from e2ed2.models.inference import Inference
@@ -49,6 +49,7 @@ class Sampler:
     ):
         self.timesteps = inference.grid(num_inference_steps)
         self.nfe = len(self.timesteps) * inference.evaluations_per_step
+        self.dtype = next(network_of(pipeline).parameters()).dtype
         self._pipeline = pipeline
         self._inference = inference
         self._schedule = schedule_of(pipeline.scheduler)
@@ -70,16 +71,16 @@ class Sampler:
         images = []
         for batch in _batches(requests, batch_size):
             rows = torch.tensor([place[r.prompt] for r in batch])
-            images.append(self._sample(embeds.select(rows).to(self._device), [r.seed for r in batch]))
+            images.append(self._sample(embeds.select(rows).to(self._device), batch))
             if progress:
                 progress(sum(map(len, images)), len(requests))
         return torch.cat(images)
 
     @torch.inference_mode()
-    def _sample(self, cond: PromptEmbeds, seeds: list[int]) -> Tensor:
+    def _sample(self, cond: PromptEmbeds, batch: list[Request]) -> Tensor:
         shape = latent_shape(self._pipeline, self._inference.height, self._inference.width)
         noises = torch.stack(
-            [draw_noises(shape, len(self.timesteps), torch.Generator().manual_seed(seed)) for seed in seeds], dim=1
+            [draw_noises(shape, len(self.timesteps), torch.Generator().manual_seed(r.seed)) for r in batch], dim=1
         ).to(self._device)
         x0 = unroll(
             self._denoisers,
@@ -91,7 +92,20 @@ class Sampler:
             solver=self._inference.solver,
             noises=noises[1:],
         )
-        return to_uint8(decode(self._pipeline.vae, x0)).cpu()
+        pixels = torch.cat(list(decode_parts(self._pipeline.vae, x0)))
+        check_finite(pixels, batch)
+        return to_uint8(pixels).cpu()
+
+
+def check_finite(pixels: Tensor, requests: Sequence[Request]) -> None:
+    """Raise UserError where an image, [N, ...], has pixels that are not finite: files would show them black."""
+    finite = pixels.isfinite().flatten(1).all(1)
+    if not finite.all():
+        request = requests[int((~finite).nonzero()[0])]
+        raise UserError(
+            f"prompt {request.prompt!r}, seed {request.seed}: the image has pixels that are not finite; "
+            "check the weights, or sample them in bfloat16 or float32"
+        )
 
 
 def _batches(requests: list[Request], size: int) -> Iterator[list[Request]]:

@@ -17,7 +17,7 @@ from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
 from e2ed2.evaluation.processes import ALONE, Share
-from e2ed2.files import atomic_file
+from e2ed2.files import atomic_file, locked, raise_if_disk_refused
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
@@ -111,12 +111,10 @@ def stored_features(images: ImageSet, sha256: str, extract: Extractor, folder: P
         UserError: features that are not finite; names the image.
     """
     path = _features_file(sha256, extract, folder)
-    while not path.exists():
-        store_segments(images, sha256, extract, folder, progress)
-        try:
+    store_segments(images, sha256, extract, folder, progress)
+    with locked(folder):
+        if not path.exists():
             _join(images, path)
-        except FileNotFoundError:  # another evaluation has just joined the same ones
-            continue
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
@@ -124,8 +122,15 @@ def stored_features(images: ImageSet, sha256: str, extract: Extractor, folder: P
 def store_segments(
     images: ImageSet, sha256: str, extract: Extractor, folder: Path, progress: Progress, share: Share = ALONE
 ) -> None:
-    """This process' share of what `stored_features` reads; segments that are there stay."""
+    """This process' share of what `stored_features` reads; segments that are there stay.
+
+    Another evaluation may join and remove the same segments meanwhile: the folder is locked for that, and to write one.
+    """
     path = _features_file(sha256, extract, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise_if_disk_refused(folder, error)
     if path.exists():
         return
     lost = [(file, rows) for file, rows in _segments(images, path)[share.rank :: share.world] if not file.exists()]
@@ -140,12 +145,15 @@ def store_segments(
                 raise UserError(f"{images.kind} image {images.paths[bad]}: {what}")
             done += len(chunk)
             progress(done, total)
-        with atomic_file(file) as temporary, temporary.open("wb") as out:
-            np.save(out, torch.cat(features).numpy())
+        with locked(folder):
+            if path.exists():
+                return
+            with atomic_file(file) as temporary, temporary.open("wb") as out:
+                np.save(out, torch.cat(features).numpy())
 
 
 def _features_file(sha256: str, extract: Extractor, folder: Path) -> Path:
-    key = hashlib.sha256(f"1 {sha256} {extract.name} {extract.weights_sha256}".encode()).hexdigest()
+    key = hashlib.sha256(f"2 {sha256} {extract.name} {extract.weights_sha256}".encode()).hexdigest()
     return folder / f"features-{key}.npy"
 
 

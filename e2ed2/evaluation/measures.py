@@ -37,7 +37,7 @@ CMMD_UNIT = 1000  # as its authors print it
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The images of one evaluation: `samples`, `reference` and, for `authenticity`, `training`.
+    """The images of one evaluation: `samples` once they are made, `reference` and, for `authenticity`, `training`.
 
     Attributes:
         prompts: the caption of each sample.
@@ -71,10 +71,16 @@ class Measurement:
         return stored_features(*self._stored(kind, network))
 
     def store_share(self, share: Share) -> None:
-        """This process' share of the features of all metrics, so that `features` finds them made."""
+        """This process' share of the features of all metrics, so that `features` finds them made.
+
+        Of the sets that are there: before the samples are made, every network is loaded and every real image is read.
+        """
         needed = [which for name in self.protocol.metrics for which in measure_named(name).features()]
         for kind, network in dict.fromkeys(needed):
-            store_segments(*self._stored(kind, network), share)
+            if kind in self.images.sets:
+                store_segments(*self._stored(kind, network), share)
+            else:
+                self.network(network)
 
     def _stored(self, kind: str, network: str) -> tuple[ImageSet, str, Extractor, Path, Progress]:
         folder = self.images.out / "features" if kind == "samples" else cache_dir() / "evaluation"
@@ -100,6 +106,7 @@ class Measure:
     Attributes:
         function: measures it, of a measurement and the features of each of `kinds` in `network`.
         network: of `EXTRACTORS`; None where the metric has features of its own or none.
+        kinds: the sets that it reads.
         enough: images from which on its size is trusted; below, `instead` is said to be better, or None if it is not.
         least: images below which it has no meaning.
     """
@@ -171,10 +178,15 @@ def _spread(m: Measurement) -> Estimate:
 
 
 def _reward(function: Callable[[list[Path], list[str]], Tensor], m: Measurement) -> Estimate:
-    scores = function(m.images.sets["samples"].paths, m.images.prompts)
-    if len(scores) != len(m.images.prompts):
-        raise UserError(f"metric {function.__name__}: {len(scores)} scores for {len(m.images.prompts)} images")
-    return mean_estimate(torch.as_tensor(scores), m.images.prompts)
+    paths = m.images.sets["samples"].paths
+    scores = torch.as_tensor(function(paths, m.images.prompts))
+    if len(scores) != len(paths):
+        raise UserError(f"metric {function.__name__}: {len(scores)} scores for {len(paths)} images")
+    if not scores.isfinite().all():
+        bad = int((~scores.isfinite()).nonzero()[0])
+        what = f"the score of {paths[bad]} is {float(scores[bad])}, must be finite"
+        raise UserError(f"metric {function.__name__}: {what}; check that image, or leave the metric out")
+    return mean_estimate(scores, m.images.prompts)
 
 
 MEASURES: dict[str, Measure] = {
@@ -189,11 +201,11 @@ MEASURES: dict[str, Measure] = {
     "coverage": Measure(partial(_by_image, coverage), "dinov2", enough=1000),
     "authenticity": Measure(partial(_by_prompt, authenticity), "dinov2", ("samples", "training"), enough=1000),
     "clip_score": Measure(_clip_score, "clip", ("samples",)),
-    "spread": Measure(_spread),
+    "spread": Measure(_spread, kinds=("samples",)),
     "pickscore": Measure(_pickscore, "pickscore", ("samples",)),
-    "hpsv2": Measure(partial(_reward, rewards.hpsv2)),
-    "hpsv3": Measure(partial(_reward, rewards.hpsv3)),
-    "image_reward": Measure(partial(_reward, rewards.image_reward)),
+    "hpsv2": Measure(partial(_reward, rewards.hpsv2), kinds=("samples",)),
+    "hpsv3": Measure(partial(_reward, rewards.hpsv3), kinds=("samples",)),
+    "image_reward": Measure(partial(_reward, rewards.image_reward), kinds=("samples",)),
 }
 
 
@@ -207,7 +219,7 @@ def measure_named(name: str) -> Measure:
         return MEASURES[name]
     module, _, function = name.partition(":")
     try:
-        return Measure(partial(_reward, getattr(importlib.import_module(module), function)))
+        return Measure(partial(_reward, getattr(importlib.import_module(module), function)), kinds=("samples",))
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"metrics: '{name}' is not known ({error}); choose {', '.join(MEASURES)}, "
@@ -221,16 +233,18 @@ def check_counts(protocol: FileProtocol, counts: dict[str, int]) -> list[str]:
     Args:
         counts: images of each set.
     Raises:
-        UserError: an unknown metric, one without its images, or too few of them.
+        UserError: an unknown metric, one whose package is missing, one without its images, or too few of them.
     """
     notes = []
     for name in protocol.metrics:
         measure = measure_named(name)
+        if name in rewards.PACKAGES:
+            rewards.import_package(name)
         if name == "authenticity" and "training" not in counts:
             raise UserError("metrics: authenticity needs `training: {path: DIR}`, what the models were trained on")
         if name == "spread" and protocol.prompts.samples_per_prompt < 2:
             raise UserError("metrics: spread needs prompts.samples_per_prompt of 2 or more")
-        kind, count = min(counts.items(), key=lambda item: item[1])
+        kind, count = min(((kind, counts[kind]) for kind in measure.kinds), key=lambda item: item[1])
         if count < measure.least:
             raise UserError(f"metrics: {name} needs at least {measure.least} images, but there are {count} ({kind})")
         if count < measure.enough:

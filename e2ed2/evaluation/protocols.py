@@ -7,6 +7,8 @@ and the weights of the networks included, so that figures of different protocols
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.errors import UserError
-from e2ed2.evaluation.image_set import IMAGE_SUFFIXES, list_images
+from e2ed2.evaluation.image_set import list_images
 
 FOLDER = Path(__file__).parent / "assets" / "protocols"
 Count = Annotated[int, Field(ge=1)]
@@ -168,35 +170,53 @@ def read_prompts(path: Path, prompts: Prompts) -> list[str]:
 
 
 def _folder_captions(folder: Path) -> list[str]:
-    """Captions of a folder of pairs: a metadata file's, or of `name.txt` beside each image, by path."""
-    for name in ("metadata.jsonl", "metadata.csv"):
-        if (folder / name).exists():
-            captions = _file_captions(folder / name)
-            if len(captions) != (found := len(list_images(folder, "prompts"))):
-                raise UserError(f"prompts {folder / name}: {len(captions)} captions, but {found} images beside it")
-            return captions
-    texts = sorted(p for p in folder.rglob("*.txt") if any(p.with_suffix(s).exists() for s in IMAGE_SUFFIXES))
+    """The caption of each image of a folder, by path: its first row in a metadata file, else `name.txt` beside it."""
     images = list_images(folder, "prompts")
-    if missing := sorted({p.with_suffix(".txt") for p in images} - set(texts)):
+    for metadata in (folder / "metadata.jsonl", folder / "metadata.csv"):
+        if metadata.exists():
+            with _readable(metadata):
+                captions = {folder / row["file_name"]: row["text"] for row in reversed(_rows(metadata))}
+            if missing := [path for path in images if path not in captions]:
+                name = missing[0].relative_to(folder)
+                raise UserError(f"prompts {metadata}: no row has the file_name {name}: every image needs a caption")
+            return [captions[path] for path in images]
+    texts = [path.with_suffix(".txt") for path in images]
+    if missing := [text for text in texts if not text.exists()]:
         raise UserError(f"prompts {folder}: {missing[0].relative_to(folder)} is missing: every image needs a caption")
     return [text.read_text().strip() for text in texts]
 
 
 def _file_captions(path: Path) -> list[str]:
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line)["text"] for line in path.read_text().splitlines() if line.strip()]
-        if path.suffix == ".csv":
-            with path.open(newline="") as file:
-                return [row["text"] for row in csv.DictReader(file)]
+    with _readable(path):
+        if path.suffix in (".jsonl", ".csv"):
+            return [row["text"] for row in _rows(path)]
         if path.suffix == ".json":
             return _json_captions(json.loads(path.read_text()))
-        return path.read_text().splitlines()
+        return _lines(path)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a `.jsonl` or `.csv`."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in _lines(path) if line.strip()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _lines(path: Path) -> list[str]:
+    """Ended by newlines alone: a caption may hold the other characters at which `str.splitlines` ends one."""
+    return path.read_text().removesuffix("\n").split("\n")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"prompts {path}: not readable as captions ({reason}); give .txt lines, .jsonl or .csv with `text`, COCO's "
-            "captions JSON, or a folder of captioned images"
+            f"prompts {path}: not readable as captions ({reason}); give .txt lines, .jsonl or .csv with `text` (and "
+            "`file_name`, in a folder), COCO's captions JSON, or a folder of captioned images"
         ) from error
 
 

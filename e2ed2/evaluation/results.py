@@ -6,27 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol
 from e2ed2.evaluation.intervals import Estimate
-from e2ed2.files import atomic_file, write_file
+from e2ed2.files import atomic_file, file_sha256, write_file
+from e2ed2.training.log import environment
 
 EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"
 _REMEDY = "`e2ed2 evaluate MODEL --out DIR` makes one"
+_OF_EVALUATION = "evaluation_sha256"  # in the jackknife's metadata
 _FIELDS = ("model", "protocol", "nfe", "num_images", "reference", "metrics")
 
 
 def keep_result(result: dict[str, Any], metrics: Mapping[str, Estimate], out: Path) -> None:
-    """Write `evaluation.json` and each metric with each group of images left out."""
+    """Write `evaluation.json` and each metric with each group of images left out, which is tied to it by its hash."""
+    content = (json.dumps(result, indent=1) + "\n").encode()
     tensors = {f"{name}/{i}": part.contiguous() for name, e in metrics.items() for i, part in enumerate(e.without)}
     with atomic_file(out / JACKKNIFE_FILE) as temporary:
-        save_file(tensors, temporary)
-    write_file(out / EVALUATION_FILE, (json.dumps(result, indent=1) + "\n").encode())
+        save_file(tensors, temporary, {_OF_EVALUATION: hashlib.sha256(content).hexdigest()})
+    write_file(out / EVALUATION_FILE, content)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -47,14 +51,26 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_jackknife(path: Path) -> dict[str, tuple[Tensor, ...]]:
-    """metric -> its jackknife, from beside an `evaluation.json` (or in its folder); empty where it was not kept."""
-    path = (path if path.is_dir() else path.parent) / JACKKNIFE_FILE
+    """metric -> its jackknife, from beside an `evaluation.json` (or in its folder).
+
+    Empty where none was kept, or where it is of another evaluation.
+    """
+    evaluation = path / EVALUATION_FILE if path.is_dir() else path
     try:
-        tensors = load_file(path)
+        with safe_open(evaluation.with_name(JACKKNIFE_FILE), "pt") as file:
+            if (file.metadata() or {}).get(_OF_EVALUATION) != file_sha256(evaluation):
+                return {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
     except (OSError, SafetensorError):
         return {}
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {name: tuple(tensors[f"{name}/{i}"] for i in range(2) if f"{name}/{i}" in tensors) for name in names}
+
+
+def sampling_environment(dtype: torch.dtype, batch_size: int, num_processes: int) -> dict[str, object]:
+    """What pixels and speed depend on beside model, prompts and seed; dtype: of the sampling network."""
+    about = {"dtype": str(dtype).removeprefix("torch."), "batch_size": batch_size, "num_processes": num_processes}
+    return {**about, **environment()}
 
 
 def facts_sha256(facts: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ from e2ed2.evaluation.samples import (
     about_samples,
     check_range,
     claim_folder,
-    file_name,
+    image_files,
+    rate_before,
     read_png,
     write_grid,
     write_manifest,
@@ -63,8 +64,8 @@ def make_files(
         UserError: `out` holds somebody else's files, or cannot be written.
     """
     check_range("--batch-size", batch_size, 1, 65_536)
-    files = [out / "images" / file_name(model, i, r) for i, r in enumerate(requests)]
-    rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second")
+    files = image_files(model, requests, out)
+    rate = rate_before(claim_folder(out, "manifest.json", "grid.png"), model)
     if share.rank == 0:
         write_manifest(out, *about_samples(model, requests, files, rate))
     batches = [range(s, min(s + batch_size, len(requests))) for s in range(0, len(requests), batch_size)]

@@ -77,7 +77,7 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
     folder = None if baseline else resolve_model(model)
     if folder is None or not (folder / INFERENCE_FILE).exists():
         return _load_plain(model, baseline or Baseline(model=str(folder)), steps)
-    pipeline, inference = load_pipeline(folder)
+    pipeline, inference = load_pipeline(folder, dtype=_text_dtype())
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     networks = load_transformers(folder, pipeline, inference)
     sampler = Sampler(pipeline, inference, steps, networks)
@@ -90,6 +90,11 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
         tokenizer=pipeline.tokenizer,
         max_sequence_length=inference.max_sequence_length,
     )
+
+
+def _text_dtype() -> torch.dtype | None:
+    """Of text encoders: bf16 on a GPU, as in training there, where T5-XXL in float32 would take 19 GB."""
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
 
 
 def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedModel:
@@ -161,8 +166,8 @@ def make_samples(
         UserError: `out` holds somebody else's files, or cannot be written.
     """
     check_range("--batch-size", batch_size, 1, 65_536)
-    files = [out / "images" / file_name(model, i, r) for i, r in enumerate(requests)] if out else []
-    rate = claim_folder(out, "manifest.json", "grid.png").get("images_per_second") if out else None
+    files = image_files(model, requests, out) if out else []
+    rate = rate_before(claim_folder(out, "manifest.json", "grid.png"), model) if out else None
     images = {i: image for i, path in enumerate(files) if (image := read_png(path)) is not None}
     missing = [i for i in range(len(requests)) if i not in images]
     if out:
@@ -192,7 +197,7 @@ def save_images(out: Path, name: str, images: Tensor, prompts: list[str]) -> Non
     claim_folder(out, "manifest.json", "grid.png")
     rows: list[dict[str, Any]] = []
     for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-        file = f"images/{i:04d}-{_words(prompt)}-{name}.png"
+        file = f"images/{i:06d}-{_words(prompt)}-{name}.png"
         write_file(out / file, png_bytes(to_picture(image)))
         rows.append({"file": file, "prompt": prompt, "seed": None})
     write_manifest(out, {"model": name}, rows)
@@ -205,8 +210,8 @@ def claim_folder(out: Path, *names: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be made, or holds one of `names` that e2ed2 did not write.
     """
-    manifest = read_manifest(out)
     foreign = [name for name in names if (out / name).exists()]
+    manifest = read_manifest(out)  # after that look: a process beside this one writes the manifest first
     if foreign and not manifest:
         raise UserError(f"--out {out}: {foreign[0]} there is not from e2ed2 and stays; name another folder")
     try:
@@ -240,11 +245,22 @@ def read_png(path: Path) -> Tensor | None:
         return None
 
 
+def image_files(model: LoadedModel, requests: list[Request], out: Path) -> list[Path]:
+    """Where the image of each request lies in a sample folder; in the order of their names up to a million."""
+    return [out / "images" / file_name(model, i, request) for i, request in enumerate(requests)]
+
+
 def file_name(model: LoadedModel, index: int, request: Request) -> str:
     """Number, words of the prompt, and the hash of all that decides the pixels."""
     made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__]
     digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
-    return f"{index:04d}-{_words(request.prompt)}-{digest}.png"
+    return f"{index:06d}-{_words(request.prompt)}-{digest}.png"
+
+
+def rate_before(manifest: dict[str, Any], model: LoadedModel) -> float | None:
+    """Images per second of an earlier run of the same model at the same NFE; None for any other's."""
+    same = (manifest.get("model_sha256"), manifest.get("nfe")) == (model.sha256, model.sampler.nfe)
+    return manifest.get("images_per_second") if same else None
 
 
 def _words(prompt: str) -> str:

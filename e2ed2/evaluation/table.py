@@ -12,12 +12,17 @@ NARROW, WIDE = 80, 140
 
 @dataclass(frozen=True)
 class Metric:
-    """How to read a metric: a title, a short one for columns, which way is better, one line of meaning."""
+    """How to read a metric: a title, a short one for columns, which way is better, one line of meaning.
+
+    Attributes:
+        given_samples: its interval holds the samples fixed, and so cannot tell whether two models differ.
+    """
 
     title: str
     short: str
     better: str
     meaning: str
+    given_samples: bool = False
 
 
 METRICS = {
@@ -34,9 +39,12 @@ METRICS = {
         "How well an image fits its caption: mean cosine in a small contrastive head that no training has seen.",
     ),
     "precision": Metric("precision", "prec", "higher", "Share of samples that look like some real image."),
-    "recall": Metric("recall", "recall", "higher", "Share of real images that look like some sample: variety."),
+    "recall": Metric(
+        "recall", "recall", "higher", "Share of real images that look like some sample: variety.", given_samples=True
+    ),
     "coverage": Metric(
-        "coverage", "cover", "higher", "Share of real images with a sample in their neighbourhood; harder to fool."
+        "coverage", "cover", "higher", "Share of real images with a sample in their neighbourhood; harder to fool.",
+        given_samples=True,
     ),
     "spread": Metric(
         "spread", "spread", "shown",

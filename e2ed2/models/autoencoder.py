@@ -1,5 +1,6 @@
 """The autoencoder (Eq. 4-6): images <-> scaled latents, differentiable, scaling applied here and nowhere else."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,9 +87,14 @@ def encode_all(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_all(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
     """Scaled latents [N, C, h, w] -> uint8 images [N, 3, H, W] on the CPU, a few at a time."""
+    return torch.cat([to_uint8(images).cpu() for images in decode_parts(autoencoder, latents)])
+
+
+def decode_parts(autoencoder: "AutoencoderKL", latents: Tensor) -> Iterator[Tensor]:
+    """What `decode` makes of scaled latents [N, C, h, w], a few images at a time."""
     pixels_per_cell = 4 ** (len(autoencoder.config.block_out_channels) - 1)
-    parts = latents.split(_images_at_a_time(latents[0, 0].numel() * pixels_per_cell))
-    return torch.cat([to_uint8(decode(autoencoder, x)).cpu() for x in parts])
+    for part in latents.split(_images_at_a_time(latents[0, 0].numel() * pixels_per_cell)):
+        yield decode(autoencoder, part)
 
 
 def _images_at_a_time(num_pixels: int) -> int:

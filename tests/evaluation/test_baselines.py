@@ -93,6 +93,70 @@ def test_steps_and_settings_are_other_images(tiny, tiny_baselines):
     assert fewer.sampler.nfe == fewer.num_inference_steps == 3
 
 
+def test_nothing_is_marked(tiny_baselines, monkeypatch):
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as sdxl
+
+    class Watermarker:
+        def apply_watermark(self, images):
+            return images * 0
+
+    monkeypatch.setattr(sdxl, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(sdxl, "StableDiffusionXLWatermarker", Watermarker, raising=False)
+    assert sdxl.StableDiffusionXLPipeline.from_pretrained(tiny_baselines / "models" / "sdxl").watermark is not None
+    marked = load_model(str(tiny_baselines / "sdxl.yaml"), 1).sampler(REQUESTS[:1])
+    monkeypatch.undo()
+    assert torch.equal(marked, load_model(str(tiny_baselines / "sdxl.yaml"), 1).sampler(REQUESTS[:1]))
+
+
+def test_captions_are_asked_as_they_are():
+    assert base.read_baseline("pixart-delta").call["clean_caption"] is False
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "call", "steps", "evaluations"),
+    [
+        ("HeunDiscreteScheduler", {"num_inference_steps": 5}, 5, 2 * 5 - 1),
+        ("PNDMScheduler", {"num_inference_steps": 5}, 5, 5 + 1),  # one step is made twice, to start
+        ("EulerDiscreteScheduler", {"timesteps": [999, 600, 200]}, 3, 3),
+        ("EulerDiscreteScheduler", {"sigmas": [14.6, 3.0, 0.5, 0.0]}, 3, 3),  # the last one is the image
+        ("LCMScheduler", {"num_inference_steps": 2, "guidance_scale": 3.0}, 2, 4),
+    ],
+)
+def test_nfe_are_what_the_network_is_asked(tiny_baselines, tmp_path, scheduler, call, steps, evaluations):
+    values = {
+        "model": str(tiny_baselines / "models" / "sdxl"),
+        "scheduler": {"class": scheduler, **({"skip_prk_steps": True} if scheduler == "PNDMScheduler" else {})},
+        "call": {"guidance_scale": 0.0, "height": SIDE, "width": SIDE, **call},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(values))
+    loaded = load_model(str(tmp_path / "a.yaml"))
+    rows = []
+    network_of(loaded.sampler.pipeline).register_forward_hook(lambda module, inputs, out: rows.append(len(out[0])))
+    loaded.sampler(REQUESTS[:1])
+    assert (loaded.num_inference_steps, loaded.sampler.nfe, sum(rows)) == (steps, evaluations, evaluations)
+    if "num_inference_steps" not in call:
+        assert load_model(str(tmp_path / "a.yaml"), 3).sha256 == loaded.sha256
+        with pytest.raises(UserError, match="--steps 4: the (timesteps|sigmas) of .*sdxl make 3; leave it out"):
+            load_model(str(tmp_path / "a.yaml"), 4)
+
+
+def test_an_image_that_is_not_finite_is_named(tiny_baselines, tiny_model):
+    for model in (str(tiny_baselines / "sdxl.yaml"), str(tiny_model)):
+        sampler = load_model(model, 1).sampler
+        decoder = getattr(sampler, "pipeline", None) or sampler._pipeline
+        decode = decoder.vae.decode
+
+        def broken(latents, *args, decode=decode, **options):
+            decoded = decode(latents, *args, **options)
+            pixels = decoded[0] if isinstance(decoded, tuple) else decoded.sample
+            pixels[1, 0, 3, 4] = float("nan")
+            return decoded
+
+        decoder.vae.decode = broken
+        with pytest.raises(UserError, match="prompt 'a dog', seed 4: the image has pixels that are not finite"):
+            sampler(REQUESTS)
+
+
 def test_mistakes_are_named(tmp_path):
     (tmp_path / "a.yaml").write_text("model: x\nstepz: 3\n")
     with pytest.raises(UserError, match="a.yaml: stepz: Extra inputs"):
@@ -103,6 +167,10 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "b.yaml").write_text(f"model: {tmp_path / 'sdxl'}\nscheduler: {{class: NoSuchScheduler}}\n")
     with pytest.raises(UserError, match="sdxl: cannot be loaded .*NoSuchScheduler"):
         load_model(str(tmp_path / "b.yaml"))
+    lines = f"model: {tmp_path / 'sdxl'}\nscheduler: {{class: DDIMScheduler}}\ncall: {{sigmas: [3.0, 0.0]}}\n"
+    (tmp_path / "c.yaml").write_text(lines)
+    with pytest.raises(UserError, match=r"call.sigmas \[3.0, 0.0\]: DDIMScheduler does not take it"):
+        load_model(str(tmp_path / "c.yaml"))
 
 
 def test_table_1_from_the_command_line(tiny, tiny_model, protocol, tmp_path, monkeypatch, capfd):

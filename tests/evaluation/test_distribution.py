@@ -193,6 +193,18 @@ def test_authenticity_finds_the_copies():
     assert dist.authenticity(samples, training).value == pytest.approx(17 / 20)
 
 
+def test_a_training_image_that_occurs_twice_can_be_copied_too():
+    training = normal(50, 4, seed=23)
+    training = torch.cat([training, training[:3], training[3:4] * (1 + 1e-6)])  # copies, one of them up to rounding
+    samples = torch.cat([training[:4] + 1e-3, normal(16, 4, seed=24) + 9])
+    assert dist.authenticity(samples, training).value == pytest.approx(16 / 20)
+    ratios, rows = dist.nearest_training(samples[:4], training)
+    others = [sorted((training[i] - training).norm(dim=1).tolist())[2] for i in range(4)]  # behind itself and its copy
+    expected = [float((samples[i] - training[rows[i]]).norm()) / others[i] for i in range(4)]
+    assert ratios.tolist() == pytest.approx(expected, rel=1e-5)
+    assert dist.authenticity(training[:2], training[:1].expand(3, -1), ["a", "b"]).value == 0.0, "all of them one image"
+
+
 def test_cmmd_kernel_equals_the_double_loop():
     x, y = normal(12, 6, seed=25), normal(15, 6, seed=26) + 1
 

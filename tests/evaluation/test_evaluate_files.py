@@ -1,12 +1,17 @@
 """Evaluations over files: every metric end to end on tiny copies, and what is refused before an image is made."""
 
+import dataclasses
 import json
+import shutil
 import sys
 import types
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
@@ -15,13 +20,23 @@ from e2ed2.evaluation import evaluate_files as evaluate_files_module
 from e2ed2.evaluation import sample_files
 from e2ed2.evaluation.distribution import frechet_distance, kernel_distance
 from e2ed2.evaluation.evaluate_files import evaluate_files
+from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.measures import MEASURES
 from e2ed2.evaluation.processes import Share
+from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import read_jackknife
 from e2ed2.evaluation.sample_files import make_files
-from e2ed2.evaluation.samples import load_model, requests_for
+from e2ed2.evaluation.samples import (
+    claim_folder,
+    file_name,
+    image_files,
+    load_model,
+    rate_before,
+    read_manifest,
+    requests_for,
+)
 from tests.evaluation.conftest import LINE, StubInception, draw_images
 
 ALL = [name for name in MEASURES if name not in ("hpsv2", "hpsv3", "image_reward", "spread", "authenticity")]
@@ -89,6 +104,23 @@ def test_processes_and_interruptions_do_not_change_a_byte(tiny_model, tmp_path):
     assert contents(tmp_path / "two") == one
 
 
+def test_a_process_does_not_refuse_what_another_has_just_begun(tmp_path, monkeypatch):
+    """The first process writes the manifest, then the grid, between this one's two looks."""
+
+    def exists(path, exists=Path.exists):
+        if path.name == "grid.png":
+            monkeypatch.undo()
+            (tmp_path / "manifest.json").write_text('{"made_by": "e2ed2 0", "nfe": 4}')
+            path.write_bytes(b"")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert claim_folder(tmp_path, "manifest.json", "grid.png")["nfe"] == 4
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="manifest.json there is not from e2ed2 and stays"):
+        claim_folder(tmp_path, "manifest.json", "grid.png")
+
+
 def test_a_folder_of_images_is_measured_as_it_is(protocol, tmp_path):
     path = protocol(metrics=["fid", "clip_score"])
     folder = draw_images(tmp_path / "theirs", 24, side=48, seed=5)
@@ -97,6 +129,111 @@ def test_a_folder_of_images_is_measured_as_it_is(protocol, tmp_path):
     (folder / "0000.png").unlink()
     with pytest.raises(UserError, match="23 images, but the protocol asks 24, one for each prompt in order"):
         result_of(folder, path, out=tmp_path / "out")
+
+
+def test_our_own_images_are_taken_by_their_manifest(tiny_model, protocol, tmp_path):
+    """Whatever else lies beside them: another seed's, whose names sort between, and a file that a kill left."""
+    path, ours = protocol(metrics=["kid", "clip_score"]), tmp_path / "ours"
+    result_of(tiny_model, path, steps=1, seed=1, out=ours)
+    expected = result_of(tiny_model, path, steps=1, out=ours)
+    (ours / "images" / ".000003-a.png.77.tmp").write_bytes(b"half a fi")
+    for folder in (ours, ours / "images"):
+        found = result_of(folder, path, out=tmp_path / "again")
+        assert found["metrics"] == expected["metrics"]
+        assert found["protocol_sha256"] == expected["protocol_sha256"]
+    words = LINE.split()
+    (tmp_path / "captions.txt").write_text("".join(f"a {word}\n" for word in [*words[1::-1], *words[2:]]))
+    with pytest.raises(UserError, match="000000-a-apple-.*png is of 'a apple', but the protocol asks 'a bus' there"):
+        result_of(ours, path, out=tmp_path / "again")
+    (tmp_path / "captions.txt").write_text("".join(f"a {word}\n" for word in words))
+    next((ours / "images").glob("000000-*")).unlink()
+    result_of(tiny_model, path, steps=1, out=ours)  # makes it again
+    image_files(load_model(str(tiny_model), 1), requests_for(["a apple"], 1, 0), ours)[0].unlink()
+    with pytest.raises(UserError, match="000000-a-apple-.*png of its manifest.json is missing; make the images again"):
+        result_of(ours, path, out=tmp_path / "again")
+
+
+def test_names_sort_as_their_numbers(tiny_model, tmp_path):
+    loaded, request = load_model(str(tiny_model), 1), Request("cat", 0)
+    names = [file_name(loaded, i, request) for i in (0, 999, 1000, 1001, 9999, 10_000, 10_010, 30_000, 999_999)]
+    assert names == sorted(names)
+
+
+def test_a_lossy_format_is_another_protocol(protocol, tmp_path):
+    path, folder = protocol(metrics=["kid"]), draw_images(tmp_path / "png", 24)
+    for name, suffix in (("jpg", ".jpg"), ("jpeg", ".JPEG")):
+        (tmp_path / name).mkdir()
+        for file in folder.iterdir():
+            Image.open(file).save((tmp_path / name / file.name).with_suffix(suffix))
+    of = {name: result_of(tmp_path / name, path, out=tmp_path / "out" / name) for name in ("png", "jpg", "jpeg")}
+    formats = [result["protocol_facts"]["images"]["format"] for result in of.values()]
+    assert formats == ["png", "jpg", "jpg"]
+    assert of["jpg"]["protocol_sha256"] == of["jpeg"]["protocol_sha256"] != of["png"]["protocol_sha256"]
+
+
+def test_every_model_seed_and_count_has_a_folder_of_its_own(tiny_model, protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, first = protocol(metrics=["kid"]), tmp_path / "runs" / "a" / "model"
+    shutil.copytree(tiny_model, first)
+    other = shutil.copytree(first, tmp_path / "runs" / "b" / "model")
+    settings = json.loads((other / "scheduler" / "scheduler_config.json").read_text())
+    (other / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings | {"x": 1}))
+    for model, options in ((first, {}), (other, {}), (first, {"seed": 2, "steps": 1, "num_images": 12})):
+        result_of(model, path, **options)
+    results = Path("runs/evaluations/tiny")
+    sha256 = [load_model(str(model)).sha256[:8] for model in (first, other)]
+    names = {f"model-{sha256[0]}", f"model-{sha256[1]}", f"model-{sha256[0]}-1-steps-seed-2-12-images"}
+    assert sha256[0] != sha256[1] and {folder.name for folder in results.iterdir()} == names
+    for name in ("c", "d"):
+        result_of(draw_images(tmp_path / name / "images", 24), path)
+    assert len(list(results.iterdir())) == 5
+
+
+def test_a_rate_is_of_its_own_model_and_steps(tiny_model, protocol, tmp_path):
+    path, out = protocol(metrics=["kid"]), tmp_path / "out"
+    first = result_of(tiny_model, path, steps=1, out=out)
+    assert first["images_per_second"] > 0
+    assert result_of(tiny_model, path, steps=1, out=out)["images_per_second"] == first["images_per_second"]
+    loaded = load_model(str(tiny_model), 2)
+    assert rate_before(read_manifest(out), load_model(str(tiny_model), 1)) == first["images_per_second"]
+    assert rate_before(read_manifest(out), loaded) is None
+    assert rate_before(read_manifest(out), dataclasses.replace(loaded, sha256="0" * 64)) is None
+
+
+def test_a_result_says_how_it_was_sampled(tiny_model, protocol, tmp_path):
+    found = result_of(tiny_model, protocol(metrics=["kid"]), steps=1, out=tmp_path, batch_size=7)["environment"]
+    assert (found["dtype"], found["batch_size"], found["num_processes"]) == ("float32", 7, 1)
+    versions = {name: found[name] for name in ("e2ed2", "torch", "diffusers", "transformers")}
+    assert versions == {name: version(name) for name in versions}
+
+
+def test_what_can_be_refused_is_refused_before_an_image_is_made(tiny_model, protocol, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_files_module, "make_files", lambda *args, **options: pytest.fail("sampled"))
+    monkeypatch.setitem(sys.modules, "ImageReward", None)
+    networks = read_protocol(str(protocol())).networks.model_dump()
+    missing = networks | {"clip": str(tmp_path / "nowhere")}
+    cases = [
+        ({"metrics": ["image_reward"]}, "image_reward needs the package ImageReward"),
+        ({"metrics": ["clip_score"], "networks": missing}, "nowhere: cannot be loaded"),
+        ({"images": {"size": 48}}, "reference image .*0000.png: 32x32 pixels"),
+        ({"images": {"size": 96, "enlarge_reference": True}}, "model .* makes images of 64x64 pixels, but .* at 96"),
+    ]
+    for i, (parts, message) in enumerate(cases):
+        with pytest.raises(UserError, match=message):
+            result_of(tiny_model, protocol(**parts), steps=1, out=tmp_path / str(i))
+    (tmp_path / "real" / "0039.png").write_bytes(b"half a fi")
+    with pytest.raises(UserError, match="reference image .*0039.png: cannot be decoded"):
+        result_of(tiny_model, protocol(), steps=1, out=tmp_path / "last")
+
+
+def test_scores_that_are_not_finite_name_their_image(protocol, tmp_path, monkeypatch):
+    module = types.ModuleType("my_scores")
+    module.odd = lambda paths, prompts: [float("nan") if path.name == "0017.png" else 1.0 for path in paths]
+    monkeypatch.setitem(sys.modules, "my_scores", module)
+    monkeypatch.setattr(module.odd, "__name__", "odd")
+    folder = draw_images(tmp_path / "theirs", 24)
+    with pytest.raises(UserError, match="metric odd: the score of .*0017.png is nan, must be finite"):
+        result_of(folder, protocol(metrics=["my_scores:odd"]), out=tmp_path / "out")
 
 
 def test_plug_ins_and_packages(protocol, tmp_path, monkeypatch):
@@ -178,7 +315,13 @@ def test_measured_images_are_packed_or_removed_and_not_made_again(tiny_model, pr
             result_of(tiny_model, path, **{"steps": 1, "out": out, **changed})
     with pytest.raises(pytest.fail.Exception):
         result_of(tiny_model, protocol(metrics=["kid", "fid"]), steps=1, out=out)
-    monkeypatch.undo()
+    (out / "images" / ".000003-a.png.77.tmp").write_bytes(b"half a fi")
+    (out / "images" / "000003-a-cat-0123456789.png").write_bytes(expected[0])  # of another seed
+    path = protocol(metrics=["kid"])
+    assert result_of(tiny_model, path, steps=1, out=out) == result, "leftovers of others do not count"
+    networks = read_protocol(str(path)).networks.model_dump() | {"inception": "other"}
+    with pytest.raises(pytest.fail.Exception):
+        result_of(tiny_model, protocol(metrics=["kid"], networks=networks), steps=1, out=out)
 
 
 def test_nothing_is_kept_where_that_is_asked(tiny_model, protocol, tmp_path):

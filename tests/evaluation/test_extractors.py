@@ -55,6 +55,24 @@ def test_features_do_not_depend_on_the_batch(networks, images):
         assert torch.allclose(extract(images), alone, atol=1e-5)
 
 
+def test_no_network_computes_in_tf32(networks, images, monkeypatch):
+    seen = []
+    for extract in (ext.ClipFeatures(networks["clip"]), ext.Dinov2Features(networks["dinov2"])):
+        extract._network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+        vision = getattr(extract._network, "vision_model", extract._network)
+        vision.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+        extract(images)
+
+    class Network(torch.nn.Module):
+        def forward(self, pixels):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return pixels.flatten(1)
+
+    monkeypatch.setattr(ext, "load_inception", lambda weights: Network())
+    ext.InceptionFeatures("", clean=True)(images)
+    assert torch.backends.cudnn.allow_tf32 and len(seen) >= 3 and not any(seen)
+
+
 def test_clean_resize_is_pillow_on_floats(images):
     found = ext.clean_resize(images[0], 20)
     for plane, expected in zip(images[0], found, strict=True):

@@ -92,6 +92,26 @@ def test_processes_share_features_and_a_kill_loses_only_a_segment(tmp_path, monk
     assert [p.suffix for p in tmp_path.glob("features-*")] == [".npy"], "segments go once they are joined"
 
 
+def test_two_evaluations_may_measure_the_same_images_at_once(tmp_path, monkeypatch):
+    """The other one joins the segments, and removes them, while this one measures its last."""
+    monkeypatch.setattr(image_set, "CHUNK", 2)
+    monkeypatch.setattr(image_set, "SEGMENT", 4)
+    images = ImageSet(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
+
+    class Overtaken(StubInception):
+        calls = 0
+
+        def __call__(self, images_of_chunk):
+            self.calls += 1
+            if self.calls == 5:
+                stored_features(images, "x", StubInception(), tmp_path, silent)
+            return super().__call__(images_of_chunk)
+
+    found = stored_features(images, "x", Overtaken(), tmp_path, silent)
+    assert torch.equal(found, stored_features(images, "y", StubInception(), tmp_path, silent))
+    assert sorted(p.suffix for p in tmp_path.glob("features-*")) == [".npy", ".npy"], "no segment is left behind"
+
+
 def test_features_that_are_not_finite_name_the_image(tmp_path):
     class Broken(StubInception):
         def __call__(self, images):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from e2ed2.errors import UserError
-from e2ed2.evaluation.measures import measure_named
+from e2ed2.evaluation.measures import check_counts, measure_named
 from e2ed2.evaluation.protocols import (
     EmojiProtocol,
     FileProtocol,
@@ -108,5 +108,47 @@ def test_captions_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="0001.txt is missing: every image needs a caption"):
         read_prompts(pairs, asked)
     (pairs / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": "one"}\n')
-    with pytest.raises(UserError, match="metadata.jsonl: 1 captions, but 3 images"):
+    with pytest.raises(UserError, match="metadata.jsonl: no row has the file_name 0001.png: every image needs"):
         read_prompts(pairs, asked)
+    (pairs / "metadata.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(UserError, match="metadata.jsonl: not readable as captions .no 'file_name'.*`file_name`"):
+        read_prompts(pairs, asked)
+
+
+def test_captions_go_with_their_images(tmp_path):
+    asked, folder = Prompts(path="x", num=3), draw_images(tmp_path / "pairs", 3)
+    for old, new in (("0000.png", "1.JPG"), ("0001.png", "1.png"), ("0002.png", "2.PNG")):
+        (folder / old).rename(folder / new)
+    (folder / "1.txt").write_text("one")
+    with pytest.raises(UserError, match="2.txt is missing"):
+        read_prompts(folder, asked)
+    (folder / "2.txt").write_text("two")
+    assert read_prompts(folder, asked) == ["one", "one", "two"], "an image each, two of them of one caption"
+    rows = [("2.PNG", "c"), ("1.JPG", "a"), ("1.png", "b"), ("1.png", "a second caption")]
+    lines = [json.dumps({"file_name": name, "text": text}) + "\n" for name, text in rows]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    assert read_prompts(folder, asked) == ["a", "b", "c"], "by the images' paths, whatever the order of the rows"
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x0b", "\x85"])
+def test_only_a_newline_ends_a_caption(tmp_path, separator):
+    captions = [f"one{separator}caption", "two"]
+    (tmp_path / "a.txt").write_text("\n".join(captions) + "\n")
+    lines = [json.dumps({"text": caption}, ensure_ascii=False) + "\n" for caption in captions]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    for name in ("a.txt", "a.jsonl"):
+        assert read_prompts(tmp_path / name, Prompts(path="x", num=2)) == captions
+
+
+def test_only_the_sets_that_a_metric_reads_count(protocol):
+    """Five training images are too few for authenticity alone; eight real ones do not matter to the CLIP score."""
+    parts = {"training": {"path": "seen"}, "prompts": {"path": "captions.txt", "num": 12, "samples_per_prompt": 2}}
+    few = read_protocol(str(protocol(metrics=["clip_score", "spread", "kid"], **parts)))
+    assert check_counts(few, {"samples": 24, "reference": 40, "training": 5}) == []
+    with pytest.raises(UserError, match="kid needs at least 10 images, but there are 8 .reference."):
+        check_counts(few, {"samples": 24, "reference": 8, "training": 40})
+    alone = read_protocol(str(protocol(metrics=["clip_score", "spread"], **parts)))
+    assert check_counts(alone, {"samples": 24, "reference": 8, "training": 5}) == []
+    copies = read_protocol(str(protocol(metrics=["authenticity"], **parts)))
+    with pytest.raises(UserError, match="authenticity needs at least 10 images, but there are 5 .training."):
+        check_counts(copies, {"samples": 24, "reference": 40, "training": 5})

@@ -88,5 +88,5 @@ def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol
     after, expected = images(killed), images(tmp_path / "whole")
     assert len(expected) == num_images and after == expected, "none repeated, none missing, the same bytes"
     assert all(after[name] == content for name, content in before.items())
-    own = {"images_per_second", "command"}
+    own = {"images_per_second", "command", "environment"}
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in whole.items() if k not in own}

@@ -58,10 +58,10 @@ def test_whitened_latents_have_mean_0_and_deviation_1_and_the_round_trip_is_unch
     with torch.no_grad():
         before = decode(autoencoder, encode(autoencoder, to_float(images)))
         old_std = autoencoder.encode(to_float(images)).latent_dist
-        whiten(autoencoder, encode_all(autoencoder, images, batch_size=4))
+        whiten(autoencoder, encode_all(autoencoder, images))
         autoencoder.save_pretrained(tmp_path)
         saved = AutoencoderKL.from_pretrained(tmp_path).eval()
-        latents = encode_all(saved, images, batch_size=2)
+        latents = encode_all(saved, images)
         after = decode(saved, latents)
         new_std = saved.encode(to_float(images)).latent_dist
     assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)

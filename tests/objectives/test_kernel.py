@@ -39,6 +39,35 @@ def test_mmd_s_descent_finds_mean_and_spread():
     assert a.item() == pytest.approx(2, abs=0.1) and abs(b.item()) == pytest.approx(0.5, abs=0.12)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_mmd_is_unbiased_where_samples_share_their_captions_with_the_data(m):
+    """Image and samples of caption c are N(c, 0.1^2): equal conditionals, and far more alike than two captions are."""
+    values = []
+    for seed in range(1500):
+        captions = normal(4, seed=seed)
+        data, samples = captions + 0.1 * normal(4, seed=10_000 + seed), captions.repeat(m, 1)
+        samples = samples + 0.1 * normal(4 * m, seed=20_000 + seed)
+        values.append([mmd(samples, data, is_paired=True).item(), mmd(samples, data).item()])
+    paired, as_if_independent = torch.tensor(values).unbind(1)
+    error = paired.std().item() / math.sqrt(len(values))
+    assert abs(paired.mean().item()) < 3 * error and error < 0.01
+    assert as_if_independent.mean().item() < -0.1
+
+
+@pytest.mark.parametrize("rule", [mmd, drifting])
+def test_a_set_term_leaves_each_caption_its_spread(rule):
+    """x = c + b z beside data c + 0.5 z': b = 0 is what a regression on one's own image would find."""
+    b = torch.tensor([1.0], requires_grad=True)
+    optimizer = torch.optim.Adam([b], lr=0.02)
+    for step in range(400):
+        optimizer.zero_grad()
+        captions = normal(24, 8, seed=3 * step).float()
+        samples = captions + b * normal(24, 8, seed=3 * step + 1).float()
+        rule(samples, captions + 0.5 * normal(24, 8, seed=3 * step + 2).float(), True).backward()
+        optimizer.step()
+    assert abs(b.item()) == pytest.approx(0.5, abs=0.15)
+
+
 def test_samples_drift_to_the_data_and_apart():
     """Two samples beside each other, the data on either side: each goes to its own side."""
     samples = torch.tensor([[-0.1], [0.1]], requires_grad=True)
@@ -58,7 +87,8 @@ def test_the_drift_by_hand():
         (w[i][0] * 0 + w[i][1] * 3) * (w[i][2] + w[i][3]) - (w[i][2] * 0 + w[i][3] * 1) * (w[i][0] + w[i][1])
         for i in range(2)
     ]
-    assert kernel._field(x, y, t).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    apart = torch.cat([torch.ones(2, 2), 1 - torch.eye(2)], 1).bool()
+    assert kernel._field(x, y, t, apart).flatten().tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_drifting_finds_mean_and_spread():
@@ -75,7 +105,7 @@ def test_drifting_finds_mean_and_spread():
 def test_pooled_features_are_means_and_deviations_of_every_map():
     maps = (torch.arange(16.0).reshape(2, 2, 2, 2), torch.ones(2, 1, 3, 3))
     seen = []
-    of_pooled_features(lambda a, b: seen.append((a, b)) or a.sum())([maps, maps], maps)
+    of_pooled_features(lambda a, b, is_paired: seen.append((a, b)) or a.sum())([maps, maps], maps)
     assert [tuple(a.shape) for a, _ in seen] == [(4, 2), (4, 2), (4, 1), (4, 1)]
     assert seen[0][1].tolist() == [[1.5, 5.5], [9.5, 13.5]]
     assert seen[1][1][0, 0].item() == pytest.approx(math.sqrt(1.25))
