@@ -29,8 +29,8 @@ class TimeGrid(nn.Module):
 
     @torch.no_grad()
     def rounded(self) -> list[int]:
-        """The nearest integer grid, strictly descending, none below 0."""
+        """The nearest integer grid, strictly descending, none below 1: it may be learned on."""
         steps = self().round().long().tolist()
         for k in range(1, len(steps)):
-            steps[k] = max(min(steps[k], steps[k - 1] - 1), len(steps) - 1 - k)
+            steps[k] = max(min(steps[k], steps[k - 1] - 1), len(steps) - k)
         return steps

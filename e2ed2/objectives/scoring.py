@@ -77,15 +77,15 @@ def euclidean(beta: float = 1.0) -> Distance:
 def patch_euclidean(beta: float = 1.0, sizes: tuple[int, ...] = (1, 2, 4, 8, 16)) -> Distance:
     """Mean over overlapping square patches of ||a - b||^beta (norm as in `euclidean`), then over the sizes.
 
-    The stride is half the size. Sizes beyond the image [B, C, H, W] are cut to its shorter side, and each
-    size counts once; the default reaches the whole of a 16 x 16 latent. One mean filter over the squared
-    difference gives the distances of all patches of a size.
+    The stride is half the size. The shorter side of the image [B, C, H, W] is the largest size, whatever `sizes` holds:
+    the whole vector is what makes the rule strictly proper. One mean filter over the squared difference gives the
+    distances of all patches of a size.
     """
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         squares = (a - b).square().mean(1, keepdim=True)
         limit = min(squares.shape[-2:])
-        kernels = sorted({min(size, limit) for size in sizes})
+        kernels = sorted({*(min(size, limit) for size in sizes), limit})
         patches = [F.avg_pool2d(squares, k, stride=max(k // 2, 1)) for k in kernels]
         return torch.stack([power(p, beta / 2).flatten(1).mean(1) for p in patches]).mean(0)
 

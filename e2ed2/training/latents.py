@@ -97,7 +97,7 @@ class LatentSet(ABC):
         """Latents of `rows` with a caption each: one of its own, the plain one, or empty, by the config's shares.
 
         In class batches the plain captions' share of the rows, at the end, are `grouped` ones, and a group shares its
-        caption: plain, or empty.
+        condition: its caption, plain or empty, and its first image's size and crop.
         """
         n, plain = self.images_per_caption, self._plain_fraction
         num_grouped = round(len(rows) * plain / n) * n if n > 1 else 0
@@ -109,6 +109,9 @@ class LatentSet(ABC):
             of_groups = torch.rand(num_grouped // n, 2, generator=generator).repeat_interleave(n, 0)
             draws = torch.cat([draws, of_groups * torch.tensor([plain, 1.0])])  # always the plain one
         x0, cond = self._load(rows, draws)
+        if num_grouped and cond.micro is not None:
+            shared = cond.micro[len(own) :: n].repeat_interleave(n, 0)
+            cond = replace(cond, micro=torch.cat([cond.micro[: len(own)], shared]))
         is_full = (draws[:, 0] >= plain) & (draws[:, 1] >= self._dropout)
         return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, num_grouped)
 

@@ -1,5 +1,7 @@
 """What a run leaves to read: `metrics.jsonl`, previews, versions and hardware."""
 
+import ctypes
+import gc
 import json
 import math
 import os
@@ -91,7 +93,9 @@ def reset_peak_memory() -> None:
     """Begin anew with what `peak_memory_bytes` reports; on a CPU only Linux can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what an earlier run in this process has freed
         Path("/proc/self/clear_refs").write_text("5")
 
 
