@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from e2ed2.data.folder import IMAGE_SUFFIXES
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
 from e2ed2.evaluation.processes import ALONE, Share
 from e2ed2.files import atomic_file, locked, raise_if_disk_refused
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it
 SEGMENT = 32 * CHUNK  # images whose features are kept together until all are there: what a kill can lose

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from e2ed2.environment import environment
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.files import atomic_file, file_sha256, write_file
-from e2ed2.training.log import environment
 
 EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"

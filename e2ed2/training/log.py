@@ -7,16 +7,13 @@ import math
 import os
 import platform
 import resource
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import e2ed2
 from e2ed2.files import raise_if_disk_refused, write_file
 from e2ed2.pictures import image_grid, png_bytes
 
@@ -97,29 +94,3 @@ def reset_peak_memory() -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what an earlier run in this process has freed
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def environment() -> dict[str, object]:
-    """Versions, hardware and commit."""
-    return {
-        "e2ed2": e2ed2.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("accelerate", "diffusers", "transformers")},
-        "platform": platform.platform(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "num_threads": torch.get_num_threads(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of a checkout, `-dirty` when it was edited since; None for an installed copy or without git."""
-    folder = Path(__file__).parent
-    try:
-        subprocess.run(["git", "ls-files", "--error-unmatch", "."], cwd=folder, capture_output=True, check=True)
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from e2ed2.environment import environment
 from e2ed2.errors import UserError
 from e2ed2.files import locked, write_file
 from e2ed2.training.checkpoint import TrainState, latest_checkpoint, read_state
 from e2ed2.training.config import Config
-from e2ed2.training.log import environment
 from e2ed2.training.recipe import changed_fields
 from e2ed2.training.validation import stopped_at
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from e2ed2.errors import UserError
 from e2ed2.models.bundled import resolve_model
 from e2ed2.models.inference import Inference
 from e2ed2.models.lora import fuse
@@ -37,7 +38,11 @@ def load_start(
 
     Args:
         dtype: of its text encoders, by default as all else float32. with_text: False leaves them out, if `keeps_text`.
+    Raises:
+        UserError: no such model, or its autoencoder or weights are of a kind that cannot be trained with.
     """
+    from diffusers import AutoencoderKL
+
     model, steps = config.model, config.trajectory.num_inference_steps
     if model.architecture is not None:  # from scratch
         pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
@@ -45,6 +50,9 @@ def load_start(
     pipeline, start = load_pipeline(
         start_folder(config), model.variant, dtype, with_text=with_text or not keeps_text(config)
     )
+    if not isinstance(pipeline.vae, AutoencoderKL):
+        kind = type(pipeline.vae).__name__
+        raise UserError(f"model.path: the vae of {model.path} is {kind}; give a pipeline whose vae is AutoencoderKL")
     if model.network is not None:
         replace_network(pipeline, model.network)
     fuse(pipeline, model.lora)

@@ -261,6 +261,17 @@ def test_other_weights_may_replace_the_network_s(recipe, tmp_path):
         train(recipe(tmp_path / "again", start, model={"network": str(file)}), quiet)
 
 
+def test_another_kind_of_autoencoder_is_refused(recipe, tmp_path):
+    from diffusers import AutoencoderTiny, DiffusionPipeline
+
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
+    small = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    tiny = AutoencoderTiny(**small, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    DiffusionPipeline.from_pretrained(start, vae=tiny).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="model.path: the vae of .*other is AutoencoderTiny; give a pipeline"):
+        train(recipe(tmp_path / "run", tmp_path / "other"), quiet)
+
+
 def test_a_model_may_be_trained_beside_its_own_size(recipe, tmp_path):
     start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
     config = recipe(tmp_path / "run", start)

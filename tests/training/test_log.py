@@ -1,17 +1,14 @@
-"""Metrics, previews and the environment: never torn, never doubled."""
+"""Metrics and previews: never torn, never doubled."""
 
 import errno
 import os
-import subprocess
 
 import pytest
 import torch
 from PIL import Image
 
-import e2ed2
 from e2ed2.errors import UserError
-from e2ed2.training import log
-from e2ed2.training.log import MetricsFile, environment, image_grid, read_metrics, write_preview
+from e2ed2.training.log import MetricsFile, image_grid, read_metrics, write_preview
 
 
 def rows(*steps):
@@ -77,41 +74,3 @@ def test_a_preview_is_a_png_of_eight_columns(tmp_path):
     write_preview(tmp_path / "samples" / "p.png", torch.zeros(9, 3, 2, 2, dtype=torch.uint8))
     with Image.open(tmp_path / "samples" / "p.png") as image:
         assert (image.format, image.size) == ("PNG", (16, 4))
-
-
-def test_the_environment_names_versions_and_hardware():
-    found = environment()
-    assert found["torch"] == torch.__version__ and found["e2ed2"] == e2ed2.__version__ and found["accelerator"]
-
-
-def no_program(*args, **kwargs):
-    raise FileNotFoundError("git")
-
-
-def no_repository(command, **kwargs):
-    raise subprocess.CalledProcessError(128, command)
-
-
-@pytest.mark.parametrize("failure", [no_program, no_repository])
-def test_no_git_means_no_commit(monkeypatch, failure):
-    monkeypatch.setattr(log.subprocess, "run", failure)
-    assert environment()["commit"] is None
-
-
-def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
-    def git(*command):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        done = subprocess.run(
-            ["git", *identity, *command], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    monkeypatch.setattr(log, "__file__", str(tmp_path / "log.py"))
-    git("init", "--quiet")
-    (tmp_path / "other").write_text("1")
-    git("add", "other")
-    git("commit", "--quiet", "-m", "one")
-    commit = git("rev-parse", "HEAD")
-    assert environment()["commit"] == commit
-    (tmp_path / "other").write_text("2")
-    assert environment()["commit"] == f"{commit}-dirty"
