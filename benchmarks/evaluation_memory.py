@@ -1,4 +1,4 @@
-"""Does memory grow with the number of images? Peak memory of the features of random pictures, and of two such sets' metrics.
+"""Does memory grow with the number of images? Peaks of the features of random pictures, and of two such sets' metrics.
 
     python benchmarks/evaluation_memory.py 5000 30000
 
