@@ -76,11 +76,10 @@ class EndToEndStage(FewStepStage):
         self._rows_per_caption = self.data.images_per_caption
         n = config.data.images_per_caption
         if self._rows_per_caption < n and config.objective.num_samples < 2:
-            rules, share = self.weights.keys() & SCORING_RULES, config.data.plain_caption_fraction
+            rules = self.weights.keys() & SCORING_RULES
             say(
-                f"note: {self.data.num_grouped} items have a caption of data.images_per_caption={n} images, too few "
-                f"for class batches ({share:.0%} of all rows); {', '.join(sorted(rules))}, for which one sample is "
-                "too few, are left out"
+                f"note: no class batches for data.images_per_caption={n} ({self.data.why_no_groups}); "
+                f"{', '.join(sorted(rules))}, for which one sample is too few, are left out"
             )
             self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)

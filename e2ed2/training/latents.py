@@ -40,23 +40,22 @@ class LatentSet(ABC):
     """Training images as latents and captions as embeddings; what is kept of them, and where, is up to the class.
 
     Args:
-        first_captions: of every item the plain caption, or the first; needed for class batches alone.
+        first_captions: of every item the plain caption, or the first; None where there can be no class batches.
         has_plain: whether items have a plain caption beside their own.
     Attributes:
         uncond: what guidance leads away from.
-        images_per_caption: in class batches, the config's; 1 where too few captions have so many.
-        num_grouped: items whose caption has so many.
+        images_per_caption: in class batches, the config's; 1 where there are none.
+        why_no_groups: and why.
     """
 
     uncond: PromptEmbeds
 
     def __init__(self, config: DataConfig, device: torch.device, first_captions: Sequence[str] | None, has_plain: bool):
-        self.images_per_caption, self.num_grouped = 1, 0
+        self.images_per_caption, self.why_no_groups = 1, "items of a stream, or of several shapes, are not grouped"
         self._plain_fraction = config.plain_caption_fraction if has_plain else 0.0
         self._dropout = config.caption_dropout
         self._device = device
-        if config.images_per_caption > 1:
-            assert first_captions is not None
+        if config.images_per_caption > 1 and first_captions is not None:
             self._find_groups(config, first_captions)
 
     def _find_groups(self, config: DataConfig, first_captions: Sequence[str]) -> None:
@@ -73,8 +72,9 @@ class LatentSet(ABC):
         self._groups = torch.tensor([place[caption] for caption in first_captions])
         num_images = torch.bincount(self._groups)[self._groups]  # of each row's plain caption
         self._anchors = torch.nonzero(num_images >= n).flatten()
-        self.num_grouped, plain = len(self._anchors), config.plain_caption_fraction
-        if self.num_grouped >= max(1, plain * len(first_captions)) or (plain == 1 and self.num_grouped):
+        count, plain = len(self._anchors), config.plain_caption_fraction
+        self.why_no_groups = f"{count} items have a caption of {n} images, which are to fill {plain:.0%} of all rows"
+        if count >= max(1, plain * len(first_captions)) or (plain == 1 and count):
             self.images_per_caption, self._plain_fraction = n, plain
         elif plain == 1:
             row = int(num_images.argmax())

@@ -88,10 +88,8 @@ class OnlineLatents(LatentSet):
         device: torch.device,
         max_sequence_length: int,
     ):
-        first_captions = None
-        if config.images_per_caption > 1:
-            assert isinstance(data, SourceSet)  # check_config
-            first_captions = data.first_captions()
+        can_group = config.images_per_caption > 1 and not config.buckets.has_several
+        first_captions = data.first_captions() if can_group and isinstance(data, SourceSet) else None
         super().__init__(config, device, first_captions, has_plain=False)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self._pipeline = copy.copy(pipeline)  # the stage may part with text encoders and lower the precision
@@ -134,7 +132,8 @@ class CachedLatents(LatentSet):
     """A set read from a cache; no encoder runs."""
 
     def __init__(self, data: CachedSet, config: DataConfig, pipeline: Any, device: torch.device):
-        first_captions = data.first_captions() if config.images_per_caption > 1 else None
+        can_group = config.images_per_caption > 1 and not config.buckets.has_several
+        first_captions = data.first_captions() if can_group else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)

@@ -153,13 +153,9 @@ def _check_data(config: Config) -> None:
     if has_shapes and uneven:
         field = "data.size" if data.size % step else "data.buckets.sizes"
         raise UserError(f"data.buckets.step: {step} does not divide {field}={uneven[0]}; give a divisor of it")
-    if n > 1 and (is_stream or has_shapes):
+    if n > 1 and data.plain_caption_fraction == 1 and (is_stream or has_shapes):
         problem = "a stream is never seen as a whole" if is_stream else "images of a caption may differ in shape"
-        rules = sorted(objective_weights(config).keys() & SCORING_RULES)
-        without = "".join(f", objective.{name}.weight=0" for name in rules)
-        raise UserError(
-            f"data.images_per_caption: {n}, but {problem}; give 1{without}, or another source and no data.buckets"
-        )
+        raise UserError(f"data.images_per_caption: {n}, but {problem}; give 1, or another source and no data.buckets")
     if config.stage == "autoencoder" and (is_stream or has_shapes or data.source == "cache"):
         raise UserError(
             "data: stage autoencoder holds square images in memory; give a folder, parquet or hub, without data.buckets"

@@ -86,7 +86,8 @@ def test_where_few_captions_have_several_images_the_other_terms_judge_everything
     unique, said = ImageTextSet(images, captions, captions), []
     both = {"energy": {"weight": 1}, "l2": {"weight": 1}}
     stage = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, say=said.append, **both)
-    assert f"{num_alike} items have a caption of data.images_per_caption=2 images" in said[-1] and "energy" in said[-1]
+    assert f"{num_alike} items have a caption of 2 images, which are to fill 25% of all rows" in said[-1]
+    assert "energy, for which one sample is too few, are left out" in said[-1]
     values = stage.loss_terms(stage.network, stage.network, ROWS, generator())
     alone = make(tiny_model, unique, n=1, data={"plain_caption_fraction": 0.25}, l2={"weight": 1})
     expected = alone.loss_terms(alone.network, alone.network, ROWS, generator())

@@ -117,6 +117,24 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert (tmp_path / "whole" / "checkpoints" / "step-6" / "data.json").exists() == (kind == "webdataset")
 
 
+@pytest.mark.parametrize("kind", ["webdataset", "folder with buckets", "cache with buckets"])
+def test_a_recipe_with_class_batches_trains_without_them_where_there_can_be_none(
+    kind, tiny_model, photos, shards, tmp_path
+):
+    data, both = {"source": "folder", "path": str(photos)}, {"l2": {"weight": 1}, "patch_energy": {"weight": 1}}
+    if kind == "webdataset":
+        data = {"source": "webdataset", "path": str(shards), "buckets": {}}
+    if kind == "cache with buckets":
+        data |= {"source": "cache", "path": str(precompute(recipe(tiny_model, data=data), tmp_path / "cached", quiet))}
+    grouped, said = data | {"images_per_caption": 2, "plain_caption_fraction": 0.5}, []
+    asked = {"steps": 2, "micro_batch_size": 4}
+    loop.train(recipe(tiny_model, tmp_path / "grouped", grouped, objective=both, **asked), said.append)
+    assert any("no class batches" in line and "patch_energy" in line for line in said)
+    loop.train(recipe(tiny_model, tmp_path / "plain", data, objective={"l2": {"weight": 1}}, **asked), quiet)
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("grouped", "plain")]
+    assert [row["total"] for row in rows[0]] == [row["total"] for row in rows[1]]
+
+
 @pytest.mark.parametrize("objective", [{"l2": {"weight": 1}}, {"l2": {"weight": 1}, "lpips": {"weight": 1}}])
 def test_a_cache_gives_the_losses_of_encoding_on_the_fly(
     objective, tiny_model, photos, tmp_path, online, monkeypatch
@@ -243,7 +261,10 @@ def test_the_two_overrides_alone_move_a_recipe_to_a_folder(tmp_path, photos):
         ),
         ({"sources": [{"source": "folder", "path": "a", "wait": 1}]}, "data.sources.0.wait: unknown field"),
         ({"source": "folder", "path": "a", "streaming": True}, "data.streaming: folder is not read in order"),
-        ({"source": "webdataset", "path": "a", "images_per_caption": 3}, "data.images_per_caption: 3, but a stream"),
+        (
+            {"source": "webdataset", "path": "a", "images_per_caption": 3, "plain_caption_fraction": 1},
+            "data.images_per_caption: 3, but a stream",
+        ),
         ({"buckets": {"max_ratio": 2, "step": 48}}, "data.buckets.step: 48 does not divide data.size=64"),
     ],
 )
