@@ -36,7 +36,7 @@ NEAREST_K = 5  # the neighbourhood of precision, recall and coverage
 FRECHET_BLOCKS = 10
 CMMD_SIGMA = 10.0
 _SAME_IMAGE = 1e-4  # of their length: features nearer than that are of one image, up to rounding
-_ROW_BLOCK = 1024  # rows of a pairwise matrix held at a time
+_ROW_BLOCK = 128  # rows of a pairwise matrix held at a time: 31 MB beside 30,000 images
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # rows [N, D], rows [M, D] -> [N, M]
 
