@@ -3,7 +3,7 @@
     python docs/images/styles.py MODEL ...
 
 A row a prompt, a block of four columns a model: the same noises for all. In the file: emoji-lcm, and from it plain L2
-(400 updates of `benchmarks/over_training.py`), and two rows of `recipes/ablation/table2.yaml`, seed 0: L2+LPIPS+MMD and
+(`recipes/emoji/l2.yaml`, 300 updates), and two rows of `recipes/ablation/table2.yaml`, seed 0: L2+LPIPS+MMD and
 `recommended`.
 """
 
