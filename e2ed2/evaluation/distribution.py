@@ -65,8 +65,8 @@ def kernel_distance(
     x_group, y_group = group_index(x_groups, len(x)), group_index(y_groups, len(y))
     x_mean, xmeans_without = _within_kernel(x, x_group, kernel)
     y_mean, ymeans_without = _within_kernel(y, y_group, kernel)
-    by_x = torch.cat([kernel(rows, y).mean(1) for rows in x.split(_ROW_BLOCK)])
-    by_y = torch.cat([kernel(rows, x).mean(1) for rows in y.split(_ROW_BLOCK)])
+    by_x = _row_by_row(x, lambda rows: kernel(rows, y).mean(1))
+    by_y = _row_by_row(y, lambda rows: kernel(rows, x).mean(1))
     return jackknife_estimate(
         x_mean + y_mean - 2 * by_x.mean(),
         xmeans_without + y_mean - 2 * means_without(by_x, x_group),
@@ -96,8 +96,8 @@ def precision(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -
     """
     x, y = _checked(x, y, at_least=2 * k)
     radii = _squared_radii(y, k)
-    inside = [(_squared_distances(rows, y) <= radii).any(1) for rows in x.split(_ROW_BLOCK)]
-    return share_estimate(torch.cat(inside), groups)
+    inside = _row_by_row(x, lambda rows: (_squared_distances(rows, y) <= radii).any(1))
+    return share_estimate(inside, groups)
 
 
 def recall(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
@@ -112,8 +112,8 @@ def density(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> 
     """
     x, y = _checked(x, y, at_least=2 * k)
     radii = _squared_radii(y, k)
-    counts = [(_squared_distances(rows, y) <= radii).sum(1) for rows in x.split(_ROW_BLOCK)]
-    return mean_estimate(torch.cat(counts).double() / k, groups)
+    counts = _row_by_row(x, lambda rows: (_squared_distances(rows, y) <= radii).sum(1))
+    return mean_estimate(counts.double() / k, groups)
 
 
 def coverage(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
@@ -122,7 +122,7 @@ def coverage(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) ->
     Naeem et al. 2020, arXiv:2002.09797, Eq. 4. The balls are those of real images: outliers in x do not help.
     """
     x, y = _checked(x, y, at_least=2 * k)
-    nearest = torch.cat([_squared_distances(rows, x).amin(1) for rows in y.split(_ROW_BLOCK)])
+    nearest = _row_by_row(y, lambda rows: _squared_distances(rows, x).amin(1))
     return share_estimate(nearest <= _squared_radii(y, k), groups)
 
 
@@ -159,15 +159,14 @@ def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
 
 def _within_kernel(x: Tensor, group: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Mean kernel over pairs i != j of x, and the same with each group left out in turn, [G]."""
-    by_row, by_row_own = [], []
+    by_row, by_row_own = x.new_empty(2, len(x))
     for start in range(0, len(x), _ROW_BLOCK):
         rows = slice(start, start + _ROW_BLOCK)
         values = kernel(x[rows], x)
         values.diagonal(start).zero_()
-        by_row.append(values.sum(1))
-        by_row_own.append((values * (group[rows, None] == group)).sum(1))
-    total = torch.cat(by_row).sum()
-    sums, own = group_sums(torch.cat(by_row), group), group_sums(torch.cat(by_row_own), group)
+        by_row[rows] = values.sum(1)
+        by_row_own[rows] = values.mul_(group[rows, None] == group).sum(1)
+    total, sums, own = by_row.sum(), group_sums(by_row, group), group_sums(by_row_own, group)
     left = len(x) - group.bincount()
     # a group's rows and its columns both go, and what they share goes once
     without = (total - 2 * sums + own) / (left * (left - 1))
@@ -222,19 +221,35 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def _squared_radii(points: Tensor, k: int) -> Tensor:
     """Squared distance of each point to its k-th nearest other point, [N]."""
-    radii = []
+    radii = points.new_empty(len(points))
     for start in range(0, len(points), _ROW_BLOCK):
-        squares = _squared_distances(points[start : start + _ROW_BLOCK], points)
+        rows = slice(start, start + _ROW_BLOCK)
+        squares = _squared_distances(points[rows], points)
         squares.diagonal(start).fill_(torch.inf)
-        radii.append(squares.kthvalue(k, dim=1).values)
-    return torch.cat(radii)
+        radii[rows] = squares.kthvalue(k, dim=1).values
+    return radii
 
 
 def _squared_radii_to_others(points: Tensor) -> Tensor:
     """Squared distance of each point to the nearest that is not a copy of it, [N]; infinite where all are."""
-    radii = []
-    for rows in points.split(_ROW_BLOCK):
+
+    def of(rows: Tensor) -> Tensor:
         squares = _squared_distances(rows, points)
         is_copy = squares <= _SAME_IMAGE**2 * rows.square().sum(1, keepdim=True)
-        radii.append(squares.masked_fill(is_copy, torch.inf).amin(1))
-    return torch.cat(radii)
+        return squares.masked_fill(is_copy, torch.inf).amin(1)
+
+    return _row_by_row(points, of)
+
+
+def _row_by_row(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` of some rows of x [N, D] at a time -> [N].
+
+    Into one tensor: results that are kept between two matrices of pairs would scatter those over ever more memory.
+    """
+    found: Tensor | None = None
+    for start in range(0, len(x), _ROW_BLOCK):
+        part = function(x[start : start + _ROW_BLOCK])
+        found = part.new_empty(len(x)) if found is None else found
+        found[start : start + len(part)] = part
+    assert found is not None
+    return found
