@@ -43,8 +43,11 @@ def weights_file(name: str) -> Path:
         return Path(name)
     from huggingface_hub import hf_hub_download
 
-    organisation, repository, file = [*name.split("/", 2), "", ""][:3]
+    organisation, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
     repo = f"{organisation}/{repository}"
+    if not (file and is_hub_id(repo)):
+        raise UserError(f"weights {name}: no such file; give a safetensors file, or org/name/file of the hub")
     try:
         return Path(hf_hub_download(repo, file))
     except Exception as error:  # of the hub or of its HTTP library

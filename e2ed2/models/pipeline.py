@@ -165,9 +165,9 @@ def replace_network(pipeline: Any, name: str) -> None:
     Raises:
         UserError: it does not exist or does not fit.
     """
-    network = network_of(pipeline)
+    network, file = network_of(pipeline), weights_file(name)
     try:
-        network.load_state_dict(load_file(weights_file(name)))
+        network.load_state_dict(load_file(file))
     except LOADING_ERRORS as error:
         kind = f"weights of this {type(network).__name__} in diffusers' names"
         raise UserError(f"network {name}: not {kind} ({first_line(error)})") from error

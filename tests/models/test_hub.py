@@ -7,7 +7,7 @@ from huggingface_hub import errors
 
 from e2ed2.errors import UserError
 from e2ed2.models.bundled import resolve_model
-from e2ed2.models.hub import is_hub_id
+from e2ed2.models.hub import is_hub_id, weights_file
 
 
 @pytest.mark.parametrize("name", ["org/name", "PixArt-alpha/PixArt-LCM-XL-2-1024-MS", "a_b/c.d"])
@@ -77,3 +77,14 @@ def test_every_failure_is_one_line_with_its_remedy(hub, error, message):
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="model.revision: v9, but model.path=.* is no hub id"):
         resolve_model(tmp_path, "v9")
+
+
+def test_a_weight_file_is_one_on_disk_or_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    assert weights_file(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: asked.append((repo, file)) or "there")
+    assert str(weights_file("org/name/sub/b.safetensors")) == "there" and asked == [("org/name", "sub/b.safetensors")]
+    for name in ("nowhere.safetensors", str(tmp_path / "none.safetensors")):
+        with pytest.raises(UserError, match="no such file; give a safetensors file, or org/name/file of the hub"):
+            weights_file(name)
