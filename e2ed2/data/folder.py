@@ -57,7 +57,7 @@ class FolderSource:
         folder = self._path
         if not folder.is_dir():
             raise UserError(f"data.path '{folder}' is not a folder: name one that holds images and captions")
-        files = sorted(p for p in _visible_files(folder) if p.suffix.lower() in IMAGE_SUFFIXES + UNREAD_SUFFIXES)
+        files = sorted(p for p in visible_files(folder) if p.suffix.lower() in IMAGE_SUFFIXES + UNREAD_SUFFIXES)
         found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.is_file()]
         if len(found) == 2:
             raise UserError(f"data.path '{folder}' has both metadata.jsonl and metadata.csv: keep one of them")
@@ -135,7 +135,7 @@ class FolderSource:
             yield reader.line_num, row
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
     """All files of a folder and its subfolders, through links but for those that lead back to a folder above them."""
     for name, subfolders, files in os.walk(folder, followlinks=True):
         here = Path(name)

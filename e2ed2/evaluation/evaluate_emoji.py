@@ -23,7 +23,7 @@ from e2ed2.evaluation.samples import (
     make_samples,
     save_images,
 )
-from e2ed2.models.autoencoder import decode, encode_all, to_uint8
+from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.pipeline import load_autoencoder
 from e2ed2.watch import Watch, silent
@@ -181,8 +181,8 @@ def _reconstruct(images: Tensor) -> tuple[Tensor, float]:
     autoencoder = load_autoencoder(resolve_model(AUTOENCODER))
     started = time.perf_counter()
     with torch.inference_mode():
-        decoded = [to_uint8(decode(autoencoder, encode_all(autoencoder, x))) for x in images.split(64)]
-    return torch.cat(decoded), len(images) / (time.perf_counter() - started)
+        decoded = decode_all(autoencoder, encode_all(autoencoder, images))
+    return decoded, len(images) / (time.perf_counter() - started)
 
 
 def _own_left_out(asked: EmojiBenchmark) -> EmojiBenchmark:

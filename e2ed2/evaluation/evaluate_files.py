@@ -129,7 +129,8 @@ def evaluate_files(
         if (before := _measured_before(loaded, asked, real_sha256, seed, out)) is not None:
             return before if share.rank == 0 else None
         _check_size(loaded, asked, seed, out)
-        _measurement(asked, real_sha256, out, watch).store_share(share)  # what it refuses, it refuses before sampling
+        # what this refuses, it refuses before sampling; its networks then make room for the sampler
+        _measurement(asked, real_sha256, out, watch).store_share(share)
         about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
         measurement = _measurement(asked, real_sha256, out, watch, files)
     if share.world > 1:

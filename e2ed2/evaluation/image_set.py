@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from e2ed2.data.folder import IMAGE_SUFFIXES
+from e2ed2.data.folder import IMAGE_SUFFIXES, visible_files
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
@@ -92,7 +92,7 @@ def list_images(folder: Path, kind: str) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{kind} {folder}: no such folder; give one of images, its place by --data or in the protocol")
     paths = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in visible_files(folder) if p.is_file()):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             paths.append(path)
         elif path.suffix.lower() not in BESIDE_IMAGES:

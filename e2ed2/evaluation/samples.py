@@ -28,6 +28,7 @@ from e2ed2.models.bundled import resolve_model
 from e2ed2.models.families import network_of
 from e2ed2.models.inference import INFERENCE_FILE
 from e2ed2.models.pipeline import load_pipeline, load_transformers
+from e2ed2.models.text import longest_tokenizer, too_long
 from e2ed2.pictures import image_grid, png_bytes, to_picture
 
 MADE_BY = "e2ed2"
@@ -50,7 +51,7 @@ class LoadedModel:
 
     def too_long(self, prompts: list[str]) -> list[str]:
         """The prompts of which the text encoder sees only the beginning."""
-        return [p for p in prompts if len(self.tokenizer(p).input_ids) > self.max_sequence_length]
+        return too_long(prompts, self.tokenizer, self.max_sequence_length)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
         num_inference_steps=len(sampler.timesteps),
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
         sampler=sampler,
-        tokenizer=pipeline.tokenizer,
+        tokenizer=longest_tokenizer(pipeline),
         max_sequence_length=inference.max_sequence_length,
     )
 

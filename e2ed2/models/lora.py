@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
 
+
 def lora_copies(
     network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] | None = None
 ) -> list[nn.Module]:

@@ -87,14 +87,12 @@ def save_pipeline(
 
 def text_files(folder: Path, variant: str | None) -> list[Path]:
     """Weights and configs of a model folder's text encoders, as they are loaded."""
-    marked = f".{variant}" if variant else None
     found = []
     for part in _text_parts(folder):
-        files = [p for p in sorted((folder / part).glob("*")) if p.name == "config.json" or p.name.startswith("model")]
-        weights = [p for p in files if p.suffix == ".safetensors" or ".safetensors.index" in p.name]
-        of_variant = [p for p in weights if marked and marked in p.name]
+        weights = sorted((folder / part).glob("model*.safetensors*"))
+        of_variant = [path for path in weights if variant and f".{variant}" in path.name]
         plain = [p for p in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", p.name)]
-        found += [p for p in files if p.name == "config.json"] + (of_variant or plain)
+        found += [folder / part / "config.json", *(of_variant or plain)]
     return found
 
 

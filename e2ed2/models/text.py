@@ -84,10 +84,14 @@ def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
 
 
-def too_long(prompts: list[str], pipeline: Any, max_sequence_length: int) -> list[str]:
-    """The prompts of which the text encoder, of several the one that takes most, sees only the beginning."""
-    tokenizer = getattr(pipeline, "tokenizer_3", None) or pipeline.tokenizer
-    return [p for p in prompts if len(tokenizer(p).input_ids) > max_sequence_length]
+def longest_tokenizer(pipeline: Any) -> Any:
+    """That of the text encoder which sees most of a prompt: of Stable Diffusion 3's three T5's."""
+    return getattr(pipeline, "tokenizer_3", None) or pipeline.tokenizer
+
+
+def too_long(prompts: list[str], tokenizer: Any, max_sequence_length: int) -> list[str]:
+    """The prompts of which the text encoder sees only the beginning."""
+    return [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > max_sequence_length]
 
 
 def minilm_folder() -> Path:

@@ -75,6 +75,11 @@ class DataConfig(SourceConfig):
     images_per_caption: Count = 1
 
     @property
+    def asks_groups(self) -> bool:
+        """Whether class batches are asked for, of images of one shape."""
+        return self.images_per_caption > 1 and not self.buckets.has_several
+
+    @property
     def shapes(self) -> list[Shape]:
         """What images are fitted to, the square of `size` first."""
         return bucket_shapes(self.size, **self.buckets.model_dump())

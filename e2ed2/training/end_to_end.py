@@ -18,7 +18,6 @@ from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
-from e2ed2.objectives.total import evaluate_terms
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.few_step import FewStepStage
@@ -31,8 +30,8 @@ from e2ed2.training.terms import (
     LATENT_TERMS,
     SET_TERMS,
     FeatureTerm,
-    Judge,
     LatentTerm,
+    judge_of,
     judges_features,
 )
 from e2ed2.training.training_set import TrainingSet
@@ -142,7 +141,7 @@ class EndToEndStage(FewStepStage):
         batch = self.data.batch(rows, generator)
         steps, start = self._draw_start(generator)
         *earlier, samples = self._samples(network, batch, steps, start, generator)
-        judge = self._judge(batch, start)
+        judge = judge_of(batch, start, self._rows_per_caption)
         values = judge.latents(self._latent_terms, samples, batch.x0)
         if self._intermediate_weight > 0:
             at_steps = [judge.latents(self._latent_terms, estimate, batch.x0) for estimate in earlier]
@@ -160,7 +159,7 @@ class EndToEndStage(FewStepStage):
             with torch.no_grad():
                 x0_maps = unit_maps(self._features, view)
             values |= judge.maps(self._feature_terms, sample_maps, x0_maps)
-            values |= self._set_values(sample_maps, x0_maps, batch.is_full)
+            values |= judge.sets(self._set_terms, sample_maps, x0_maps)
         if self.adversary:
             judged = images if self._space == "pixel" else samples
             fake = [judged.flatten(0, 1)]
@@ -170,30 +169,6 @@ class EndToEndStage(FewStepStage):
             if self._objective.adversarial.buffer_size > 0:
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
-
-    def _judge(self, batch: LatentBatch, start: int) -> Judge:
-        """In class batches scoring rules judge the groups, and the other terms the rest.
-
-        From a later step on, where x_t tells which of a caption's images it is of, the other terms judge everything.
-        """
-        num_rows = len(batch.x0)
-        if self._rows_per_caption == 1:
-            return Judge(slice(None), slice(None), num_rows)
-        first = num_rows - (batch.num_grouped if start == 0 else 0)
-        return Judge(slice(0, first), slice(first, num_rows), num_rows)
-
-    def _set_values(self, samples: list[Maps], x0: Maps, is_full: Tensor) -> dict[str, Tensor]:
-        """The terms that compare sets, on the rows [B] of full captions; 0 of fewer than two.
-
-        Where a caption leaves something open they would take sides: the samples that average over what is possible
-        lie far from all data, and are pulled to the possibility that the network's features tell most of.
-        """
-        rows = torch.nonzero(is_full).flatten()
-        if len(rows) < 2:
-            return {name: 0.0 * samples[0][0].sum() for name in self._set_terms}
-        rows = rows.to(x0[0].device)
-        full = [tuple(maps[rows] for maps in sample) for sample in samples]
-        return evaluate_terms(self._set_terms, full, tuple(maps[rows] for maps in x0))
 
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""

@@ -16,7 +16,14 @@ from e2ed2.data.stream import StreamSet
 from e2ed2.models.autoencoder import encode_all, to_float
 from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, encode_uncond, text_encoders, too_long
+from e2ed2.models.text import (
+    MAX_SEQUENCE_LENGTH,
+    encode_prompts,
+    encode_uncond,
+    longest_tokenizer,
+    text_encoders,
+    too_long,
+)
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import DataConfig
 from e2ed2.training.encoders import check_made_with, made_with
@@ -70,7 +77,7 @@ def _tell_of_captions(
     else:
         listed = data.captions if isinstance(data, ImageTextSet) else data.first_captions()
         captions = [listed[i] for i in spread(len(listed), NUM_COUNTED)]
-    if cut := too_long(captions, pipeline, max_sequence_length):
+    if cut := too_long(captions, longest_tokenizer(pipeline), max_sequence_length):
         say(
             f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
             f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
@@ -88,8 +95,7 @@ class OnlineLatents(LatentSet):
         device: torch.device,
         max_sequence_length: int,
     ):
-        can_group = config.images_per_caption > 1 and not config.buckets.has_several
-        first_captions = data.first_captions() if can_group and isinstance(data, SourceSet) else None
+        first_captions = data.first_captions() if config.asks_groups and isinstance(data, SourceSet) else None
         super().__init__(config, device, first_captions, has_plain=False)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self._pipeline = copy.copy(pipeline)  # the stage may part with text encoders and lower the precision
@@ -132,8 +138,7 @@ class CachedLatents(LatentSet):
     """A set read from a cache; no encoder runs."""
 
     def __init__(self, data: CachedSet, config: DataConfig, pipeline: Any, device: torch.device):
-        can_group = config.images_per_caption > 1 and not config.buckets.has_several
-        first_captions = data.first_captions() if can_group else None
+        first_captions = data.first_captions() if config.asks_groups else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)

@@ -55,8 +55,7 @@ def create_order(
     if isinstance(data, StreamSet):
         data.begin(seed, batch_size, rank, num_processes, state)
         return data
-    is_grouped = config.data.images_per_caption > 1 and not config.data.buckets.has_several
-    if isinstance(data, SourceSet) and not is_grouped:  # class batches exchange rows
+    if isinstance(data, SourceSet) and not config.data.asks_groups:  # class batches exchange rows
         return ShuffledOrder(seed, len(data), batch_size, data.buckets, data.parts, data.read_ahead, num_processes)
     if isinstance(data, SourceSet | CachedSet):
         return ShuffledOrder(seed, len(data), batch_size, data.buckets, data.parts)
