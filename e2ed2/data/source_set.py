@@ -92,8 +92,10 @@ class SourceSet:
             rows = torch.nonzero(self.buckets == self.buckets.mode().values).flatten()
         return self.pictures(rows[spread(len(rows), count)])
 
-    def first_captions(self) -> list[str]:
-        return [self._sources[number][row].captions[0] for number, row in self._places.tolist()]
+    def first_captions(self, rows: Tensor | None = None) -> list[str]:
+        """Of the items `rows` [B], or of all; a table reads its items whole for that."""
+        places = self._places if rows is None else self._places[rows]
+        return [self._sources[number][row].captions[0] for number, row in places.tolist()]
 
     def fingerprint(self) -> str:
         """Changes with the data."""

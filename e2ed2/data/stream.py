@@ -133,6 +133,7 @@ class StreamSet:
         self._open, self._shapes, self._window_size = open_stream, shapes, window_size
         self._max_bad_fraction, self._say = max_bad_fraction, say
         self._decoders, self._reader = ThreadPoolExecutor(num_workers), ThreadPoolExecutor(1)
+        self._previews: dict[int, list[Picture]] = {}
         self.size = shapes[0][0]
 
     def begin(self, seed: int, batch_size: int, rank: int, num_processes: int, state: State | None) -> None:
@@ -169,13 +170,16 @@ class StreamSet:
         return [self._window.pictures[row] for row in rows.tolist()]
 
     def preview(self, count: int) -> list[Picture]:
-        """At most `count` items of one shape from the beginning of the stream."""
+        """At most `count` items of one shape from the beginning of the stream, read once."""
+        if count in self._previews:
+            return self._previews[count]
         stream = self._open(None, 0, 1)
         window = self._read(stream, iter(stream), 4 * count)
         if not window.pictures:
             check_share(window.skipped, len(window.skipped), len(window.skipped), 0.0, "the stream")
         most = Counter(picture.image.shape for picture in window.pictures).most_common(1)[0][0]
-        return [picture for picture in window.pictures if picture.image.shape == most][:count]
+        self._previews[count] = [picture for picture in window.pictures if picture.image.shape == most][:count]
+        return self._previews[count]
 
     def windows(self, size: int, state: State | None) -> Iterator[tuple[list[Picture], State]]:
         """One epoch in the order of the shards, from `state` on: `size` items less bad ones, and the state after."""

@@ -74,9 +74,10 @@ def _tell_of_captions(
     """Say how many of some captions are longer than what the text encoder sees of them."""
     if isinstance(data, StreamSet):
         captions = [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
+    elif isinstance(data, ImageTextSet):
+        captions = data.captions
     else:
-        listed = data.captions if isinstance(data, ImageTextSet) else data.first_captions()
-        captions = [listed[i] for i in spread(len(listed), NUM_COUNTED)]
+        captions = data.first_captions(spread(len(data), NUM_COUNTED))
     if cut := too_long(captions, longest_tokenizer(pipeline), max_sequence_length):
         say(
             f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "

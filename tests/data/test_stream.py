@@ -77,7 +77,7 @@ def test_preview_is_of_one_shape_and_leaves_the_stream_alone(tmp_path):
     assert [picture.key for picture in data.preview(3)] == ["0-0", "0-1", "0-2"]
     data.begin(0, 2, 0, 1, None)
     state = copy.deepcopy(data.state())
-    data.preview(3)
+    assert data.preview(3) is data.preview(3) and len(data.preview(2)) == 2, "read once, of each length"
     assert data.state() == state
 
 
