@@ -201,8 +201,8 @@ def _check_class_batches(config: Config, terms: Collection[str]) -> None:
     if size % n or round(size * plain / n) == 0:
         raise UserError(
             f"train.micro_batch_size: {size}, but data.plain_caption_fraction={plain:g} of it must be a caption of {n} "
-            f"images or more: give a multiple of {n}, or a larger one, or a larger fraction; where no captions are shared, "
-            "data.images_per_caption=1 and no scoring rules"
+            f"images or more: give a multiple of {n}, or a larger one, or a larger fraction; where no captions are "
+            "shared, data.images_per_caption=1 and no scoring rules"
         )
     if not pointwise and (plain < 1 or config.trajectory.start != "pure_noise"):
         raise UserError(
