@@ -30,7 +30,6 @@ OBJECTIVES = {
     "l2 + lpips": {"l2": ONE, "lpips": ONE},
     "l2 + lpips on half the side": {"l2": ONE, "lpips": ONE, "crop": {"size": 8}},
     "l2 + lpips + mmd": {"l2": ONE, "lpips": ONE, "mmd": ONE},
-    "l2 + lpips + drifting": {"l2": ONE, "lpips": ONE, "drifting": ONE},
     "l2 + gan": {"l2": ONE, "adversarial": {"weight": 0.01}},
     "l2 + gan, buffer": {"l2": ONE, "adversarial": {"weight": 0.01, "buffer_size": 8}},
     "l2 + lpips + gan on features": {"l2": ONE, "lpips": ONE, "adversarial": FEATURE_GAN},

@@ -61,7 +61,6 @@ class ObjectiveConfig(Section):
     lpips_energy: EnergyConfig = EnergyConfig()
     latent_lpips_energy: EnergyConfig = EnergyConfig()
     mmd: TermConfig = TermConfig()
-    drifting: TermConfig = TermConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
@@ -76,7 +75,6 @@ OBJECTIVES = {  # name -> field of every term
     if isinstance(field.annotation, type) and issubclass(field.annotation, TermConfig)
 }
 SCORING_RULES = {name for name, field in OBJECTIVES.items() if isinstance(field.default, EnergyConfig)}
-SET_RULES = {"mmd", "drifting"}  # compare the samples of many captions with their images, all at once
 TERMS = {  # stage -> the objectives it can weigh
     "autoencoder": ("l1", "kl"),
     "e2ed2": tuple(name for name in OBJECTIVES if name != "kl"),

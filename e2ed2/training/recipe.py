@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from e2ed2.errors import UserError
 from e2ed2.training.config import Config, EvaluationConfig, objective_weights
 from e2ed2.training.data_config import SourceConfig
-from e2ed2.training.objective_config import SCORING_RULES, SET_RULES, TERMS
+from e2ed2.training.objective_config import SCORING_RULES, TERMS
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
@@ -108,9 +108,8 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
         )
-    sets, size = sorted(weights.keys() & SET_RULES), train.micro_batch_size
-    if sets and size < 2:
-        raise UserError(f"train.micro_batch_size: {size}, but {sets[0]} compares sets: give 2 or more")
+    if "mmd" in weights and train.micro_batch_size < 2:
+        raise UserError(f"train.micro_batch_size: {train.micro_batch_size}, but mmd compares sets: give 2 or more")
     if data.images_per_caption > 1:
         _check_class_batches(config, weights.keys())
     if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:
@@ -191,8 +190,7 @@ def _check_evaluation(config: Config) -> None:
 def _check_class_batches(config: Config, terms: Collection[str]) -> None:
     """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
     n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
-    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - SET_RULES - {"adversarial"}
-    sets = sorted(SET_RULES & set(terms))
+    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial"}
     if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
         raise UserError(
             f"{field} is for scoring rules of stage e2ed2: give one a weight, such as objective.patch_energy.weight=1, "
@@ -209,9 +207,9 @@ def _check_class_batches(config: Config, terms: Collection[str]) -> None:
             f"{field}: scoring rules judge plain captions where the chain starts from noise, and nothing judges the "
             "rest; give another term a weight, or set data.plain_caption_fraction=1 and trajectory.start=pure_noise"
         )
-    if sets and plain == 1:
+    if "mmd" in terms and plain == 1:
         raise UserError(
-            f"objective.{sets[0]}.weight: compares samples of full captions, but with data.plain_caption_fraction=1 "
+            "objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction=1 "
             "there are none: remove it, or give a smaller fraction"
         )
 

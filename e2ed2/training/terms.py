@@ -36,8 +36,7 @@ FEATURE_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of dec
     ),
 }
 SET_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # the same, of the samples of full captions
-    "mmd": lambda objective: kernel.of_pooled_features(kernel.mmd),
-    "drifting": lambda objective: kernel.of_pooled_features(kernel.drifting),
+    "mmd": lambda objective: kernel.feature_mmd,
 }
 DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of latents on their way through the decoder
     "latent_lpips": lambda objective: lpips,
@@ -57,9 +56,9 @@ def judges_features(config: Config) -> bool:
 
 @dataclass(frozen=True)
 class Judge:
-    """Which of a micro-batch's rows a term sees: scoring rules `groups`, set rules `full`, all others `own`.
+    """Which of a micro-batch's rows a term sees: scoring rules `groups`, MMD `full`, all others `own`.
 
-    But for set rules a value is weighted by the share of rows it is of, so that every row counts the same; of none it
+    But for MMD's a value is weighted by the share of rows it is of, so that every row counts the same; of none it
     is 0.
 
     Attributes:
