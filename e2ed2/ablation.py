@@ -160,7 +160,7 @@ def _run_job(
         return
     else:
         model = str(train(config, say, tick, watch))
-    for steps in suite.steps:
+    for steps in _steps(suite, config):
         _measure(suite, model, steps, seed, folder / f"evaluation-{steps}", watch)
 
 
@@ -168,13 +168,21 @@ def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
     """Whether all figures of this very recipe are there and its model is not."""
     try:
         recorded = yaml.safe_load((folder / "config.yaml").read_text())
-        kept = [json.loads((folder / f"evaluation-{k}" / EVALUATION_FILE).read_text()) for k in suite.steps]
+        paths = [folder / f"evaluation-{k}" / EVALUATION_FILE for k in _steps(suite, config)]
+        kept = [json.loads(path.read_text()) for path in paths]
     except (OSError, ValueError, yaml.YAMLError):
         return False
     config = resolve_precision(config, recorded, torch.device("cpu"))
     same = not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
     asked = {"protocol": suite.protocol, "seed": seed} | ({"num_images": suite.num_images} if suite.num_images else {})
     return same and not (folder / "model").exists() and all(asked.items() <= figures.items() for figures in kept)
+
+
+def _steps(suite: Suite, config: Config | None) -> list[int]:
+    """The suite's step counts that a row's model can take: one with parameters for each of its steps has its own."""
+    if config is None or not config.trajectory.parameters.endswith("per_step"):
+        return suite.steps
+    return [steps for steps in suite.steps if steps == config.trajectory.num_inference_steps]
 
 
 def _write_table(suite: Suite, out: Path) -> str:
@@ -184,11 +192,10 @@ def _write_table(suite: Suite, out: Path) -> str:
         results[row] = []
         for seed in suite.seeds:
             paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in suite.steps}
-            if all(path.exists() for path in paths.values()):
-                results[row].append({k: json.loads(path.read_text()) for k, path in paths.items()})
+            results[row].append({k: json.loads(path.read_text()) for k, path in paths.items() if path.exists()})
     text = _table(suite, results, _costs(suite, out))
     write_file(out / "table.md", text.encode())
-    if any(results.values()):
+    if any(any(seeds) for seeds in results.values()):
         write_file(out / "figure.svg", _figure(suite, results).encode())
     return text
 
@@ -204,9 +211,13 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
         return None
     fields = {**suite.fields, **suite.rows[row], "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
     try:
-        return load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
+        config = load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
     except UserError as error:
         raise UserError(f"row {row}: {error}") from error
+    if not _steps(suite, config):
+        own = config.trajectory.num_inference_steps
+        raise UserError(f"row {row}: its model will have {own} steps and no other: add {own} to steps")
+    return config
 
 
 def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:
@@ -254,9 +265,9 @@ def _table(
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for steps in suite.steps:
         for row, seeds in results.items():
-            if not seeds:
+            measured = [seed[steps] for seed in seeds if steps in seed]
+            if not measured:
                 continue
-            measured = [seed[steps] for seed in seeds]
             cells = [row, str(measured[0]["nfe"]), f"{measured[0]['num_images']} x {len(measured)}"]
             for name in COLUMNS:
                 estimates = [m["metrics"][name] for m in measured if name in m["metrics"]]
@@ -275,7 +286,7 @@ def _figure(suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]]) -
         lines = []
         for steps in suite.steps:
             for row, seeds in results.items():
-                measured = [seed[steps] for seed in seeds if name in seed[steps]["metrics"]]
+                measured = [seed[steps] for seed in seeds if steps in seed and name in seed[steps]["metrics"]]
                 if measured:
                     whole = over_seeds([m["metrics"][name] for m in measured])
                     label = f"{row}, {measured[0]['nfe']} NFE"

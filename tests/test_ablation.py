@@ -86,6 +86,19 @@ def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suit
     assert lines[3][-2:] == ["2.00", "1.00 |"] and lines[4][-2:] == ["1.00", "1.00 |"] and lines[2][-1] == "- |"
 
 
+def test_a_model_of_its_own_steps_is_measured_at_no_others(suite_file, calls, tmp_path):
+    rows = {"L2": SUITE["rows"]["L2"], "own": {**SUITE["rows"]["L2"], "trajectory.parameters": "per_step"}}
+    suite = load_suite(suite_file).model_copy(update={"rows": rows, "seeds": [0]})
+    table = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    assert [line.split(" | ")[:2] for line in table.splitlines()[2:]] == [["| L2", "4"], ["| own", "4"], ["| L2", "1"]]
+    (tmp_path / "out" / "own" / "seed-0" / "model").rmdir()
+    assert run_suite(suite, tmp_path / "out", say=lambda line: None) == table and len(calls["evaluate"]) == 3
+    calls["train"].clear()
+    with pytest.raises(UserError, match="row own: .* 4 steps and no other: add 4 to steps"):
+        run_suite(suite.model_copy(update={"steps": [2, 1]}), tmp_path / "other", say=lambda line: None)
+    assert calls["train"] == []
+
+
 def test_figures_outlive_the_models_they_were_measured_on(suite_file, calls, tmp_path):
     """Until the recipe changes: then the row is trained again."""
     suite = load_suite(suite_file)
