@@ -96,6 +96,10 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
+    for row in suite.rows:
+        if len(alike := [other for other in suite.rows if _folder_name(other) == _folder_name(row)]) > 1:
+            names = " and ".join(alike)
+            raise UserError(f"suite {path}: rows: {names} would share the folder {_folder_name(row)}; rename one")
     if suite.protocol not in (names := emoji_protocol_names()):
         raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
@@ -130,12 +134,12 @@ def run_suite(
         except BlockingIOError:
             say("another process is at it; the next row meanwhile")
             elsewhere.append((row, seed))
-        text = _write_table(suite, out)
+        text = _write_table(suite, configs, out)
     for row, seed in elsewhere:
         say(f"waiting for {row}, seed {seed}, or taking it over")
         with _claimed(_folder(out, row, seed), wait=True):
             _run_job(suite, configs[row, seed], row, seed, out, say, watch, tick)
-        text = _write_table(suite, out)
+        text = _write_table(suite, configs, out)
     return text
 
 
@@ -159,6 +163,9 @@ def _run_job(
     elif _is_kept(suite, config, seed, folder):
         return
     else:
+        if not _is_of(config, folder) and not (folder / "model").exists():
+            for steps in suite.steps:  # another recipe's figures, whose model is gone
+                (folder / f"evaluation-{steps}" / EVALUATION_FILE).unlink(missing_ok=True)
         model = str(train(config, say, tick, watch))
     for steps in _steps(suite, config):
         _measure(suite, model, steps, seed, folder / f"evaluation-{steps}", watch)
@@ -167,15 +174,23 @@ def _run_job(
 def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
     """Whether all figures of this very recipe are there and its model is not."""
     try:
-        recorded = yaml.safe_load((folder / "config.yaml").read_text())
         paths = [folder / f"evaluation-{k}" / EVALUATION_FILE for k in _steps(suite, config)]
         kept = [json.loads(path.read_text()) for path in paths]
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError):
+        return False
+    asked = {"protocol": suite.protocol, "seed": seed} | ({"num_images": suite.num_images} if suite.num_images else {})
+    gone = not (folder / "model").exists()
+    return gone and _is_of(config, folder) and all(asked.items() <= figures.items() for figures in kept)
+
+
+def _is_of(config: Config, folder: Path) -> bool:
+    """Whether a row's folder is of this very recipe."""
+    try:
+        recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
         return False
     config = resolve_precision(config, recorded, torch.device("cpu"))
-    same = not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
-    asked = {"protocol": suite.protocol, "seed": seed} | ({"num_images": suite.num_images} if suite.num_images else {})
-    return same and not (folder / "model").exists() and all(asked.items() <= figures.items() for figures in kept)
+    return not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
 
 
 def _steps(suite: Suite, config: Config | None) -> list[int]:
@@ -185,13 +200,14 @@ def _steps(suite: Suite, config: Config | None) -> list[int]:
     return [steps for steps in suite.steps if steps == config.trajectory.num_inference_steps]
 
 
-def _write_table(suite: Suite, out: Path) -> str:
+def _write_table(suite: Suite, configs: dict[tuple[str, int], Config | None], out: Path) -> str:
     """The table of what is measured so far, in `out/table.md` and returned; `out/figure.svg` shows it."""
     results: dict[str, list[dict[int, dict[str, Any]]]] = {}
     for row in suite.rows:
         results[row] = []
         for seed in suite.seeds:
-            paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in suite.steps}
+            steps = _steps(suite, configs[row, seed])
+            paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in steps}
             results[row].append({k: json.loads(path.read_text()) for k, path in paths.items() if path.exists()})
     text = _table(suite, results, _costs(suite, out))
     write_file(out / "table.md", text.encode())
@@ -201,7 +217,11 @@ def _write_table(suite: Suite, out: Path) -> str:
 
 
 def _folder(out: Path, row: str, seed: int) -> Path:
-    return out / row.replace("/", "_").replace(" ", "_") / f"seed-{seed}"
+    return out / _folder_name(row) / f"seed-{seed}"
+
+
+def _folder_name(row: str) -> str:
+    return row.replace("/", "_").replace(" ", "_")
 
 
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:

@@ -93,6 +93,8 @@ def test_a_model_of_its_own_steps_is_measured_at_no_others(suite_file, calls, tm
     assert [line.split(" | ")[:2] for line in table.splitlines()[2:]] == [["| L2", "4"], ["| own", "4"], ["| L2", "1"]]
     (tmp_path / "out" / "own" / "seed-0" / "model").rmdir()
     assert run_suite(suite, tmp_path / "out", say=lambda line: None) == table and len(calls["evaluate"]) == 3
+    own = suite.model_copy(update={"rows": {**rows, "L2": rows["own"]}})  # what L2 had at one step is another model's
+    assert "| 1 |" not in run_suite(own, tmp_path / "out", say=lambda line: None)
     calls["train"].clear()
     with pytest.raises(UserError, match="row own: .* 4 steps and no other: add 4 to steps"):
         run_suite(suite.model_copy(update={"steps": [2, 1]}), tmp_path / "other", say=lambda line: None)
@@ -111,6 +113,26 @@ def test_figures_outlive_the_models_they_were_measured_on(suite_file, calls, tmp
         run_suite(suite.model_copy(update={"fields": change}), tmp_path / "out", say=lambda line: None)
         assert len(calls["train"]) == 4
         calls["train"].clear()
+
+
+def test_figures_of_an_older_recipe_do_not_outlive_an_interrupted_new_one(suite_file, calls, tmp_path, monkeypatch):
+    suite = load_suite(suite_file)
+    run_suite(suite, tmp_path / "out", say=lambda line: None)
+    for model in (tmp_path / "out").glob("*/seed-*/model"):
+        model.rmdir()
+    calls["train"].clear()
+    changed, finish = suite.model_copy(update={"fields": {"train.max_train_steps": 4}}), ablation.train
+
+    def interrupted(config, *rest):
+        (config.run.dir / "config.yaml").write_text(config.to_yaml())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(changed, tmp_path / "out", say=lambda line: None)
+    monkeypatch.setattr(ablation, "train", finish)
+    run_suite(changed, tmp_path / "out", say=lambda line: None)
+    assert len(calls["train"]) == 4
 
 
 def test_two_processes_share_the_rows(suite_file, calls, tmp_path, monkeypatch):
@@ -168,6 +190,7 @@ def test_mean_and_interval_over_seeds_by_hand():
         ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
         ({"protocol": "coco"}, "protocol: coco, but there are emoji, "),
         ({"steps": [51]}, "steps.0: "),
+        ({"rows": {"a b": {}, "a/b": {}}, "baseline": None}, "rows: a b and a/b would share the folder a_b; rename one"),
     ],
 )
 def test_a_wrong_suite_is_one_line(suite_file, change, message):
