@@ -190,7 +190,7 @@ def test_mean_and_interval_over_seeds_by_hand():
         ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
         ({"protocol": "coco"}, "protocol: coco, but there are emoji, "),
         ({"steps": [51]}, "steps.0: "),
-        ({"rows": {"a b": {}, "a/b": {}}, "baseline": None}, "rows: a b and a/b would share the folder a_b; rename one"),
+        ({"rows": {"a b": {}, "a/b": {}}, "baseline": None}, "rows: a b and a/b would share the folder a_b"),
     ],
 )
 def test_a_wrong_suite_is_one_line(suite_file, change, message):
