@@ -98,8 +98,8 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
     for row in suite.rows:
         if len(alike := [other for other in suite.rows if _folder_name(other) == _folder_name(row)]) > 1:
-            names = " and ".join(alike)
-            raise UserError(f"suite {path}: rows: {names} would share the folder {_folder_name(row)}; rename one")
+            both = " and ".join(alike)
+            raise UserError(f"suite {path}: rows: {both} would share the folder {_folder_name(row)}; rename one")
     if suite.protocol not in (names := emoji_protocol_names()):
         raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
