@@ -7,8 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from e2ed2.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "squeezenet" / "squeezenet.safetensors"
 MEAN = (123.68, 116.779, 103.939)  # of the RGB values the network was trained on, 0 to 255
@@ -68,7 +71,14 @@ class SqueezeNet(nn.Module):
 
 
 def load_squeezenet() -> SqueezeNet:
-    """The shipped weights in float32, frozen."""
+    """The shipped weights in float32, frozen.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
     network = SqueezeNet()
-    network.load_state_dict(load_file(WEIGHTS))
+    try:
+        network.load_state_dict(load_file(WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: other tensors than this network's
+        raise UserError(f"{WEIGHTS}: missing or damaged ({first_line(error)}); reinstall e2ed2") from error
     return network.eval().requires_grad_(False)

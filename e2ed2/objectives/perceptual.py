@@ -17,7 +17,7 @@ from e2ed2.objectives.scoring import power
 FeatureNetwork = Callable[[Tensor], list[Tensor]]  # images [B, 3, H, W] -> maps [B, C, h, w]
 Maps = tuple[Tensor, ...]
 
-MIN_SIDE = 96  # smaller images are enlarged: ImageNet networks see little in fewer pixels
+MIN_SIDE = 96  # of the shorter side; smaller images are enlarged: ImageNet networks see little in fewer pixels
 
 
 def unit_maps(network: FeatureNetwork, images: Tensor) -> Maps:
@@ -68,18 +68,21 @@ def random_views(images: Tensor, generator: torch.Generator, rows_per_caption: i
         generator: on the CPU.
         rows_per_caption: so many consecutive of the B rows are of one caption.
     Returns:
-        float [n, B, 3, S, S], S the longer side or `MIN_SIDE`; the border is repeated outside.
+        float [n, B, 3, H', W'], H x W or, where the shorter side is below `MIN_SIDE`, in proportion so that it is
+        that; the border is repeated outside.
     """
-    n, batch = images.shape[:2]
+    n, batch, _, height, width = images.shape
     u = torch.rand(5, batch // rows_per_caption, generator=generator).repeat_interleave(rows_per_caption, 1)
     angle = (u[0] - 0.5) * math.radians(20)
     zoom = 1.25 ** (2 * u[1] - 1)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     flip = torch.where(u[2] < 0.5, -1.0, 1.0)
     shift = (u[3:] - 0.5) / 2  # in units of half a side
-    rows = [torch.stack([flip * cos, -sin, shift[0]], 1), torch.stack([flip * sin, cos, shift[1]], 1)]
+    across, down = -sin * (height / width), flip * sin * (width / height)  # half a side is a unit: no shear in pixels
+    rows = [torch.stack([flip * cos, across, shift[0]], 1), torch.stack([down, cos, shift[1]], 1)]
     theta = torch.stack(rows, 1).to(images).expand(n, -1, -1, -1).flatten(0, 1)
-    side = max(*images.shape[-2:], MIN_SIDE)
-    grid = F.affine_grid(theta, [n * batch, 3, side, side], align_corners=False)
+    short = min(height, width)
+    sides = [round(side * max(short, MIN_SIDE) / short) for side in (height, width)]
+    grid = F.affine_grid(theta, [n * batch, 3, *sides], align_corners=False)
     views = F.grid_sample(images.flatten(0, 1), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return views.unflatten(0, (n, batch))

@@ -77,16 +77,19 @@ def euclidean(beta: float = 1.0) -> Distance:
 def patch_euclidean(beta: float = 1.0, sizes: tuple[int, ...] = (1, 2, 4, 8, 16)) -> Distance:
     """Mean over overlapping square patches of ||a - b||^beta (norm as in `euclidean`), then over the sizes.
 
-    The stride is half the size. The shorter side of the image [B, C, H, W] is the largest size, whatever `sizes` holds:
-    the whole vector is what makes the rule strictly proper. One mean filter over the squared difference gives the
-    distances of all patches of a size.
+    The stride is half the size. The shorter side of the image [B, C, H, W] is the largest square, whatever `sizes`
+    holds, and one more size is the whole image where that is not square: the whole vector is what makes the rule
+    strictly proper. One mean filter over the squared difference gives the distances of all patches of a size.
     """
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         squares = (a - b).square().mean(1, keepdim=True)
-        limit = min(squares.shape[-2:])
+        height, width = squares.shape[-2:]
+        limit = min(height, width)
         kernels = sorted({*(min(size, limit) for size in sizes), limit})
         patches = [F.avg_pool2d(squares, k, stride=max(k // 2, 1)) for k in kernels]
+        if height != width:
+            patches.append(squares.mean((2, 3)))
         return torch.stack([power(p, beta / 2).flatten(1).mean(1) for p in patches]).mean(0)
 
     return distance

@@ -1,6 +1,7 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ from e2ed2.training.terms import (
 )
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
+
+NOISELESS_SOLVERS = ("ddim", "euler")  # what comes of a state is a function of it
 
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
@@ -73,6 +76,7 @@ class EndToEndStage(FewStepStage):
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
         self._rows_per_caption = self.data.images_per_caption
+        self._check_repulsion(self.inference.solver, self._rows_per_caption)  # if there are no class batches after all
         n = config.data.images_per_caption
         if self._rows_per_caption < n and config.objective.num_samples < 2:
             rules = self.weights.keys() & SCORING_RULES
@@ -81,6 +85,8 @@ class EndToEndStage(FewStepStage):
                 f"{', '.join(sorted(rules))}, for which one sample is too few, are left out"
             )
             self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
+            if not judges_features(config, self.weights):
+                self._features = None
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
         self._set_terms: dict[str, FeatureTerm] = self._terms(SET_TERMS)
@@ -110,6 +116,21 @@ class EndToEndStage(FewStepStage):
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))
+
+    def _check_solver(self, solver: str) -> None:
+        super()._check_solver(solver)
+        self._check_repulsion(solver, self._config.data.images_per_caption)
+
+    def _check_repulsion(self, solver: str, rows_per_caption: int) -> None:
+        """Raise UserError where scoring rules would compare samples that are one and the same at every later start."""
+        rules, m, trajectory = self.weights.keys() & SCORING_RULES, self._objective.num_samples, self._config.trajectory
+        starts_later = trajectory.start == "random_step" and trajectory.num_inference_steps > 1
+        if rules and m > 1 and rows_per_caption == 1 and starts_later and solver in NOISELESS_SOLVERS:
+            raise UserError(
+                f"trajectory.start: random_step, but trajectory.solver={solver} draws no noise: from a later start the "
+                f"objective.num_samples={m} samples of a caption are identical, and {', '.join(sorted(rules))} cannot "
+                "keep them apart; set trajectory.start=pure_noise"
+            )
 
     def _check_sides(self, pixels: int, cells: int) -> None:
         """Raise UserError where a crop is larger than the latents, or what the convolutions judge is too small."""
@@ -173,9 +194,14 @@ class EndToEndStage(FewStepStage):
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""
         network = partial(decoder_features, self._pipeline.vae)
-        with torch.no_grad():
-            x0_maps = unit_maps(network, x0)
-        return [unit_maps(network, sample) for sample in samples], x0_maps
+        with self._vae_precision():
+            with torch.no_grad():
+                x0_maps = unit_maps(network, x0)
+            return [unit_maps(network, sample) for sample in samples], x0_maps
+
+    def _vae_precision(self) -> AbstractContextManager[Any]:
+        """No autocast where the autoencoder is kept in float32: in fp16 it overflows."""
+        return nullcontext() if self.half is not None else torch.autocast(self._device.type, enabled=False)
 
     def _adversary(self, network: nn.Module) -> Adversary:
         return Adversary(self._objective.adversarial, network, self._device, self._draw_stack, self._look)
@@ -211,10 +237,11 @@ class EndToEndStage(FewStepStage):
     def _decode(self, latents: Tensor, place: Place) -> Tensor:
         """Images [n, B, 3, H, W], about [-1, 1], of latents [n, B, C, h, w]."""
         flat = latents.flatten(0, 1)
-        if place is None:
-            images = decode(self._pipeline.vae, flat)
-        else:
-            images = decode_crop(self._pipeline.vae, flat, *place, halo=self._crop.halo)
+        with self._vae_precision():
+            if place is None:
+                images = decode(self._pipeline.vae, flat)
+            else:
+                images = decode_crop(self._pipeline.vae, flat, *place, halo=self._crop.halo)
         return images.float().unflatten(0, latents.shape[:2])
 
     @torch.no_grad()

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode_all
-from e2ed2.models.bundled import resolve_model
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.lora import merged, save_adapter
-from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.pipeline import save_pipeline
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
 from e2ed2.models.text import text_encoders
 from e2ed2.training.about import about_run
@@ -24,6 +23,7 @@ from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config
 from e2ed2.training.lazy_latents import latent_set
 from e2ed2.training.start import half_of, keeps_text, load_start, start_folder
+from e2ed2.training.teacher_pairs import check_teacher, load_teacher
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
@@ -55,6 +55,8 @@ class FewStepStage:
         self.schedule = schedule_of(scheduler)
         for part in (self._pipeline.vae, *text_encoders(self._pipeline).values()):
             part.to(device).requires_grad_(False)  # losses on decoded samples pass through the autoencoder
+        if config.trajectory.teacher is not None:  # told before the images are encoded
+            check_teacher(config.trajectory.teacher, self._pipeline, data.size)
         self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         self.network: nn.Module = network_of(self._pipeline).to(device)
@@ -102,12 +104,12 @@ class FewStepStage:
         """The network of another model folder (None: the start), frozen, with guidance.
 
         Raises:
-            UserError: it is of another family.
+            UserError: no such model, one of another family, or with a network for each step.
         """
         if path is None:
             pipeline, _ = load_start(self._config, self.inference.height, with_text=False)
         else:
-            pipeline, _ = load_pipeline(resolve_model(path), with_text=False)
+            _, pipeline, _ = load_teacher("consistency.teacher", path, with_text=False)
         if type(pipeline) is not type(self._pipeline):
             kinds = f"{type(pipeline).__name__}, but model.path a {type(self._pipeline).__name__}"
             raise UserError(f"consistency.teacher: {path} is a {kinds}; give one of the same class")

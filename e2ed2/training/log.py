@@ -19,11 +19,16 @@ from e2ed2.pictures import image_grid, png_bytes
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one complete line per log step, cut back to the checkpoint's step on resume."""
+    """`metrics.jsonl`: one complete line per log step, cut back to the checkpoint's step on resume.
+
+    Attributes:
+        resumed: the last row that was left then, empty in a new run.
+    """
 
     def __init__(self, path: Path, global_step: int):
         self._path = path
         rows = [row for row in read_metrics(path) if row["global_step"] <= global_step]
+        self.resumed: dict[str, float] = rows[-1] if rows else {}
         write_file(path, b"".join(_line(row) for row in rows))
 
     def write(self, row: dict[str, float]) -> None:

@@ -1,7 +1,6 @@
 """The training loop, top to bottom: run folder, data, network, resume, update, log, preview, checkpoint, model."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
@@ -12,7 +11,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
@@ -50,6 +55,7 @@ Tick = Callable[[int, int, dict[str, float]], None]
 
 PATIENCE = timedelta(hours=2)  # of the processes that wait while the first one measures
 PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for so long, is at its least
+WON_FOR = "discriminator_won_for"  # in metrics.jsonl: for how many updates in a row it has been
 
 
 def train(
@@ -69,7 +75,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     check_config(config)
-    config = resolve_precision(config, recorded_config(config.run.dir), PartialState(timeout=PATIENCE).device)
+    device = PartialState(cpu=_is_on_cpu(), timeout=PATIENCE).device
+    config = resolve_precision(config, recorded_config(config.run.dir), device)
     accelerator = _create_accelerator(config)
     reset_peak_memory()
     is_main = accelerator.is_main_process
@@ -106,6 +113,11 @@ class _Run:
     validation: Validation | None  # None where another process measures, or none does
 
 
+def _is_on_cpu() -> bool:
+    """Whether to train on the CPU, where processes find each other only if accelerate is told so."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
 def _create_accelerator(config: Config) -> Accelerator:
     mixed_precision, trackers = config.train.mixed_precision, config.train.trackers
     if mixed_precision == "fp16" and PartialState().device.type == "cpu":
@@ -115,7 +127,13 @@ def _create_accelerator(config: Config) -> Accelerator:
         raise UserError(f"train.trackers: {missing[0]} is not installed; run `pip install {missing[0]}`")
     try:
         folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
-        return Accelerator(mixed_precision=mixed_precision, log_with=trackers or None, project_config=folders)
+        has_idle_sets = config.trajectory.parameters.endswith("per_step")  # those of steps that an update did not run
+        return Accelerator(
+            mixed_precision=mixed_precision,
+            log_with=trackers or None,
+            project_config=folders,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_idle_sets)],
+        )
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
 
@@ -171,21 +189,23 @@ def _place(accelerator: Accelerator) -> tuple[int, int]:
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
     train = run.config.train
-    saved, pinned = state.global_step, 0
+    saved = state.global_step
+    won_for = 0 if run.metrics is None else int(run.metrics.resumed.get(WON_FOR, 0))
     if saved == 0:
         _preview(run, 0)
     with DelayedInterrupt() as interrupt:
         is_over = _validate(run, state, say)
         while state.global_step < train.max_train_steps and not interrupt.requested and not is_over:
             state, row = _step(run, state)
+            if "discriminator" in row:
+                row[WON_FOR] = won_for = won_for + 1 if row["discriminator"] < PINNED_LOSS else 0
             step, is_last = state.global_step, state.global_step == train.max_train_steps
             if step % train.log_every == 0 or step == 1:
                 run.accelerator.log(row, step)
                 if run.metrics is not None:
                     run.metrics.write(row)
             tick(step, train.max_train_steps, row)
-            pinned = pinned + 1 if row.get("discriminator", math.inf) < PINNED_LOSS else 0
-            if pinned == PINNED_STEPS:
+            if won_for == PINNED_STEPS:
                 say(
                     f"step {step}: the discriminator has won for {PINNED_STEPS} updates and teaches nothing; try "
                     "a lower objective.adversarial.lr, a smaller num_discriminator_updates, or an r1_weight"

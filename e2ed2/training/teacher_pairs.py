@@ -53,10 +53,9 @@ def teacher_samples(
     Returns:
         Latents [N, C, h, w] on the CPU.
     Raises:
-        UserError: no such model, or one that draws noise on its way or works on other latents than the student.
+        UserError: no such model, or one whose samples are not the student's, as `check_teacher` says.
     """
-    folder = resolve_model(name)
-    teacher, inference = load_pipeline(folder)
+    folder, teacher, inference = load_teacher("trajectory.teacher", name)
     _check_teacher(name, teacher, inference, student)
     sample = _sampler(teacher.to(device), inference, captions)
     kept = cache_dir() / "teacher-pairs" / _key(folder, captions)
@@ -76,6 +75,35 @@ def teacher_samples(
                 say(f"teacher pairs: {int(rows[-1]) + 1} of {len(captions)}")
                 next_line = time.monotonic() + SECONDS_PER_LINE
     return torch.cat(samples)
+
+
+def check_teacher(name: str, student: Any, size: int) -> None:
+    """Raise what `teacher_samples` would, before the images of `size` pixels are encoded, and where latents differ."""
+    _, teacher, inference = load_teacher("trajectory.teacher", name, with_text=False)
+    _check_teacher(name, teacher, inference, student)
+    height, width = inference.height, inference.width
+    made, expected = latent_shape(teacher, height, width), latent_shape(student, size, size)
+    if made != expected:
+        raise UserError(
+            f"trajectory.teacher: {name} makes latents {'x'.join(map(str, made))} ({height}x{width} px), but with "
+            f"data.size={size} they are {'x'.join(map(str, expected))}; give a teacher on the same latents"
+        )
+
+
+def load_teacher(field: str, name: str, *, with_text: bool = True) -> tuple[Path, Any, Inference]:
+    """(folder, pipeline, Inference) of the model that `field` of the recipe names.
+
+    Raises:
+        UserError: no such model, or one with a network for each of its steps.
+    """
+    try:
+        folder = resolve_model(name)
+        teacher, inference = load_pipeline(folder, with_text=with_text)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+    if inference.transformers is not None:
+        raise UserError(f"{field}: {name} has a network for each of its steps; give one with a single one")
+    return folder, teacher, inference
 
 
 def _sampler(
@@ -105,22 +133,14 @@ def _sampler(
     return sample
 
 
-def _check_teacher(
-    name: str, teacher: Any, inference: Inference, student: Any
-) -> None:
-    (channels, side), expected = (
-        (network_of(pipeline).config.in_channels, network_of(pipeline).config.sample_size)
-        for pipeline in (teacher, student)
-    )
+def _check_teacher(name: str, teacher: Any, inference: Inference, student: Any) -> None:
     if inference.solver == "lcm":
         raise UserError(
             f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim (or euler), whose "
             "sample is a function of the noise; give a model made for it, such as emoji-base"
         )
     problem = None
-    if (channels, side) != expected:
-        problem = f"makes latents {channels}x{side}x{side}, model.path {expected[0]}x{expected[1]}x{expected[1]}"
-    elif not torch.equal(schedule_of(teacher.scheduler).alphas, schedule_of(student.scheduler).alphas):
+    if not torch.equal(schedule_of(teacher.scheduler).alphas, schedule_of(student.scheduler).alphas):
         problem = "has another noise schedule than model.path"
     elif not _alike(teacher.vae, student.vae):
         problem = "has another autoencoder than model.path, so that its latents are other images"

@@ -46,9 +46,13 @@ DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of lat
 }
 
 
-def judges_features(config: Config) -> bool:
-    """Whether a term sees features of decoded samples and of the pictures themselves."""
-    weights = objective_weights(config)
+def judges_features(config: Config, weights: Mapping[str, float] | None = None) -> bool:
+    """Whether a term sees features of decoded samples and of the pictures themselves.
+
+    Args:
+        weights: of the terms that are left (default: all that the config weighs).
+    """
+    weights = objective_weights(config) if weights is None else weights
     return bool(weights.keys() & (FEATURE_TERMS | SET_TERMS).keys()) or (
         "adversarial" in weights and config.objective.adversarial.space == "feature"
     )

@@ -71,6 +71,26 @@ def test_a_view_moves_a_picture_by_an_eighth_of_its_side_at_most():
     assert area.std() > 0.02  # it zooms
 
 
+@pytest.mark.parametrize("sides", [(128, 256), (256, 128)])
+def test_a_disc_in_a_picture_that_is_not_square_stays_a_disc(sides):
+    """As many rows as columns, and places that spread alike in all directions: of a sheared disc they correlate."""
+    y, x = (torch.arange(side) - (side - 1) / 2 for side in sides)
+    disc = ((y[:, None] ** 2 + x**2) < 30**2).float().expand(1, 64, 3, *sides)
+    (views,) = random_views(disc, generator())
+    assert views.shape[-2:] == sides
+    is_disc = views[:, 0] > 0.5
+    rows, columns = is_disc.any(2).sum(1), is_disc.any(1).sum(1)
+    assert (rows - columns).abs().max() <= 2
+    assert rows.min() < 52 and rows.max() > 68, "it zooms"
+    for view in is_disc:
+        assert torch.corrcoef(view.nonzero().T.float())[0, 1].abs() < 0.02
+
+
+def test_a_picture_that_is_not_square_is_enlarged_in_proportion():
+    views = random_views(torch.rand(1, 2, 3, 32, 80, generator=generator()), generator(1))
+    assert views.shape == (1, 2, 3, 96, 240)
+
+
 def test_the_first_layer_of_squeezenet_by_hand():
     """One place of the first map: kernel times (RGB value - mean) plus bias."""
     network = load_squeezenet()

@@ -94,6 +94,8 @@ def explicit_patches(a: Tensor, b: Tensor, beta: float, sizes: tuple[int, ...]) 
         patches = (a - b).unfold(2, size, stride).unfold(3, size, stride)  # [B, C, rows, columns, size, size]
         norms = patches.square().mean((1, 4, 5)).sqrt()
         per_size.append((norms**beta).mean((1, 2)))
+    if a.shape[2] != a.shape[3]:
+        per_size.append((a - b).square().mean((1, 2, 3)).sqrt() ** beta)
     return torch.stack(per_size).mean(0)
 
 
@@ -104,7 +106,7 @@ def test_patch_euclidean_is_the_mean_over_explicit_patches(side, beta):
     a, b = torch.randn(2, 3, 4, *side, generator=generator, dtype=torch.float64)
     default = (1, 2, 4, 8, min(16, *side))
     torch.testing.assert_close(patch_euclidean(beta)(a, b), explicit_patches(a, b, beta, default))
-    whole = (3, 6, min(side))  # the shorter side is always among them
+    whole = (3, 6, min(side))  # the shorter side is always among them, and of other shapes the whole
     torch.testing.assert_close(patch_euclidean(beta, (3, 6))(a, b), explicit_patches(a, b, beta, whole))
 
 
@@ -117,6 +119,29 @@ def test_sizes_beyond_the_image_are_cut_to_it_and_count_once():
 def test_a_patch_of_the_whole_image_is_the_euclidean_distance(beta):
     a, b = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(patch_euclidean(beta, sizes=(16,))(a, b), euclidean(beta)(a, b))
+
+
+def test_a_wide_latent_is_judged_as_a_whole():
+    """2x6 with differences 3 and 4 at its ends, by hand: places of 1, squares of 2 (stride 1), and all twelve."""
+    a = torch.zeros(1, 1, 2, 6, dtype=torch.float64)
+    a[..., 0, 0], a[..., 0, 5] = 3, 4
+    by_hand = ((3 + 4) / 12 + (3 / 2 + 4 / 2) / 5 + (25 / 12) ** 0.5) / 3
+    for x in (a, a.transpose(2, 3)):
+        assert patch_euclidean()(x, torch.zeros_like(x)).item() == pytest.approx(by_hand)
+
+
+def test_the_two_ends_of_a_wide_latent_are_told_to_be_dependent():
+    """2x6, ends +-1 and the rest 0, exactly over all cases: samples with independent ends score worse than the data."""
+    ends = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2)
+    latents = torch.zeros(4, 1, 2, 6, dtype=torch.float64)
+    latents[:, 0, :, 0], latents[:, 0, :, 5] = ends[:, :1], ends[:, 1:]
+    distances = torch.stack([patch_euclidean()(latents, x.expand_as(latents)) for x in latents])
+    dependent, independent = torch.tensor([[0.5, 0, 0, 0.5], [0.25] * 4], dtype=torch.float64)
+
+    def expected(samples: Tensor) -> float:
+        return (samples @ distances @ dependent - 0.5 * samples @ distances @ samples).item()
+
+    assert expected(independent) > expected(dependent) + 0.01
 
 
 @pytest.mark.parametrize("kind", [euclidean, patch_euclidean])

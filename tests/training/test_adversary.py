@@ -143,8 +143,25 @@ def test_a_discriminator_that_wins_is_reported_once(tmp_path, monkeypatch):
     train(tiny_config(tmp_path / "run", lr=1e-9, max_train_steps=120, preview_every=500), said.append)
     (line,) = [line for line in said if "discriminator has won" in line]
     step = int(line.split()[1].rstrip(":"))
-    rows = {row["global_step"]: row["discriminator"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rows = {row["global_step"]: row["discriminator"] for row in logged}
     assert step > 50 and max(rows[s] for s in range(step - 49, step + 1)) < 1e-3 <= rows[step - 50]
+    won_for = {row["global_step"]: row["discriminator_won_for"] for row in logged}
+    assert [won_for[s] for s in range(step - 50, step + 1)] == list(range(51))
+
+
+def test_a_discriminator_that_goes_on_winning_is_reported_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "create_stage", lambda *args: GanStage())
+    monkeypatch.setattr(loop, "load_training_set", lambda *args: range(NUM_ITEMS))
+    monkeypatch.setattr(loop, "PINNED_LOSS", 1e9)  # as if it had won from the first update on
+    told = []
+    for steps in (30, 60, 70):
+        said = []
+        train(tiny_config(tmp_path / "run", max_train_steps=steps, preview_every=500), said.append)
+        told.append([line.split(":")[0] for line in said if "discriminator has won" in line])
+    assert told == [[], ["step 50"], []]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["discriminator_won_for"] for row in rows] == list(range(1, 71))
 
 
 def test_a_state_of_another_discriminator_is_refused(tmp_path):

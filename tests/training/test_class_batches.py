@@ -5,24 +5,28 @@ import torch
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.objectives.scoring import energy_score, euclidean
-from e2ed2.training import end_to_end
+from e2ed2.training import end_to_end, precompute
 from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage
 
 ROWS = torch.arange(12)
 ALL = {"plain_caption_fraction": 1.0}
+quiet = lambda line: None  # noqa: E731
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make(path, images, n=2, coupling="independent", start="pure_noise", data=None, say=lambda line: None, **objective):
+def make(
+    path, images, n=2, coupling="independent", start="pure_noise", data=None, say=quiet, solver="lcm", **objective
+):
     torch.manual_seed(0)
     objective = objective or {"energy": {"weight": 1}}
-    trajectory = {"start": start, "coupling": coupling}
+    trajectory = {"start": start, "coupling": coupling, "solver": solver}
     sections = {"data": {"images_per_caption": n, **(data or ALL)}, "trajectory": trajectory}
     values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(path)}, "objective": objective}
     return create_stage(build_config(values | sections), images, torch.device("cpu"), say)
@@ -96,6 +100,56 @@ def test_where_few_captions_have_several_images_the_other_terms_judge_everything
     two = make(tiny_model, unique, data={"plain_caption_fraction": 0.25}, num_samples=2, **both)
     assert two.weights == {"energy": 1, "l2": 1}, "two samples of a row are enough"
     assert two.loss_terms(two.network, two.network, ROWS, generator())["energy"].item() > 0
+
+
+def test_where_the_last_term_on_images_is_left_out_nothing_is_decoded(tiny_model, tiny_emoji, monkeypatch):
+    unique = ImageTextSet(tiny_emoji.images[:12], [f"number {i}" for i in range(12)], [str(i) for i in range(12)])
+    data = {"plain_caption_fraction": 0.25}
+    stage = make(tiny_model, unique, data=data, lpips_energy={"weight": 1}, l2={"weight": 1})
+    with_lpips = make(tiny_model, unique, data=data, lpips_energy={"weight": 1}, lpips={"weight": 1})
+    monkeypatch.setattr(end_to_end, "decode", None)
+    monkeypatch.setattr(end_to_end, "unit_maps", None)
+    assert stage.loss_terms(stage.network, stage.network, ROWS, generator()).keys() == {"l2"}
+    with pytest.raises(TypeError):  # LPIPS is left
+        with_lpips.loss_terms(with_lpips.network, with_lpips.network, ROWS, generator())
+
+
+def test_without_the_class_batches_asked_for_samples_that_are_one_and_the_same_are_refused(tiny_model, tiny_emoji):
+    """At a later start of a solver that draws no noise."""
+    unique = ImageTextSet(tiny_emoji.images[:12], [f"number {i}" for i in range(12)], [str(i) for i in range(12)])
+    both = {"energy": {"weight": 1}, "l2": {"weight": 1}, "num_samples": 2}
+    options = {"data": {"plain_caption_fraction": 0.25}, "start": "random_step", "solver": "ddim"}
+    make(tiny_model, tiny_emoji, **options, **both)
+    with pytest.raises(UserError, match="trajectory.solver=ddim draws no noise"):
+        make(tiny_model, unique, **options, **both)
+
+
+@pytest.mark.parametrize("kind", ["memory", "cache"])
+def test_a_plain_caption_that_is_the_item_s_own_is_a_full_one(tiny_model, tiny_emoji, tmp_path, monkeypatch, kind):
+    """Of unique captions in a folder MMD sees all rows but the empty ones; groups of a shared caption it does not."""
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "kept"))
+
+    def latents(images, n=1, **data):
+        data, terms = {"plain_caption_fraction": 0.5, **data}, {"mmd": {"weight": 1}, "energy": {"weight": 1}}
+        if kind == "cache":
+            monkeypatch.setattr(precompute, "load_training_set", lambda *args: images)
+            folder = tmp_path / f"cache-{len(images)}-{len(set(images.captions))}"
+            values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(tiny_model)}}
+            values |= {"objective": {"mmd": {"weight": 1}}, "data": {"source": "folder", "path": "unused"}}
+            precompute.precompute(build_config(values), folder, lambda line: None)
+            images, data = CachedSet(folder), {**data, "source": "cache", "path": str(folder)}
+        return make(tiny_model, images, n, data=data, l2={"weight": 1}, num_samples=2, **terms).data
+
+    unique = ImageTextSet(tiny_emoji.images[:12], [f"number {i}" for i in range(12)], [str(i) for i in range(12)])
+    assert latents(unique).batch(ROWS, generator()).is_full.all()
+    batch = latents(unique, caption_dropout=0.5).batch(ROWS, generator())
+    is_empty = batch.cond.mask.sum(1) == 2
+    assert 0 < is_empty.sum() < 12 and torch.equal(batch.is_full, ~is_empty)
+    emoji = latents(tiny_emoji).batch(ROWS, generator())  # plain without its style: 3 tokens
+    assert torch.equal(emoji.is_full, emoji.cond.mask.sum(1) > 3) and 0 < emoji.is_full.sum() < 12
+    shared = ImageTextSet(tiny_emoji.images[:12], [f"number {i // 2}" for i in range(12)], unique.keys)
+    assert latents(shared).batch(ROWS, generator()).is_full.all()
+    assert latents(shared, 2).batch(ROWS, generator()).is_full.tolist() == [True] * 6 + [False] * 6
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])

@@ -10,6 +10,7 @@ from e2ed2.models.scheduler import ORIGINAL_INFERENCE_STEPS
 from e2ed2.training.config import MAX_INFERENCE_STEPS
 from e2ed2.training.objective_config import TERMS, EnergyConfig
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
+from e2ed2.training.recipe_checks import IMAGE_TERMS
 from e2ed2.training.terms import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS, SET_TERMS
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -163,11 +164,134 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
             ["stage=lcm", "objective.l2.weight=0", "trajectory.coupling=optimal_transport"],
             "trajectory.coupling: optimal_transport, but stage lcm starts at no noise",
         ),
+        (
+            ["trajectory={coupling: optimal_transport, start: pure_noise}", "train.micro_batch_size=1"],
+            "train.micro_batch_size: 1, but trajectory.coupling=optimal_transport permutes .* 2 or more, or",
+        ),
+        (
+            ["trajectory.coupling=optimal_transport", "objective={energy: {weight: 1}, num_samples: 2}"],
+            "trajectory.coupling: optimal_transport, but energy would not be proper .*: add data.images_per_caption=2",
+        ),
+        (
+            ["data.plain_caption_fraction=1", "objective.mmd.weight=1"],
+            "objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction=1",
+        ),
+        (
+            ["data={images_per_caption: 3, plain_caption_fraction: 0.75}", "train.micro_batch_size=6"]
+            + ["objective={l2: {weight: 1}, energy: {weight: 1}, mmd: {weight: 1}}"],
+            "objective.mmd.weight: .*plain_caption_fraction=0.75 there are 0 in 6 rows, and it needs 2",
+        ),
+        (
+            ["data={images_per_caption: 3, plain_caption_fraction: 0.75}", "train.micro_batch_size=6"]
+            + ["objective={l2: {weight: 1}, lpips: {weight: 1}, energy: {weight: 1}}", "trajectory.start=pure_noise"],
+            "data.images_per_caption: 3 groups all 6 rows where .*=0.75, .* l2, lpips would judge nothing",
+        ),
+        (
+            ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective.energy.weight=1"]
+            + ["trajectory.num_inference_steps=1"],
+            "data.images_per_caption: 2 groups all 16 rows .* starts from noise l2 would judge nothing",
+        ),
     ],
 )
 def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, overrides, message):
     with pytest.raises(UserError, match=message):
         load_config(recipe, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trajectory={time_grid: learned, start: pure_noise, num_backprop_steps: 2}"],
+            "trajectory.num_backprop_steps: 2, but time_grid=learned needs the gradient of all steps .* leave one out",
+        ),
+        (
+            ["trajectory={time_grid: learned_alone, start: pure_noise, num_inference_steps: 1}"],
+            "trajectory.num_inference_steps: 1, but time_grid=learned_alone keeps the first: give 2 or more",
+        ),
+        (
+            ["trajectory.parameters=lora", "model.architecture={layers: 1}"],
+            "trajectory.parameters: lora, but model.architecture makes a new network, .* leave one out",
+        ),
+        (
+            ["trajectory.parameters=lora_per_step", "model.architecture={layers: 1}"],
+            "trajectory.parameters: lora_per_step, but model.architecture makes a new network",
+        ),
+        (
+            ["trajectory={parameters: per_step, start: pure_noise, num_backprop_steps: 3}"],
+            "trajectory.num_backprop_steps: 3, but with parameters=per_step the sets of steps before .* or take shared",
+        ),
+        (
+            ["objective.intermediate_weight=0.5", "trajectory.num_backprop_steps=3"],
+            "intermediate_weight: 0.5, but with trajectory.num_backprop_steps=3 of 4 the estimates .* leave one out",
+        ),
+        (
+            ["objective.intermediate_weight=0.5", "trajectory.num_inference_steps=1"],
+            "intermediate_weight: 0.5, but trajectory.num_inference_steps=1 has no step before the last: give 2",
+        ),
+    ],
+)
+def test_what_would_never_get_a_gradient_is_refused(recipe, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(recipe, overrides)
+
+
+LCM, BASE = ["stage=lcm", "objective={}"], ["stage=base", "objective={}", "model.architecture={layers: 1}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*LCM, "trajectory.time_grid=learned"], "time_grid: learned, but stage lcm trains through no sampler"),
+        ([*LCM, "trajectory.num_backprop_steps=2"], "num_backprop_steps: 2, but stage lcm trains through no sampler"),
+        ([*LCM, "trajectory.parameters=lora"], "trajectory.parameters: lora, but stage lcm trains through no sampler"),
+        ([*LCM, "objective.num_samples=2"], "objective.num_samples: 2, but stage lcm trains through no sampler"),
+        ([*LCM, "objective.intermediate_weight=1"], "intermediate_weight: 1.0, but stage lcm trains through no"),
+        ([*LCM, "objective.crop.size=8"], "objective.crop.size: 8, but no term has a weight that sees decoded images"),
+        ([*BASE, "trajectory.parameters=per_step"], "parameters: per_step, but stage base trains through no sampler"),
+        ([*BASE, "trajectory.time_grid=learned"], "trajectory.time_grid: learned, but stage base trains through no"),
+        ([*BASE, "consistency.huber_c=1"], "consistency.huber_c: 1.0, but stage base distils nothing: leave it out"),
+        (["consistency.teacher=x"], "consistency.teacher: x, but stage e2ed2 distils nothing: leave it out"),
+        (["model={path: x, architecture: {a: 1}, network: y}"], "model.network: y, but model.architecture makes a new"),
+        (["model={path: x, architecture: {a: 1}, revision: y}"], "model.revision: y, but model.architecture makes a"),
+        (["objective.crop.size=8"], "objective.crop.size: 8, but no term has a weight that sees decoded images"),
+        (["objective={latent_lpips: {weight: 1}, crop: {size: 8}}"], "crop.size: 8, but no term has a weight that"),
+        (["objective.perceptual_network=vgg"], "perceptual_network: vgg, but no term has a weight that sees features"),
+        (
+            ["objective={adversarial: {weight: 1, space: pixel}, perceptual_network: vgg}"],
+            "perceptual_network: vgg, but no term has a weight that sees features of images",
+        ),
+        (["trajectory.lora_rank=4"], "trajectory.lora_rank: 4, but trajectory.parameters=shared adds no LoRA"),
+        (
+            ["trajectory={parameters: per_step, lora_targets: [to_q]}"],
+            r"lora_targets: \['to_q'\], but trajectory.parameters=per_step adds no LoRA: leave it out",
+        ),
+    ],
+)
+def test_fields_that_nothing_would_read_are_refused(recipe, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(recipe, overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trajectory={parameters: per_step, start: pure_noise, num_backprop_steps: 4}"],
+        ["trajectory={parameters: lora, lora_rank: 4, start: pure_noise, num_backprop_steps: 1}"],
+        ["objective.intermediate_weight=0.5", "trajectory.num_backprop_steps=4"],
+        ["objective={adversarial: {weight: 1, space: pixel}, crop: {size: 8}}"],
+        ["objective={adversarial: {weight: 1, space: feature}, perceptual_network: vgg}"],
+        ["objective={mmd: {weight: 1}, crop: {size: 8}, perceptual_network: vgg}"],
+        [*LCM, "consistency={teacher: x, huber_c: 1}"],
+        ["trajectory={coupling: optimal_transport, start: pure_noise}", "objective.energy.weight=1"]
+        + ["data.images_per_caption=2"],
+        ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective.energy.weight=1"],
+        ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective={energy: {weight: 1}}"]
+        + ["trajectory.start=pure_noise"],
+    ],
+)
+def test_what_comes_close_to_a_refusal_and_does_something_is_accepted(recipe, overrides):
+    assert load_config(recipe, overrides)
 
 
 def test_one_sample_is_enough_for_a_scoring_rule_in_class_batches(recipe):
@@ -211,6 +335,7 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 def test_every_term_of_the_config_is_one_of_the_stage_s():
     named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | SET_TERMS.keys() | DECODER_TERMS.keys()
     assert set(TERMS["e2ed2"]) == named | {"adversarial"}
+    assert FEATURE_TERMS.keys() | SET_TERMS.keys() == IMAGE_TERMS
 
 
 def changes(before, now):

@@ -30,8 +30,10 @@ def test_rows_are_kept_to_the_last_digit(tmp_path):
 
 def test_resuming_cuts_back_to_the_checkpoint(tmp_path):
     write(tmp_path / "m", 1, 2, 3, 4)
-    MetricsFile(tmp_path / "m", 2).write(rows(3)[0])
-    assert read_metrics(tmp_path / "m") == rows(1, 2, 3)
+    file = MetricsFile(tmp_path / "m", 2)
+    file.write(rows(3)[0])
+    assert read_metrics(tmp_path / "m") == rows(1, 2, 3) and [file.resumed] == rows(2)
+    assert MetricsFile(tmp_path / "new", 0).resumed == {}
 
 
 @pytest.mark.parametrize("torn", ['{"global_step": 3, "to', '{"global_step": 3}', "\0\0\0\n", "7\n", "{}\n", "\n"])

@@ -77,6 +77,50 @@ def test_a_random_start_is_noise_first_and_shared_x_t_later(tiny_model, tiny_emo
     assert seen == {0, 1, 2, 3}
 
 
+def solver_stage(path, solver, data=None, **trajectory):
+    objective = {"energy": {"weight": 1}, "l2": {"weight": 1}, "num_samples": 2}
+    return make("e2ed2", path, objective=objective, trajectory={"solver": solver, **trajectory}, data=data or {})
+
+
+def test_scoring_rules_without_noise_are_refused_at_a_random_start(tiny_model, tiny_emoji, monkeypatch):
+    """DDIM's samples of a shared x_t would be identical; of noise they are not, nor at a sampler's only step."""
+    noise = solver_stage(tiny_model, "ddim", start="pure_noise")
+    batch = noise.data.batch(ROWS, generator())
+    assert not torch.equal(*noise._samples(noise.network, batch, 4, 0, generator())[-1])
+    assert torch.equal(*noise._samples(noise.network, batch, 4, 1, generator())[-1])
+    lcm = solver_stage(tiny_model, "lcm")
+    assert not torch.equal(*lcm._samples(lcm.network, batch, 4, 1, generator())[-1])
+    solver_stage(tiny_model, "ddim", num_inference_steps=1)
+    solver_stage(tiny_model, "ddim", {"images_per_caption": 2, "plain_caption_fraction": 0.5})
+    monkeypatch.setattr(few_step, "latent_set", pytest.fail)  # refused before anything is encoded
+    message = "trajectory.start: random_step, but trajectory.solver=ddim draws no noise: .* objective.num_samples=2 .*"
+    with pytest.raises(UserError, match=message + " energy cannot keep them apart; set trajectory.start=pure_noise$"):
+        solver_stage(tiny_model, "ddim")
+
+
+@pytest.mark.parametrize("place", [None, (2, 3, 5)])
+def test_what_is_kept_in_float32_is_decoded_in_float32(tiny_model, tiny_emoji, place):
+    """In an fp16 run no autocast reaches the autoencoder; in bf16 it is in bf16 itself, and autocast stays."""
+    terms = {"objective": {"lpips": {"weight": 1}, "latent_lpips": {"weight": 1}}}
+    latents = torch.randn(2, 3, 4, 16, 16, generator=generator())
+
+    def results(stage):
+        maps, x0_maps = stage._decoder_maps(latents, latents[0])
+        return [stage._decode(latents, place), *maps[0], *maps[1], *x0_maps]
+
+    stage = make("e2ed2", tiny_model, **terms, train={"mixed_precision": "fp16"})
+    exact = results(stage)
+    with torch.autocast("cpu", torch.float16):
+        inside = results(stage)
+    assert all(torch.equal(a, b) for a, b in zip(exact, inside, strict=True))
+    stage = make("e2ed2", tiny_model, **terms, train={"mixed_precision": "bf16"})
+    vae, modes = stage._pipeline.vae, []
+    vae.decoder.conv_in.register_forward_pre_hook(lambda *call: modes.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", torch.bfloat16):
+        results(stage)
+    assert vae.dtype == torch.bfloat16 and set(modes) == {True}
+
+
 def test_pure_noise_always_starts_at_the_first_step(tiny_model, tiny_emoji, watched):
     stage = end_to_end_stage(tiny_model, start="pure_noise")
     for seed in range(8):
@@ -310,6 +354,16 @@ def test_a_start_with_a_network_per_step_is_refused(tiny_model, tiny_emoji, tmp_
         end_to_end_stage(tmp_path / "model")
 
 
+def test_a_teacher_that_stage_lcm_cannot_take_is_refused(tiny_model, tiny_emoji, tmp_path):
+    pipeline, inference = load_pipeline(tiny_model)
+    later = [copy.deepcopy(pipeline.transformer) for _ in range(inference.num_inference_steps - 1)]
+    save_pipeline(pipeline, inference, tmp_path / "teacher", later)
+    with pytest.raises(UserError, match="consistency.teacher: .*teacher has a network for each of its steps; give one"):
+        make("lcm", tiny_model, consistency={"teacher": str(tmp_path / "teacher")})
+    with pytest.raises(UserError, match="consistency.teacher: model 'nowhere': no such folder"):
+        make("lcm", tiny_model, consistency={"teacher": "nowhere"})
+
+
 def test_from_scratch_is_a_new_network_in_a_trained_latent_space(tiny_model, tiny_emoji, tmp_path):
     load_pipeline(tiny_model)[0].vae.save_pretrained(tmp_path)
     architecture = dict(load_pipeline(tiny_model)[0].transformer.config) | {"caption_channels": 384}
@@ -330,7 +384,7 @@ def test_from_scratch_is_a_new_network_in_a_trained_latent_space(tiny_model, tin
 
 def test_a_perceptual_network_that_cannot_be_had_is_told_before_anything_is_loaded(tiny_model, tiny_emoji, monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    monkeypatch.setattr(few_step, "load_pipeline", None)
+    monkeypatch.setattr(few_step, "load_start", None)
     with pytest.raises(UserError, match="objective.perceptual_network: alex needs the packages"):
         end_to_end_stage(tiny_model, lpips={"weight": 1}, perceptual_network="alex")
 

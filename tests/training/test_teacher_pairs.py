@@ -11,6 +11,7 @@ from e2ed2.models.pipeline import load_pipeline, save_pipeline
 from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.models.text import encode_prompts
 from e2ed2.training import teacher_pairs
+from e2ed2.training.lazy_latents import MemoryLatents
 from e2ed2.training.recipe import build_config
 from e2ed2.training.stages import create_stage
 
@@ -40,12 +41,12 @@ def teacher(tiny_model, tmp_path):
     return folder
 
 
-def make(path, data, teacher, say=lambda line: None, **objective):
+def make(path, data, teacher, say=lambda line: None, sections=None, **objective):
     torch.manual_seed(0)
     trajectory = {"start": "pure_noise", "coupling": "teacher_pairs", "teacher": str(teacher)}
     objective = objective or {"l2": {"weight": 1}}
     values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(path)}, "trajectory": trajectory}
-    config = build_config({**values, "objective": objective})
+    config = build_config({**values, "objective": objective, **(sections or {})})
     return create_stage(config, data, torch.device("cpu"), say)
 
 
@@ -164,31 +165,51 @@ def broken(folder, problem):
     if problem == "solver":
         inference = replace(inference, solver="lcm")
     if problem == "size":
-        pipeline.transformer.register_to_config(sample_size=8)
+        inference = replace(inference, height=128)
     if problem == "schedule":
         scheduler = type(pipeline.scheduler)(beta_start=1e-3, prediction_type="v_prediction")
         pipeline.register_modules(scheduler=scheduler)
     if problem == "autoencoder":
         torch.nn.init.normal_(pipeline.vae.decoder.conv_in.weight)
-    save_pipeline(pipeline, inference, folder)
+    later = [pipeline.transformer] * (inference.num_inference_steps - 1) if problem == "networks" else []
+    save_pipeline(pipeline, inference, folder, later)
 
 
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
         ("solver", "samples with lcm, but a pair needs ddim"),
-        ("size", "makes latents 4x8x8, model.path 4x16x16"),
+        ("networks", "has a network for each of its steps; give one with a single one"),
+        ("size", "makes latents 4x32x16 .128x64 px., but with data.size=64 they are 4x16x16; give a teacher"),
         ("schedule", "has another noise schedule"),
         ("autoencoder", "has another autoencoder"),
     ],
 )
-def test_a_teacher_of_another_kind_is_refused(tiny_model, tiny_emoji, teacher, cache, problem, message):
+def test_a_teacher_of_another_kind_is_refused_before_images_are_encoded(
+    tiny_model, tiny_emoji, teacher, cache, monkeypatch, problem, message
+):
     broken(teacher, problem)
+    monkeypatch.setattr(MemoryLatents, "__init__", pytest.fail)
     with pytest.raises(UserError, match=f"trajectory.teacher: .*teacher {message}"):
         make(tiny_model, tiny_emoji, teacher)
     assert not cache.exists()
 
 
-def test_a_missing_teacher_is_named(tiny_model, tiny_emoji):
-    with pytest.raises(UserError, match="model 'nowhere': no such folder"):
+def test_a_teacher_makes_images_of_the_size_in_use(tiny_model, tiny_emoji, teacher):
+    """Not of the size that the networks were made with: the same student, on larger images."""
+    pictures, captions, names = tiny_emoji.images[:4], tiny_emoji.captions[:4], tiny_emoji.names[:4]
+    pictures = pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    large = replace(tiny_emoji, images=pictures, captions=captions, names=names)
+    sections = {"data": {"source": "folder", "path": "unused", "size": 128}}
+    with pytest.raises(UserError, match="trajectory.teacher: .* 4x16x16 .64x64 px., but .*128 they are 4x32x32"):
+        make(tiny_model, large, teacher, sections=sections)
+    pipeline, inference = load_pipeline(teacher)
+    save_pipeline(pipeline, replace(inference, height=128, width=128), teacher)
+    stage = make(tiny_model, large, teacher, sections=sections)
+    assert stage.data.latents.shape == (4, 4, 32, 32) and stage.inference.height == 128
+
+
+def test_a_missing_teacher_is_named_before_images_are_encoded(tiny_model, tiny_emoji, monkeypatch):
+    monkeypatch.setattr(MemoryLatents, "__init__", pytest.fail)
+    with pytest.raises(UserError, match="trajectory.teacher: model 'nowhere': no such folder"):
         make(tiny_model, tiny_emoji, "nowhere")

@@ -1,0 +1,65 @@
+"""Two processes on a CPU train one network."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from PIL import Image
+from safetensors.torch import load_file
+
+from e2ed2.models.pipeline import load_pipeline
+from e2ed2.training.log import read_metrics
+from e2ed2.training.recipe import build_config
+
+
+def launch(recipe, tmp_path):
+    """`e2ed2 train` in two processes, by the variables that `torchrun` sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared |= {"ACCELERATE_USE_CPU": "true", "E2ED2_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe)]
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
+        )
+        for rank in "01"
+    ]
+    try:
+        return [(process.communicate(timeout=300)[1].decode(), process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, tmp_path):
+    """Each process draws the step that it starts at: before it a set has no gradient there, perhaps in neither."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(8):
+        Image.new("RGB", (64, 64), (30 * i, 255 - 30 * i, 90)).save(photos / f"{i}.png")
+        (photos / f"{i}.txt").write_text(f"colour {i}")
+    often = {"log_every": 1, "preview_every": 100, "mixed_precision": "no"}
+    config = build_config(
+        {
+            "stage": "e2ed2",
+            "run": {"dir": str(tmp_path / "run")},
+            "model": {"path": str(tiny_model)},
+            "data": {"source": "folder", "path": str(photos)},
+            "trajectory": {"num_inference_steps": 2, "parameters": "per_step", "start": "random_step"},
+            "objective": {"l2": {"weight": 1}},
+            "train": {"max_train_steps": 3, "micro_batch_size": 2, "lr": 1e-3, **often},
+        }
+    )
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
+    ends = launch(tmp_path / "recipe.yaml", tmp_path)
+    assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["images_seen"] for row in rows] == [4, 8, 12]  # of both
+    assert load_pipeline(tmp_path / "run" / "model")[1].transformers == ["transformer", "transformer_2"]
+    weights = load_file(tmp_path / "run" / "checkpoints" / "step-3" / "model.safetensors")
+    first, second = (weights[f"transformers.{k}.proj_out.weight"] for k in range(2))
+    start = load_pipeline(tiny_model)[0].transformer.proj_out.weight
+    assert not first.equal(start) and not second.equal(start) and not first.equal(second)
