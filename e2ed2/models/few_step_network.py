@@ -1,8 +1,8 @@
 """The trained part of a few-step sampler as one module: its forward is the whole unrolled chain (Eq. 7)."""
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from e2ed2.trajectory import unroll
 
 
 class FewStepNetwork(nn.Module):
-    """A transformer or UNet for all steps, or one for each, and with `learned_grid` the timesteps they are run at.
+    """A transformer or UNet for all steps, or one for each, and with `learned_grids` the timesteps they are run at.
 
     One forward is one whole sample, however many steps it takes, as wrappers that count forwards expect. A deep copy,
     such as the running average, shares what is frozen.
@@ -24,7 +24,9 @@ class FewStepNetwork(nn.Module):
     Args:
         transformers: one, or as many as the sampler has steps (App. D.1); then only that sampler is run.
         denoiser: makes one of them a denoiser. A plain function, which a deep copy shares.
-        grids: int64 [K] for K = 1, 2, ... up to the sampler's own number of steps, which alone is learned.
+        grids: int64 [K] for K = 1, 2, ... up to the sampler's own number of steps.
+        learned_grids: the numbers of steps, 2 or more, whose grid is learned. Chains from noise alone teach it: from a
+            later start less noise is always better.
     """
 
     def __init__(
@@ -35,11 +37,11 @@ class FewStepNetwork(nn.Module):
         prediction_type: PredictionType,
         grids: Sequence[Tensor],
         solver: str = "lcm",
-        learned_grid: bool = False,
+        learned_grids: Iterable[int] = (),
     ):
         super().__init__()
         self.transformers = nn.ModuleList(transformers)
-        self.time_grid = TimeGrid(grids[-1]) if learned_grid else None
+        self.time_grids = nn.ModuleDict({str(k): TimeGrid(grids[k - 1]) for k in learned_grids})
         self._denoiser = denoiser
         self._schedule = schedule
         self._solver = solver
@@ -55,9 +57,13 @@ class FewStepNetwork(nn.Module):
 
     def timesteps(self, num_steps: int, device: torch.device) -> Tensor:
         """The grid of a sampler of `num_steps` steps: int64 [K], or float [K] where it is learned."""
-        if self.time_grid is not None and num_steps == len(self._grids):
-            return self.time_grid()
+        if str(num_steps) in self.time_grids:
+            return cast(TimeGrid, self.time_grids[str(num_steps)])()
         return self._grids[num_steps - 1].to(device)
+
+    def rounded_grids(self) -> dict[int, list[int]]:
+        """Number of steps -> the learned grid as integers."""
+        return {int(k): cast(TimeGrid, grid).rounded() for k, grid in self.time_grids.items()}
 
     def forward(
         self,
@@ -85,6 +91,7 @@ class FewStepNetwork(nn.Module):
         x = noises[0]
         if start > 0:
             assert x0 is not None
+            timesteps = timesteps.detach()
             x = self._schedule.add_noise(x0, x, timesteps[:1].expand(len(x)))
         transformers = list(self.transformers) if len(self.transformers) > 1 else [*self.transformers] * num_steps
         x, _, estimates = unroll(

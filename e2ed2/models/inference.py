@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ CALL_ARGUMENTS = {"max_sequence_length", "use_resolution_binning", "clean_captio
 class Inference:
     """The call a model was made for, in the pipeline's own words; `solver` is `lcm`, `ddim` or `euler`.
 
-    `timesteps`: a learned grid for `num_inference_steps` steps; other numbers of steps keep the solver's own.
+    `timesteps`: a learned grid for `num_inference_steps` steps, `fewer_timesteps`: those for fewer, by their number;
+    what is not learned keeps the solver's own.
     `transformers`: where each step has a network of its own, their subfolders in order.
     `embedded_guidance`: the network is told the scale, and guidance costs no second evaluation; known of the network.
     """
@@ -37,6 +39,7 @@ class Inference:
     use_resolution_binning: bool = False
     clean_caption: bool = False
     timesteps: list[int] | None = None
+    fewer_timesteps: dict[str, list[int]] | None = None
     transformers: list[str] | None = None
     embedded_guidance: bool = False
 
@@ -45,6 +48,9 @@ class Inference:
             raise ValueError(f"inference.json: solver {self.solver}, {self.num_inference_steps} steps")
         if self.timesteps is not None and len(self.timesteps) != self.num_inference_steps:
             raise ValueError(f"inference.json: {self.num_inference_steps} steps, but timesteps {self.timesteps}")
+        for steps, timesteps in (self.fewer_timesteps or {}).items():
+            if steps != str(len(timesteps)) or len(timesteps) >= self.num_inference_steps:
+                raise ValueError(f"inference.json: fewer_timesteps {steps}: {timesteps}")
         if self.transformers is not None and len(self.transformers) != self.num_inference_steps:
             raise ValueError(f"inference.json: {self.num_inference_steps} steps, but transformers {self.transformers}")
 
@@ -65,14 +71,25 @@ class Inference:
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         if self.transformers is not None and steps != self.num_inference_steps:
             raise UserError(f"{steps} steps: the model has a network for each of its {self.num_inference_steps}")
-        if self.timesteps is not None and steps == self.num_inference_steps:
-            return torch.tensor(self.timesteps)
+        if steps in (learned := self.learned_grids):
+            return torch.tensor(learned[steps])
         try:
             if self.solver == "lcm":
                 return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
             return trailing_timesteps(steps)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    @property
+    def learned_grids(self) -> dict[int, list[int]]:
+        """Number of steps -> timesteps."""
+        fewer = {len(grid): grid for grid in (self.fewer_timesteps or {}).values()}
+        return fewer | ({} if self.timesteps is None else {self.num_inference_steps: self.timesteps})
+
+    def with_grids(self, grids: Mapping[int, list[int]]) -> "Inference":
+        """With these learned grids, number of steps -> timesteps, and no others; those of more steps are left out."""
+        fewer = {str(k): grid for k, grid in grids.items() if k < self.num_inference_steps}
+        return replace(self, timesteps=grids.get(self.num_inference_steps), fewer_timesteps=fewer or None)
 
     def steps(self) -> dict[str, Any]:
         """The call's arguments that make the grid; a flow pipeline has noise levels before its shift, not timesteps."""

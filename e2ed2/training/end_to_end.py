@@ -103,7 +103,6 @@ class EndToEndStage(FewStepStage):
             self.adversary = self._adversary(Discriminator(channels))
         self._trajectory = config.trajectory
         self._num_samples = config.objective.num_samples
-        learned = config.trajectory.time_grid != "fixed"
         transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
         sets, num_steps = [transformer], len(self._grids)
         if config.trajectory.parameters == "per_step":
@@ -112,7 +111,8 @@ class EndToEndStage(FewStepStage):
             adapters = 1 if config.trajectory.parameters == "lora" else num_steps
             frozen = transformer if self.half is None else transformer.to(self.half)
             sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
-        self.network = self.chain(sets, learned).to(device)
+        learned = range(2 if config.trajectory.random_num_steps else num_steps, num_steps + 1)
+        self.network = self.chain(sets, learned if config.trajectory.time_grid != "fixed" else ()).to(device)
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))

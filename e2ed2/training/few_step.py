@@ -1,6 +1,6 @@
 """What the few-step stages share: a pipeline to start from, the few-step sampler, previews and the exported folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,11 +64,9 @@ class FewStepStage:
             self.network.enable_gradient_checkpointing()
         if self.half is not None:
             self._pipeline.vae.to(self.half)
-        learned = start.timesteps if start.num_inference_steps == steps and start.solver == solver else None
         scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
-        self.inference = replace(
-            start, solver=solver, num_inference_steps=steps, guidance_scale=scale, timesteps=learned
-        )
+        call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
+        self.inference = call.with_grids(start.learned_grids if start.solver == solver else {})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:
@@ -83,7 +81,7 @@ class FewStepStage:
         """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""
         return denoiser_of(self._pipeline, network, self.inference.guidance_scale, self.data.uncond)
 
-    def chain(self, networks: Sequence[nn.Module], learned_grid: bool = False) -> FewStepNetwork:
+    def chain(self, networks: Sequence[nn.Module], learned_grids: Iterable[int] = ()) -> FewStepNetwork:
         """The few-step sampler that runs one network at all steps, or several, one at each."""
         pipeline, scale, uncond = self._pipeline, self.inference.guidance_scale, self.data.uncond
         return FewStepNetwork(
@@ -93,7 +91,7 @@ class FewStepStage:
             self.prediction_type,
             self._grids,
             self.inference.solver,
-            learned_grid,
+            learned_grids,
         )
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
@@ -127,8 +125,7 @@ class FewStepStage:
     def export(self, network: nn.Module, folder: Path) -> None:
         """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""
         sampler, inference = self.sampler_of(network), self.inference
-        if sampler.time_grid is not None:
-            inference = replace(inference, timesteps=sampler.time_grid.rounded())
+        inference = inference.with_grids(inference.learned_grids | sampler.rounded_grids())
         config = self._config
         pipeline, _ = load_start(config, inference.height, with_text=False)  # anew: what was frozen in full precision
         base = network_of(pipeline)

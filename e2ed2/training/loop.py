@@ -127,12 +127,13 @@ def _create_accelerator(config: Config) -> Accelerator:
         raise UserError(f"train.trackers: {missing[0]} is not installed; run `pip install {missing[0]}`")
     try:
         folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
-        has_idle_sets = config.trajectory.parameters.endswith("per_step")  # those of steps that an update did not run
+        trajectory = config.trajectory  # sets of steps, and grids, that an update did not run have no gradient
+        has_idle_parts = trajectory.parameters.endswith("per_step") or trajectory.time_grid != "fixed"
         return Accelerator(
             mixed_precision=mixed_precision,
             log_with=trackers or None,
             project_config=folders,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_idle_sets)],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_idle_parts)],
         )
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error

@@ -100,10 +100,10 @@ def check_trajectory(config: Config) -> None:
     grid, parameters, steps = trajectory.time_grid, trajectory.parameters, trajectory.num_inference_steps
     kept = trajectory.num_backprop_steps
     is_cut = kept is not None and kept < steps
-    if trajectory.time_grid != "fixed" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
+    if grid == "learned_alone" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
         raise UserError(
-            f"trajectory.time_grid: {trajectory.time_grid} needs trajectory.start=pure_noise (from a later start less "
-            "noise is always better) and random_num_steps=false (a grid is of one number of steps)"
+            f"trajectory.time_grid: {grid} needs trajectory.start=pure_noise (a later start teaches no grid) and "
+            "random_num_steps=false (one step has none)"
         )
     if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
         raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")

@@ -72,6 +72,6 @@ def test_inference_json_is_the_whole_call(tiny_model):
     keys = set(json.loads((tiny_model / "inference.json").read_text()))
     assert keys == {
         "solver", "num_inference_steps", "guidance_scale", "height", "width",
-        "max_sequence_length", "use_resolution_binning", "clean_caption", "timesteps",
+        "max_sequence_length", "use_resolution_binning", "clean_caption", "timesteps", "fewer_timesteps",
         "transformers",
     }  # fmt: skip

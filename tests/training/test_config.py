@@ -86,7 +86,7 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("model.path=", ["model.path: missing; stage e2ed2 needs a model folder"]),
         ("data.source=folder", ["data.path: missing"]),
         ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
-        ("trajectory.time_grid=learned", ["trajectory.time_grid: learned needs trajectory.start=pure_noise"]),
+        ("trajectory.time_grid=learned_alone", ["time_grid: learned_alone needs trajectory.start=pure_noise"]),
         ("data.images_per_caption=0", ["data.images_per_caption: 0", "greater than or equal to 1"]),
         ("data.images_per_caption=2", ["data.images_per_caption: 2 is for scoring rules", "patch_energy"]),
         ("trajectory.coupling=ot", ["trajectory.coupling: 'ot'", "'optimal_transport' or 'teacher_pairs'"]),

@@ -245,21 +245,51 @@ def test_a_learned_grid_has_a_gradient_and_alone_nothing_else_has(tiny_model, ti
         stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
         return {name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.norm() > 0}
 
-    assert gradients("learned_alone") == {"time_grid.logits"}
-    assert {"time_grid.logits", "transformers.0.pos_embed.proj.weight"} <= gradients("learned")
+    assert gradients("learned_alone") == {"time_grids.3.logits"}
+    assert {"time_grids.3.logits", "transformers.0.pos_embed.proj.weight"} <= gradients("learned")
+
+
+def test_every_number_of_steps_learns_a_grid_of_its_own_and_from_noise_alone(tiny_model, tiny_emoji):
+    trajectory = {"num_inference_steps": 3, "random_num_steps": True, "time_grid": "learned"}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    batch = stage.data.batch(ROWS, generator())
+    noises = torch.randn(3, *batch.x0.shape, generator=generator())
+    assert set(stage.network.time_grids) == {"2", "3"}
+    for num_steps, start, taught in ((1, 0, set()), (2, 0, {"2"}), (2, 1, set()), (3, 0, {"3"}), (3, 1, set())):
+        stage.network.zero_grad(set_to_none=True)
+        noise = noises[: num_steps - start]
+        samples = stage.network(noise, batch.cond, x0=batch.x0, num_steps=num_steps, start=start)
+        (samples - batch.x0).square().mean().backward()
+        assert {k for k, grid in stage.network.time_grids.items() if grid.logits.grad is not None} == taught
+        assert any(p.grad is not None and p.grad.norm() > 0 for p in stage.network.transformers.parameters())
 
 
 def test_a_learned_grid_is_exported_as_the_call(tiny_model, tiny_emoji, tmp_path):
     trajectory = {"start": "pure_noise", "time_grid": "learned_alone"}
     stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
     with torch.no_grad():
-        stage.network.time_grid.logits[1] -= 0.01
-    timesteps = stage.network.time_grid.rounded()
+        stage.network.time_grids["4"].logits[1] -= 0.01
+    timesteps = stage.network.time_grids["4"].rounded()
     stage.export(stage.network, tmp_path / "model")
     _, inference = load_pipeline(tmp_path / "model")
     assert inference.timesteps == timesteps != [999, 759, 499, 259]
     assert inference.grid().tolist() == timesteps and inference.grid(2).tolist() == [999, 499]
     assert f"timesteps={timesteps}" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_learned_grids_of_fewer_steps_are_exported_too(tiny_model, tiny_emoji, tmp_path):
+    trajectory = {"num_inference_steps": 3, "random_num_steps": True, "time_grid": "learned"}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    with torch.no_grad():
+        for grid in stage.network.time_grids.values():
+            grid.logits[0] += 0.01
+    two, three = (stage.network.time_grids[k].rounded() for k in ("2", "3"))
+    stage.export(stage.network, tmp_path / "model")
+    _, inference = load_pipeline(tmp_path / "model")
+    assert inference.learned_grids == {2: two, 3: three}
+    assert [inference.grid(k).tolist() for k in (1, 2, 3)] == [[999], two, three] and two != [999, 499]
+    on = make("e2ed2", tmp_path / "model", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2})
+    assert on.network.timesteps(2, torch.device("cpu")).tolist() == two
 
 
 def test_a_learned_grid_of_the_start_stays_its_grid(tiny_model, tiny_emoji, tmp_path):
