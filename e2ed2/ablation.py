@@ -19,25 +19,22 @@ save space. The same command in several shells, on several GPUs say, shares the 
 """
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from e2ed2.charts import figure, interval_chart
+from e2ed2.ablation_table import chart, table
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol_names
 from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
-from e2ed2.evaluation.intervals import t_quantile
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
-from e2ed2.evaluation.table import central, half_width, metric_of
 from e2ed2.files import locked, write_file
 from e2ed2.models.bundled import resolve_model
 from e2ed2.training.config import MAX_INFERENCE_STEPS, Config
@@ -47,9 +44,6 @@ from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, load_config
 from e2ed2.watch import Watch, silent
-
-COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
-FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")
 
 
 class Suite(BaseModel):
@@ -209,11 +203,23 @@ def _write_table(suite: Suite, configs: dict[tuple[str, int], Config | None], ou
             steps = _steps(suite, configs[row, seed])
             paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in steps}
             results[row].append({k: json.loads(path.read_text()) for k, path in paths.items() if path.exists()})
-    text = _table(suite, results, _costs(suite, out))
+    text = table(suite.steps, suite.baseline, results, _costs(suite, out))
     write_file(out / "table.md", text.encode())
     if any(any(seeds) for seeds in results.values()):
-        write_file(out / "figure.svg", _figure(suite, results).encode())
+        write_file(out / "figure.svg", chart(suite.steps, suite.baseline, results).encode())
     return text
+
+
+def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
+    """row -> (seconds per image, bytes at most) of its training, where there was one."""
+    costs = {}
+    for row in suite.rows:
+        logs = [_folder(out, row, seed) / "metrics.jsonl" for seed in suite.seeds]
+        steps = [step for log in logs if log.exists() for step in read_metrics(log)]
+        if steps:
+            seconds = fmean(1 / step["images_per_second"] for step in steps)  # chains differ in length: no median
+            costs[row] = (seconds, max(step["peak_memory_bytes"] for step in steps))
+    return costs
 
 
 def _folder(out: Path, row: str, seed: int) -> Path:
@@ -252,72 +258,3 @@ def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watc
             model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
         )
         write_file(path, (json.dumps(result, indent=1) + "\n").encode())
-
-
-def over_seeds(estimates: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over seeds with the 95% interval of Student's t; a single seed keeps its evaluation's own interval."""
-    if len(estimates) == 1:
-        return estimates[0]
-    values = [estimate["value"] for estimate in estimates]
-    half = t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return {"value": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half}
-
-
-def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
-    """row -> (seconds per image, bytes at most) of its training, where there was one."""
-    costs = {}
-    for row in suite.rows:
-        logs = [_folder(out, row, seed) / "metrics.jsonl" for seed in suite.seeds]
-        steps = [step for log in logs if log.exists() for step in read_metrics(log)]
-        if steps:
-            seconds = fmean(1 / step["images_per_second"] for step in steps)  # chains differ in length: no median
-            costs[row] = (seconds, max(step["peak_memory_bytes"] for step in steps))
-    return costs
-
-
-def _table(
-    suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]], costs: dict[str, tuple[float, float]]
-) -> str:
-    """Markdown: a line per step count and row, so far measured."""
-    heads = ["row", "NFE", "images x seeds", *(metric_of(name).short for name in COLUMNS)]
-    relative = suite.baseline in costs
-    lines = ["| " + " | ".join([*heads, *(["time per image", "memory"] if relative else [])]) + " |"]
-    lines.append("|---" * (lines[0].count("|") - 1) + "|")
-    for steps in suite.steps:
-        for row, seeds in results.items():
-            measured = [seed[steps] for seed in seeds if steps in seed]
-            if not measured:
-                continue
-            cells = [row, str(measured[0]["nfe"]), f"{measured[0]['num_images']} x {len(measured)}"]
-            for name in COLUMNS:
-                estimates = [m["metrics"][name] for m in measured if name in m["metrics"]]
-                whole = over_seeds(estimates) if estimates else None
-                cells.append(f"{central(whole)} {half_width(whole)}" if whole else "-")
-            if relative:
-                cells += _relative(costs, row, str(suite.baseline))
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _figure(suite: Suite, results: dict[str, list[dict[int, dict[str, Any]]]]) -> str:
-    """An interval chart for each of `FIGURE_COLUMNS`, rows in the table's order, the baseline highlighted."""
-    charts = []
-    for name in FIGURE_COLUMNS:
-        lines = []
-        for steps in suite.steps:
-            for row, seeds in results.items():
-                measured = [seed[steps] for seed in seeds if steps in seed and name in seed[steps]["metrics"]]
-                if measured:
-                    whole = over_seeds([m["metrics"][name] for m in measured])
-                    label = f"{row}, {measured[0]['nfe']} NFE"
-                    lines.append((label, whole["value"], whole["low"], whole["high"], row == suite.baseline))
-        if lines:
-            metric = metric_of(name)
-            charts.append((f"{metric.title} ({metric.better})", interval_chart(lines, metric.meaning)))
-    return figure(charts)
-
-
-def _relative(costs: dict[str, tuple[float, float]], row: str, baseline: str) -> list[str]:
-    if row not in costs:
-        return ["-", "-"]
-    return [f"{mine / theirs:.2f}" for mine, theirs in zip(costs[row], costs[baseline], strict=True)]

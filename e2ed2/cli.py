@@ -177,9 +177,7 @@ def sample(
     "e2ed2 evaluate autoencoder --protocol emoji"
 )
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=EVALUATED_HELP, show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=EVALUATED_HELP, show_default=False)],
     protocol: Annotated[
         str,
         typer.Option(help="emoji, emoji-heldout, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
@@ -251,11 +249,7 @@ def compare(
         print(comparing.markdown(tables), end="")
 
 
-@app.command(
-    epilog="[dim]Examples[/dim]\n\n"
-    "e2ed2 demo\n\n"
-    "e2ed2 demo --out runs/short train.max_train_steps=50"
-)
+@app.command(epilog="[dim]Examples[/dim]\n\ne2ed2 demo\n\ne2ed2 demo --out runs/short train.max_train_steps=50")
 def demo(
     overrides: Annotated[
         list[str] | None,
@@ -288,9 +282,7 @@ def demo(
 )
 def ablate(
     suite: Annotated[Path, typer.Argument(metavar="SUITE", help="A YAML file of rows.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="Where runs and table go.", show_default="runs/ablation/NAME")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where all of it goes.", show_default="runs/ablation/NAME")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The suite's small size, minutes on a CPU.")] = False,
 ) -> None:
     """Train and measure every row of a suite over its seeds: one table. What is done is not done again."""

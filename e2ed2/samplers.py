@@ -63,3 +63,4 @@ def euler_step(
 
 
 SOLVERS = {"lcm": lcm_step, "ddim": ddim_step, "euler": euler_step}
+NOISY_SOLVERS = {"lcm"}  # draw noise on their way; with the others a sample is a function of where it starts

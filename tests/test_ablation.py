@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from e2ed2 import ablation
-from e2ed2.ablation import load_suite, over_seeds, run_suite
+from e2ed2.ablation import load_suite, run_suite
+from e2ed2.ablation_table import over_seeds
 from e2ed2.cli import app
 from e2ed2.errors import UserError
 

@@ -100,6 +100,11 @@ class ImageTextSet:
         """Captions with less detail, where a source has them; here the captions themselves."""
         return self.captions
 
+    @property
+    def has_plain(self) -> bool:
+        """Whether those are others than the captions."""
+        return self.plain_captions != self.captions
+
     def fingerprint(self) -> str:
         """Changes with the data."""
         digest = sha256(repr((self.keys, self.captions, self.plain_captions)).encode())
@@ -108,14 +113,14 @@ class ImageTextSet:
 
     def pictures(self, rows: Tensor) -> list[Picture]:
         """The items `rows` [B]."""
-        s = self.size
+        s, plain = self.size, self.plain_captions if self.has_plain else None
         return [
             Picture(
                 self.keys[row],
                 self.images[row],
                 (self.captions[row],),
                 (s, s, 0, 0, s, s) if self.micro is None else tuple(self.micro[row].tolist()),
-                self.plain_captions[row],
+                None if plain is None else plain[row],
             )
             for row in rows.tolist()
         ]

@@ -16,7 +16,6 @@ from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
-from e2ed2.evaluation.processes import Share, join_processes
 from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result, sampling_environment
 from e2ed2.evaluation.sample_files import Keep, finish_files, make_files, put_away
@@ -32,6 +31,7 @@ from e2ed2.evaluation.samples import (
 )
 from e2ed2.files import write_file
 from e2ed2.pictures import png_bytes
+from e2ed2.processes import Share, join_processes
 from e2ed2.watch import Watch, silent
 
 NUM_NEAREST = 12  # samples shown beside their nearest training image

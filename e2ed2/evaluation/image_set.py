@@ -17,8 +17,8 @@ from e2ed2.data.folder import IMAGE_SUFFIXES, visible_files
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.errors import UserError
 from e2ed2.evaluation.extractors import Extractor
-from e2ed2.evaluation.processes import ALONE, Share
 from e2ed2.files import atomic_file, locked, raise_if_disk_refused
+from e2ed2.processes import ALONE, Share
 
 BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it

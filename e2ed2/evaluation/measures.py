@@ -27,9 +27,9 @@ from e2ed2.evaluation.extractors import EXTRACTORS, ClipFeatures, Extractor, cli
 from e2ed2.evaluation.image_set import ImageSet, Progress, store_segments, stored_features
 from e2ed2.evaluation.intervals import Estimate, mean_estimate
 from e2ed2.evaluation.moments import frechet_from_moments, moments_of
-from e2ed2.evaluation.processes import Share
 from e2ed2.evaluation.protocols import FileProtocol
 from e2ed2.paths import cache_dir
+from e2ed2.processes import Share
 from e2ed2.watch import Watch
 
 CMMD_UNIT = 1000  # as its authors print it

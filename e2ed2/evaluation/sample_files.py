@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from e2ed2.evaluation.generate import Request
-from e2ed2.evaluation.processes import ALONE, Share
 from e2ed2.evaluation.samples import (
     GRID_IMAGES,
     LoadedModel,
@@ -34,6 +33,7 @@ from e2ed2.evaluation.samples import (
 )
 from e2ed2.files import atomic_file, write_file
 from e2ed2.pictures import png_bytes, to_picture
+from e2ed2.processes import ALONE, Share
 
 IMAGES_PER_SHARD = 1000
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,18 @@ pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
 {arguments}{callback}).images[0]
 ```
 
+{_fewer(inference)}\
 `e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
 {_table(about)}"""
+
+
+def _fewer(inference: Inference) -> str:
+    calls = []
+    for k, grid in inference.learned_grids.items():
+        if k < inference.num_inference_steps:
+            call = replace(inference, num_inference_steps=k, timesteps=grid, fewer_timesteps=None).steps()
+            calls += [f"`{name}={value}`" for name, value in call.items()]
+    return f"For fewer steps it has learned grids of their own: {', '.join(calls)}.\n\n" if calls else ""
 
 
 def add_measured(folder: Path, text: str) -> None:

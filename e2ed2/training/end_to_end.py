@@ -19,11 +19,12 @@ from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
+from e2ed2.samplers import NOISY_SOLVERS
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch, MemoryLatents
-from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig
+from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig, judges_features
 from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
 from e2ed2.training.terms import (
     DECODER_TERMS,
@@ -33,24 +34,21 @@ from e2ed2.training.terms import (
     FeatureTerm,
     LatentTerm,
     judge_of,
-    judges_features,
 )
 from e2ed2.training.training_set import TrainingSet
 from e2ed2.trajectory import draw_noises
 
-NOISELESS_SOLVERS = ("ddim", "euler")  # what comes of a state is a function of it
-
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 
-def _check_set(config: Config, data: TrainingSet) -> None:
+def _check_set(config: Config, weights: Mapping[str, float], data: TrainingSet) -> None:
     """Raise UserError when the training set lacks what the recipe looks at."""
     if config.trajectory.teacher is not None and not isinstance(data, ImageTextSet):
         raise UserError(
             "trajectory.coupling: teacher_pairs needs a training set in memory (emoji, or a small one of squares with "
             "one caption each); take another coupling"
         )
-    if judges_features(config) and isinstance(data, CachedSet) and not data.has_images:
+    if judges_features(config.objective, weights) and isinstance(data, CachedSet) and not data.has_images:
         raise UserError(
             f"data.path: the cache {data.folder} holds no pictures, and this recipe's objective needs them; precompute "
             "one with this recipe, in another folder"
@@ -68,16 +66,15 @@ class EndToEndStage(FewStepStage):
                 f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
                 f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
             )
-        _check_set(config, data)
+        _check_set(config, self.weights, data)
         self._objective, self._crop = config.objective, config.objective.crop
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
         self._features = None
-        if judges_features(config):  # told first if they cannot be had
+        if judges_features(config.objective, self.weights):  # told first if they cannot be had
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
-        self._rows_per_caption = self.data.images_per_caption
+        self._rows_per_caption, n = self.data.images_per_caption, config.data.images_per_caption
         self._check_repulsion(self.inference.solver, self._rows_per_caption)  # if there are no class batches after all
-        n = config.data.images_per_caption
         if self._rows_per_caption < n and config.objective.num_samples < 2:
             rules = self.weights.keys() & SCORING_RULES
             say(
@@ -85,15 +82,15 @@ class EndToEndStage(FewStepStage):
                 f"{', '.join(sorted(rules))}, for which one sample is too few, are left out"
             )
             self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
-            if not judges_features(config, self.weights):
+            if not judges_features(config.objective, self.weights):
                 self._features = None
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
         self._set_terms: dict[str, FeatureTerm] = self._terms(SET_TERMS)
         self._decoder_terms: dict[str, FeatureTerm] = self._terms(DECODER_TERMS)
         if self._intermediate_weight > 0:
-            terms = self._latent_terms
-            self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in terms}
+            latent = self._latent_terms
+            self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in latent}
         shortest = min(map(min, config.data.shapes))
         self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
         if self._features and self._space == "feature":
@@ -102,7 +99,6 @@ class EndToEndStage(FewStepStage):
             channels = 3 if self._space == "pixel" else self._pipeline.vae.config.latent_channels
             self.adversary = self._adversary(Discriminator(channels))
         self._trajectory = config.trajectory
-        self._num_samples = config.objective.num_samples
         transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
         sets, num_steps = [transformer], len(self._grids)
         if config.trajectory.parameters == "per_step":
@@ -115,7 +111,7 @@ class EndToEndStage(FewStepStage):
         self.network = self.chain(sets, learned if config.trajectory.time_grid != "fixed" else ()).to(device)
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
-            self.data.retarget(teacher_samples(config.trajectory.teacher, self._pipeline, data.captions, device, say))
+            self.data.retarget(teacher_samples(config.trajectory.teacher, data.captions, device, say))
 
     def _check_solver(self, solver: str) -> None:
         super()._check_solver(solver)
@@ -125,7 +121,7 @@ class EndToEndStage(FewStepStage):
         """Raise UserError where scoring rules would compare samples that are one and the same at every later start."""
         rules, m, trajectory = self.weights.keys() & SCORING_RULES, self._objective.num_samples, self._config.trajectory
         starts_later = trajectory.start == "random_step" and trajectory.num_inference_steps > 1
-        if rules and m > 1 and rows_per_caption == 1 and starts_later and solver in NOISELESS_SOLVERS:
+        if rules and m > 1 and rows_per_caption == 1 and starts_later and solver not in NOISY_SOLVERS:
             raise UserError(
                 f"trajectory.start: random_step, but trajectory.solver={solver} draws no noise: from a later start the "
                 f"objective.num_samples={m} samples of a caption are identical, and {', '.join(sorted(rules))} cannot "
@@ -274,7 +270,7 @@ class EndToEndStage(FewStepStage):
 
         With a loss on intermediate states: every step's estimate of x0, [steps, m, B, C, h, w], the sample last.
         """
-        x0, m = batch.x0, self._num_samples
+        x0, m = batch.x0, self._objective.num_samples
         noises = draw_noises((m, *x0.shape), steps - start, generator).to(x0)
         if start > 0:  # samples of a caption share x_t, without which the scoring rule is not proper
             noises[0] = noises[0, :1].clone()

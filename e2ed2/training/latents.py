@@ -86,10 +86,6 @@ class LatentSet(ABC):
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
         """Latents of `rows` [B], and the captions that `_choice` of `draws` [B, 2] makes of them."""
 
-    def _plain_is_own(self, rows: Tensor) -> Tensor:
-        """Bool [B]: whether the plain captions of `rows` [B] are their own full ones, as where they have no other."""
-        return torch.ones(len(rows), dtype=torch.bool)
-
     @abstractmethod
     def images(self, rows: Tensor) -> Tensor:
         """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""
@@ -117,10 +113,7 @@ class LatentSet(ABC):
         if num_grouped and cond.micro is not None:
             shared = cond.micro[len(own) :: n].repeat_interleave(n, 0)
             cond = replace(cond, micro=torch.cat([cond.micro[: len(own)], shared]))
-        is_own = draws[:, 0] >= plain
-        of_plain = torch.nonzero(~is_own[: len(own)]).flatten()
-        is_own[of_plain] = self._plain_is_own(own[of_plain])
-        is_full = is_own & (draws[:, 1] >= self._dropout)
+        is_full = (draws[:, 0] >= plain) & (draws[:, 1] >= self._dropout)
         return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, num_grouped)
 
     def _of_own_captions(self, rows: Tensor, x0: Tensor, cond: PromptEmbeds) -> LatentBatch:
@@ -161,7 +154,7 @@ class MemoryLatents(LatentSet):
         say: Callable[[str], None],
         max_sequence_length: int,
     ):
-        super().__init__(config, device, data.plain_captions, has_plain=True)
+        super().__init__(config, device, data.plain_captions, data.has_plain)
         self._images = data.images
         prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
         place = {prompt: i for i, prompt in enumerate(prompts)}
@@ -178,9 +171,6 @@ class MemoryLatents(LatentSet):
         prompts = torch.where(draws[:, 0] < self._plain_fraction, self._plain[rows], self._captions[rows])
         prompts = torch.where(draws[:, 1] < self._dropout, torch.zeros_like(prompts), prompts)
         return self.latents[rows], self._cond(rows, prompts)
-
-    def _plain_is_own(self, rows: Tensor) -> Tensor:
-        return self._plain[rows] == self._captions[rows]
 
     def _cond(self, rows: Tensor, prompts: Tensor) -> PromptEmbeds:
         cond = self._embeds.select(prompts)

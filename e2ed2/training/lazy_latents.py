@@ -149,11 +149,6 @@ class CachedLatents(LatentSet):
         choices = [self._choice(draw, count) for draw, count in zip(draws, counts, strict=True)]
         return self._read(rows, choices)
 
-    def _plain_is_own(self, rows: Tensor) -> Tensor:
-        pairs = [(self._data.embeds(row, PLAIN), self._data.embeds(row, 0)) for row in rows.tolist()]
-        alike = [all(torch.equal(x, own[name]) for name, x in plain.items()) for plain, own in pairs]
-        return torch.tensor(alike, dtype=torch.bool)
-
     def _read(self, rows: Tensor, choices: Sequence[int]) -> tuple[Tensor, PromptEmbeds]:
         x0 = torch.stack([self._data.x0(row) for row in rows.tolist()])
         cond = collate([self._data.embeds(row, i) for row, i in zip(rows.tolist(), choices, strict=True)])

@@ -16,13 +16,13 @@ from accelerate.utils import (
     ProjectConfiguration,
     broadcast_object_list,
     gather_object,
-    parse_flag_from_env,
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
 from e2ed2.errors import NonFiniteError, UserError
 from e2ed2.files import atomic_folder
+from e2ed2.processes import process_state
 from e2ed2.training.checkpoint import (
     TrainState,
     load_checkpoint,
@@ -75,7 +75,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     check_config(config)
-    device = PartialState(cpu=_is_on_cpu(), timeout=PATIENCE).device
+    device = process_state(PATIENCE).device
     config = resolve_precision(config, recorded_config(config.run.dir), device)
     accelerator = _create_accelerator(config)
     reset_peak_memory()
@@ -111,11 +111,6 @@ class _Run:
     num_items: int
     metrics: MetricsFile | None  # None where another process writes
     validation: Validation | None  # None where another process measures, or none does
-
-
-def _is_on_cpu() -> bool:
-    """Whether to train on the CPU, where processes find each other only if accelerate is told so."""
-    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def _create_accelerator(config: Config) -> Accelerator:

@@ -1,5 +1,6 @@
 """A recipe's `objective`: the terms of the loss and their weights."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -75,7 +76,13 @@ OBJECTIVES = {  # name -> field of every term
     if isinstance(field.annotation, type) and issubclass(field.annotation, TermConfig)
 }
 SCORING_RULES = {name for name, field in OBJECTIVES.items() if isinstance(field.default, EnergyConfig)}
+IMAGE_TERMS = {"lpips", "lpips_energy", "mmd"}  # see features of decoded images, and of the pictures
 TERMS = {  # stage -> the objectives it can weigh
     "autoencoder": ("l1", "kl"),
     "e2ed2": tuple(name for name in OBJECTIVES if name != "kl"),
 }
+
+
+def judges_features(objective: ObjectiveConfig, terms: Collection[str]) -> bool:
+    """Whether one of `terms` sees features of decoded samples and of the pictures themselves."""
+    return bool(IMAGE_TERMS & set(terms)) or ("adversarial" in terms and objective.adversarial.space == "feature")

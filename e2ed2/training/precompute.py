@@ -32,14 +32,15 @@ from e2ed2.models.autoencoder import encode_all
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH, encode_prompts, text_encoders
-from e2ed2.training.config import Config
+from e2ed2.processes import process_state
+from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.data_config import SourceConfig
 from e2ed2.training.encoders import made_with
 from e2ed2.training.latents import check_size
+from e2ed2.training.objective_config import judges_features
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages import load_training_set
 from e2ed2.training.start import half_of, load_start
-from e2ed2.training.terms import judges_features
 from e2ed2.watch import Watch, silent
 
 Shard = tuple[int, list[Picture], dict[str, Any] | None]  # number, items, state of the stream after them
@@ -63,12 +64,12 @@ def precompute(
         raise UserError("data.sources: mixed streams have no end; precompute each of them alone, as data.source")
     data = load_training_set(config.data, say, lambda done, total: watch("scanning", done, total))
     assert not isinstance(data, CachedSet)
-    process = PartialState()
+    process = process_state()
     pipeline, max_sequence_length = _load_encoders(resolve_precision(config, {}, process.device))
     check_size(data.size, config.data, pipeline)
     for part in (pipeline.vae, *text_encoders(pipeline).values()):
         part.to(process.device)
-    encoder = _Encoder(pipeline, max_sequence_length, judges_features(config))
+    encoder = _Encoder(pipeline, max_sequence_length, judges_features(config.objective, objective_weights(config)))
     manifest = {
         "made_with": made_with(config, pipeline, max_sequence_length),
         "data": _fingerprint(data, config),

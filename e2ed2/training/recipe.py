@@ -16,6 +16,7 @@ from e2ed2.training.recipe_checks import (
     check_coupling,
     check_data,
     check_evaluation,
+    check_sets,
     check_start,
     check_trajectory,
     check_unread,
@@ -82,7 +83,7 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: the stage lacks something, or would not read something that is set.
     """
-    stage, model, data, train = config.stage, config.model, config.data, config.train
+    stage, model, data = config.stage, config.model, config.data
     if stage in STARTS and model.path is None:
         raise UserError(f"model.path: missing; stage {stage} needs {STARTS[stage]} to start from")
     if stage in ("autoencoder", "base") and model.architecture is None:
@@ -103,13 +104,8 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
         )
-    if "mmd" in weights and train.micro_batch_size < 2:
-        raise UserError(f"train.micro_batch_size: {train.micro_batch_size}, but mmd compares sets: give 2 or more")
-    if "mmd" in weights and data.plain_caption_fraction == 1:
-        raise UserError(
-            "objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction=1 "
-            "there are none: remove it, or give a smaller fraction"
-        )
+    if "mmd" in weights:
+        check_sets(config)
     if data.images_per_caption > 1:
         check_class_batches(config, weights.keys())
     if config.objective.num_samples * data.images_per_caption < 2 and weights.keys() & SCORING_RULES:

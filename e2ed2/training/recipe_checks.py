@@ -9,9 +9,7 @@ from typing import Any
 from e2ed2.errors import UserError
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import SourceConfig
-from e2ed2.training.objective_config import SCORING_RULES
-
-IMAGE_TERMS = {"lpips", "lpips_energy", "mmd"}  # see features of decoded images
+from e2ed2.training.objective_config import SCORING_RULES, judges_features
 
 
 def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any]) -> None:
@@ -22,7 +20,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     """
     stage, parameters = config.stage, config.trajectory.parameters
     space = config.objective.adversarial.space if "adversarial" in terms else None
-    sees_features = bool(IMAGE_TERMS & set(terms)) or space == "feature"
+    sees_features = judges_features(config.objective, terms)
     sampler = ("time_grid", "parameters", "num_backprop_steps")
     table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
         (
@@ -195,10 +193,19 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
             f"{field} groups all {size} rows where plain_caption_fraction={plain:g}, and where a chain starts from "
             f"noise {', '.join(sorted(pointwise))} would judge nothing: remove that, or give a smaller fraction"
         )
-    if "mmd" in terms and own < 2:
+
+
+def check_sets(config: Config) -> None:
+    """Enough rows of full captions for the terms that compare sets."""
+    n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
+    own = size - round(size * plain / n) * n if n > 1 else size
+    if size < 2:
+        raise UserError(f"train.micro_batch_size: {size}, but mmd compares sets: give 2 or more")
+    if plain == 1 or own < 2:
+        there = "none" if plain == 1 else f"{own} in {size} rows, and it needs 2"
         raise UserError(
             f"objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction={plain:g} "
-            f"there are {own} in {size} rows, and it needs 2: remove it, or give a smaller fraction"
+            f"there are {there}: remove it, or give a smaller fraction"
         )
 
 

@@ -26,6 +26,7 @@ from e2ed2.models.pipeline import latent_shape, load_pipeline
 from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.paths import cache_dir
+from e2ed2.samplers import NOISY_SOLVERS
 from e2ed2.trajectory import unroll
 
 FIRST_SEED = 2**31  # far from the seeds that images are evaluated with
@@ -39,24 +40,19 @@ def pair_noise(rows: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def teacher_samples(
-    name: str, student: Any, captions: list[str], device: torch.device, say: Callable[[str], None]
-) -> Tensor:
+def teacher_samples(name: str, captions: list[str], device: torch.device, say: Callable[[str], None]) -> Tensor:
     """What the teacher makes of each item's caption and `pair_noise`, by its own steps and guidance.
 
     They are made once and kept in the cache folder by the hash of the teacher and the captions, a file per 32 items, so
     that a later run reads the same and an interrupted one goes on.
 
     Args:
-        name: the teacher, a model folder or a bundled model.
+        name: the teacher, a model folder or a bundled model that `check_teacher` has let pass.
         captions: N, one for each item.
     Returns:
         Latents [N, C, h, w] on the CPU.
-    Raises:
-        UserError: no such model, or one whose samples are not the student's, as `check_teacher` says.
     """
     folder, teacher, inference = load_teacher("trajectory.teacher", name)
-    _check_teacher(name, teacher, inference, student)
     sample = _sampler(teacher.to(device), inference, captions)
     kept = cache_dir() / "teacher-pairs" / _key(folder, captions)
     kept.mkdir(parents=True, exist_ok=True)
@@ -78,16 +74,28 @@ def teacher_samples(
 
 
 def check_teacher(name: str, student: Any, size: int) -> None:
-    """Raise what `teacher_samples` would, before the images of `size` pixels are encoded, and where latents differ."""
+    """Before the images of `size` pixels are encoded: whether a teacher's samples can be the student's.
+
+    Raises:
+        UserError: no such model, one that draws noise on its way, or one on other latents.
+    """
     _, teacher, inference = load_teacher("trajectory.teacher", name, with_text=False)
-    _check_teacher(name, teacher, inference, student)
-    height, width = inference.height, inference.width
-    made, expected = latent_shape(teacher, height, width), latent_shape(student, size, size)
-    if made != expected:
+    if inference.solver in NOISY_SOLVERS:
         raise UserError(
-            f"trajectory.teacher: {name} makes latents {'x'.join(map(str, made))} ({height}x{width} px), but with "
-            f"data.size={size} they are {'x'.join(map(str, expected))}; give a teacher on the same latents"
+            f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim (or euler), whose "
+            "sample is a function of the noise; give a model made for it, such as emoji-base"
         )
+    height, width, problem = inference.height, inference.width, None
+    made, expected = latent_shape(teacher, height, width), latent_shape(student, size, size)
+    if not torch.equal(schedule_of(teacher.scheduler).alphas, schedule_of(student.scheduler).alphas):
+        problem = "has another noise schedule than model.path"
+    elif not _alike(teacher.vae, student.vae):
+        problem = "has another autoencoder than model.path, so that its latents are other images"
+    elif made != expected:
+        shapes = ["x".join(map(str, shape)) for shape in (made, expected)]
+        problem = f"makes latents {shapes[0]} ({height}x{width} px), but with data.size={size} they are {shapes[1]}"
+    if problem:
+        raise UserError(f"trajectory.teacher: {name} {problem}; give a teacher on the same latents")
 
 
 def load_teacher(field: str, name: str, *, with_text: bool = True) -> tuple[Path, Any, Inference]:
@@ -131,21 +139,6 @@ def _sampler(
         ).cpu()
 
     return sample
-
-
-def _check_teacher(name: str, teacher: Any, inference: Inference, student: Any) -> None:
-    if inference.solver == "lcm":
-        raise UserError(
-            f"trajectory.teacher: {name} samples with {inference.solver}, but a pair needs ddim (or euler), whose "
-            "sample is a function of the noise; give a model made for it, such as emoji-base"
-        )
-    problem = None
-    if not torch.equal(schedule_of(teacher.scheduler).alphas, schedule_of(student.scheduler).alphas):
-        problem = "has another noise schedule than model.path"
-    elif not _alike(teacher.vae, student.vae):
-        problem = "has another autoencoder than model.path, so that its latents are other images"
-    if problem:
-        raise UserError(f"trajectory.teacher: {name} {problem}; give a teacher on the same latents")
 
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:

@@ -11,7 +11,6 @@ from torch import Tensor
 from e2ed2.objectives import kernel, reconstruction, scoring
 from e2ed2.objectives.perceptual import Maps, feature_distance, lpips
 from e2ed2.objectives.total import Term, evaluate_terms
-from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.latents import LatentBatch
 from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig
 
@@ -44,18 +43,6 @@ DECODER_TERMS: dict[str, Callable[[ObjectiveConfig], FeatureTerm]] = {  # of lat
         scoring.energy_score, distance=feature_distance(objective.latent_lpips_energy.beta)
     ),
 }
-
-
-def judges_features(config: Config, weights: Mapping[str, float] | None = None) -> bool:
-    """Whether a term sees features of decoded samples and of the pictures themselves.
-
-    Args:
-        weights: of the terms that are left (default: all that the config weighs).
-    """
-    weights = objective_weights(config) if weights is None else weights
-    return bool(weights.keys() & (FEATURE_TERMS | SET_TERMS).keys()) or (
-        "adversarial" in weights and config.objective.adversarial.space == "feature"
-    )
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
-from e2ed2.evaluation.processes import ALONE
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.evaluation.table import central, evaluation_markdown, half_width, is_better, metric_of
 from e2ed2.files import atomic_folder, replace_folder
 from e2ed2.models.card import add_measured
+from e2ed2.processes import ALONE
 from e2ed2.training.config import Config, EvaluationConfig
 from e2ed2.watch import Watch
 

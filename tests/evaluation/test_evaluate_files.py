@@ -24,7 +24,6 @@ from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.grids import comparison_grid
 from e2ed2.evaluation.image_set import ImageSet, list_images
 from e2ed2.evaluation.measures import MEASURES
-from e2ed2.evaluation.processes import Share
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import read_jackknife
 from e2ed2.evaluation.sample_files import make_files
@@ -37,6 +36,7 @@ from e2ed2.evaluation.samples import (
     read_manifest,
     requests_for,
 )
+from e2ed2.processes import Share
 from tests.evaluation.conftest import LINE, StubInception, draw_images
 
 ALL = [name for name in MEASURES if name not in ("hpsv2", "hpsv3", "image_reward", "spread", "authenticity")]

@@ -8,7 +8,7 @@ from PIL import Image
 from e2ed2.errors import UserError
 from e2ed2.evaluation import image_set
 from e2ed2.evaluation.image_set import ImageSet, list_images, store_segments, stored_features
-from e2ed2.evaluation.processes import Share
+from e2ed2.processes import Share
 from tests.evaluation.conftest import StubInception, draw_images
 
 

@@ -8,9 +8,8 @@ import yaml
 from e2ed2.errors import UserError
 from e2ed2.models.scheduler import ORIGINAL_INFERENCE_STEPS
 from e2ed2.training.config import MAX_INFERENCE_STEPS
-from e2ed2.training.objective_config import TERMS, EnergyConfig
+from e2ed2.training.objective_config import IMAGE_TERMS, TERMS, EnergyConfig
 from e2ed2.training.recipe import build_config, changed_fields, check_config, load_config
-from e2ed2.training.recipe_checks import IMAGE_TERMS
 from e2ed2.training.terms import DECODER_TERMS, FEATURE_TERMS, LATENT_TERMS, SET_TERMS
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))

@@ -287,6 +287,7 @@ def test_the_learned_grids_of_fewer_steps_are_exported_too(tiny_model, tiny_emoj
     stage.export(stage.network, tmp_path / "model")
     _, inference = load_pipeline(tmp_path / "model")
     assert inference.learned_grids == {2: two, 3: three}
+    assert f"`timesteps={two}`" in (tmp_path / "model" / "README.md").read_text()
     assert [inference.grid(k).tolist() for k in (1, 2, 3)] == [[999], two, three] and two != [999, 499]
     on = make("e2ed2", tmp_path / "model", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2})
     assert on.network.timesteps(2, torch.device("cpu")).tolist() == two

@@ -1,12 +1,23 @@
-"""The processes of one evaluation under `accelerate launch`: which share of the work is whose, and waiting."""
+"""The processes of one command under `accelerate launch`: finding each other, whose share is which, waiting."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 PATIENCE = timedelta(days=7)  # of the processes that have done their share
+
+
+def process_state(patience: timedelta = PATIENCE) -> PartialState:
+    """This process among all. On the CPU they find each other only if accelerate is told that it is one.
+
+    Args:
+        patience: how long they wait for each other; the first call decides.
+    """
+    is_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=is_on_cpu, timeout=patience)
 
 
 @dataclass(frozen=True)
@@ -33,5 +44,5 @@ ALONE = Share()
 
 def join_processes() -> Share:
     """The share of this process; the whole where it is alone."""
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = process_state()
     return Share(state.process_index, state.num_processes)
