@@ -139,7 +139,7 @@ def test_processes_share_the_shards_and_the_last_one_finishes(tiny_model, photos
         process = SimpleNamespace(
             device=torch.device("cpu"), num_processes=2, process_index=rank, is_main_process=rank == 0
         )
-        monkeypatch.setattr(module, "PartialState", lambda process=process: process)
+        monkeypatch.setattr(module, "process_state", lambda process=process: process)
         precompute(config, shared, lambda line: None)
         done = {path.stem for path in (shared / "shards").iterdir()}
         assert done == ({"000001"} if rank == 1 else {"000000", "000001", "000002"})
