@@ -6,6 +6,7 @@ from typing import Any
 from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate_emoji import FLOORS, evaluate_emoji, evaluate_floor, load_emoji_protocol
 from e2ed2.evaluation.evaluate_files import evaluate_files, load_asked
+from e2ed2.evaluation.finished_images import finished_images
 from e2ed2.evaluation.protocols import FileProtocol, read_protocol
 from e2ed2.evaluation.sample_files import Keep
 from e2ed2.evaluation.table import METRICS
@@ -45,6 +46,8 @@ def evaluate(
     if keep != "files":
         raise UserError(f"--keep {keep}: protocol {protocol} is of few images, which stay; leave it out")
     _refuse_data(protocol, data)
+    if finished_images(model) is not None:
+        raise UserError(f"{model}: no model, and protocol {protocol} samples one; for images give one over files")
     if model not in FLOORS:
         return evaluate_emoji(
             model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, watch=watch

@@ -5,6 +5,7 @@ import torch
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation import evaluate_emoji as module
+from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
 
 
@@ -41,3 +42,8 @@ def test_missing_features_are_refused_before_an_image_is_made(tiny_model, monkey
     monkeypatch.setattr(module, "make_samples", lambda *args, **options: pytest.fail("sampled"))
     with pytest.raises(UserError, match="image features need the package x"):
         evaluate_emoji(str(tiny_model), steps=1, num_images=16)
+
+
+def test_a_folder_of_images_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="no model, and protocol emoji samples one; for images give one over files"):
+        evaluate(str(tmp_path), "emoji")
