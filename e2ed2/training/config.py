@@ -4,6 +4,7 @@ A recipe states only what differs from the defaults; any field can be overridden
 `objective` have files of their own.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,16 @@ def _holds_the_grid(value: int) -> int:
     return value
 
 
+def _descends(grid: list[int]) -> list[int]:
+    if any(later >= earlier for earlier, later in pairwise(grid)):
+        raise ValueError("timesteps must descend, the noisiest first")
+    return grid
+
+
+Timestep = Annotated[int, Field(strict=True, ge=1, lt=NUM_TRAIN_TIMESTEPS)]
+TimestepGrid = Annotated[list[Timestep], Field(min_length=1), AfterValidator(_descends)]
+
+
 class RunConfig(Section):
     """Where the run writes."""
 
@@ -69,19 +80,23 @@ class TrajectoryConfig(Section):
     """The sampler that is unrolled (Eq. 7) or distilled for.
 
     `random_num_steps`: every micro-batch draws its number of steps from 1 to `num_inference_steps`, so that one model
-    serves them all. `time_grid`: the timesteps are parameters too, `learned` with the network (with random numbers of
-    steps a grid for each) or `learned_alone` on a frozen one. `parameters`: one set for all steps, one for each (App.
-    D.1), or a LoRA of rank `lora_rank` on the frozen start, one for all or for each, at the layers whose names end in
-    `lora_targets` (default: attention and feed-forward). `solver`: `lcm`, `ddim`, or for flow models `euler` (default:
-    the start's own where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the
-    chain, two evaluations a step; an LCM's network is told the scale instead (default: the start's).
-    `num_backprop_steps`: steps at the end that the gradient passes through (default: all). `coupling`: which image a
-    start noise goes with; with `teacher_pairs` it is the sample that `teacher`, a model folder or a bundled model,
-    makes of that noise for the full caption.
+    serves them all; `num_steps_weights` say how often each, [12, 6, 4, 3] as 1 / K (default: equally). `timesteps`:
+    grids for the numbers of steps that they have, in place of the solver's own or the start's. `time_grid`: the
+    timesteps are parameters too, `learned` with the network (with random numbers of steps a grid for each) or
+    `learned_alone` on a frozen one. `parameters`: one set for all steps, one for each (App. D.1), or a LoRA of rank
+    `lora_rank` on the frozen start, one for all or for each, at the layers whose names end in `lora_targets` (default:
+    attention and feed-forward). `solver`: `lcm`, `ddim`, or for flow models `euler` (default: the start's own where it
+    was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain, two
+    evaluations a step; an LCM's network is told the scale instead (default: the start's). `num_backprop_steps`: steps
+    at the end that the gradient passes through (default: all). `coupling`: which image a start noise goes with; with
+    `teacher_pairs` it is the sample that `teacher`, a model folder or a bundled model, makes of that noise for the full
+    caption.
     """
 
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=MAX_INFERENCE_STEPS)] = 4
     random_num_steps: bool = False
+    num_steps_weights: list[NonNegative] = []
+    timesteps: list[TimestepGrid] = []
     solver: Literal["lcm", "ddim", "euler"] | None = None
     guidance_scale: Annotated[Number, Field(ge=1)] | None = None
     start: Literal["pure_noise", "random_step"] = "random_step"

@@ -245,10 +245,7 @@ class EndToEndStage(FewStepStage):
         """What decoded samples are compared with, [B, 3, H, W]: the images themselves, or the teacher's."""
         if self._trajectory.coupling == "teacher_pairs":
             return self._decode(batch.x0[None], place)[0]
-        return self._cut(self.data.images(batch.rows), place)
-
-    def _cut(self, pictures: Tensor, place: Place) -> Tensor:
-        """The same square of pictures [B, 3, H, W]."""
+        pictures = self.data.images(batch.rows)
         if place is None:
             return pictures
         top, left, side = (self._pipeline.vae_scale_factor * cells for cells in place)
@@ -257,7 +254,9 @@ class EndToEndStage(FewStepStage):
     def _draw_start(self, generator: torch.Generator) -> tuple[int, int]:
         """(number of steps, step to start at) of a micro-batch."""
         steps, start = len(self._grids), 0
-        if self._trajectory.random_num_steps:
+        if self._trajectory.num_steps_weights:
+            steps = 1 + int(torch.multinomial(torch.tensor(self._trajectory.num_steps_weights), 1, generator=generator))
+        elif self._trajectory.random_num_steps:
             steps = 1 + int(torch.randint(steps, (), generator=generator))
         if self._trajectory.start == "random_step":
             start = int(torch.randint(steps, (), generator=generator))

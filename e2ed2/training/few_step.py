@@ -66,7 +66,8 @@ class FewStepStage:
             self._pipeline.vae.to(self.half)
         scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
         call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
-        self.inference = call.with_grids(start.learned_grids if start.solver == solver else {})
+        grids = start.learned_grids if start.solver == solver else {}
+        self.inference = call.with_grids(grids | {len(grid): grid for grid in config.trajectory.timesteps})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:

@@ -16,6 +16,7 @@ from e2ed2.training.recipe_checks import (
     check_coupling,
     check_data,
     check_evaluation,
+    check_grids,
     check_sets,
     check_start,
     check_trajectory,
@@ -93,6 +94,7 @@ def check_config(config: Config) -> None:
     weights = objective_weights(config)
     check_unread(config, weights.keys(), flatten(config.model_dump(exclude_defaults=True)))
     check_data(config)
+    check_grids(config)
     check_trajectory(config)
     check_start(config)
     check_coupling(config, weights.keys())

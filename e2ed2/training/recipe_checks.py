@@ -21,13 +21,15 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     stage, parameters = config.stage, config.trajectory.parameters
     space = config.objective.adversarial.space if "adversarial" in terms else None
     sees_features = judges_features(config.objective, terms)
-    sampler = ("time_grid", "parameters", "num_backprop_steps")
+    drawn = ("random_num_steps", "num_steps_weights", "start")
+    sampler = (*drawn, "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
     table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
             (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
         ),
+        (stage in ("lcm", "e2ed2"), f"stage {stage} has no few-step sampler", ("trajectory.timesteps",)),
         (stage == "lcm", f"stage {stage} distils nothing", ("consistency",)),
         (
             config.model.architecture is None,
@@ -92,17 +94,45 @@ def check_data(config: Config) -> None:
         )
 
 
-def check_trajectory(config: Config) -> None:
-    """What the sampler can learn, and the gradient that it takes."""
-    trajectory, intermediate = config.trajectory, config.objective.intermediate_weight
-    grid, parameters, steps = trajectory.time_grid, trajectory.parameters, trajectory.num_inference_steps
-    kept = trajectory.num_backprop_steps
-    is_cut = kept is not None and kept < steps
+def check_grids(config: Config) -> None:
+    """Numbers of steps, and their timesteps."""
+    trajectory, steps = config.trajectory, config.trajectory.num_inference_steps
+    grid, weights, kept = trajectory.time_grid, trajectory.num_steps_weights, trajectory.num_backprop_steps
+    if weights and not trajectory.random_num_steps:
+        raise UserError(
+            f"trajectory.num_steps_weights: {weights}, but every chain has {steps} steps: add "
+            "trajectory.random_num_steps=true, or leave it out"
+        )
+    if weights and (len(weights) != steps or sum(weights) == 0):
+        raise UserError(
+            f"trajectory.num_steps_weights: {weights}, but trajectory.num_inference_steps={steps}: give a weight for "
+            f"each number of steps from 1 to {steps}, not all 0"
+        )
+    lengths = [len(timesteps) for timesteps in trajectory.timesteps]
+    if len(set(lengths)) < len(lengths) or max(lengths, default=1) > steps:
+        raise UserError(
+            f"trajectory.timesteps: grids of {', '.join(map(str, lengths))} steps, but each number of steps from 1 to "
+            f"trajectory.num_inference_steps={steps} can have one: remove the others"
+        )
     if grid == "learned_alone" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
         raise UserError(
             f"trajectory.time_grid: {grid} needs trajectory.start=pure_noise (a later start teaches no grid) and "
             "random_num_steps=false (one step has none)"
         )
+    if grid != "fixed" and steps == 1:
+        raise UserError(f"trajectory.num_inference_steps: 1, but time_grid={grid} keeps the first: give 2 or more")
+    if grid != "fixed" and kept is not None:
+        raise UserError(
+            f"trajectory.num_backprop_steps: {kept}, but time_grid={grid} needs the gradient of all steps (where a "
+            "state counts as constant, less noise is always better): leave one out"
+        )
+
+
+def check_trajectory(config: Config) -> None:
+    """The parameters that the sampler has, and the gradient that it takes."""
+    trajectory, intermediate = config.trajectory, config.objective.intermediate_weight
+    parameters, steps, kept = trajectory.parameters, trajectory.num_inference_steps, trajectory.num_backprop_steps
+    is_cut = kept is not None and kept < steps
     if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
         raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")
     if trajectory.parameters.endswith("per_step") and (
@@ -112,13 +142,6 @@ def check_trajectory(config: Config) -> None:
             f"trajectory.parameters: {trajectory.parameters} needs num_inference_steps of 2 or more, "
             "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
             "(time_grid not learned_alone)"
-        )
-    if grid != "fixed" and steps == 1:
-        raise UserError(f"trajectory.num_inference_steps: 1, but time_grid={grid} keeps the first: give 2 or more")
-    if grid != "fixed" and kept is not None:
-        raise UserError(
-            f"trajectory.num_backprop_steps: {kept}, but time_grid={grid} needs the gradient of all steps (where a "
-            "state counts as constant, less noise is always better): leave one out"
         )
     if parameters.startswith("lora") and config.model.architecture is not None:
         raise UserError(

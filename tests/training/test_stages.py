@@ -137,6 +137,31 @@ def test_a_random_number_of_steps_draws_every_sampler_s_own_grid(tiny_model, tin
     assert grids == {(999,), (999, 499), (999, 679, 339), (999, 759, 499, 259)}
 
 
+def test_numbers_of_steps_are_drawn_by_their_weights(tiny_model, tiny_emoji):
+    trajectory = {"start": "pure_noise", "random_num_steps": True, "num_steps_weights": [6, 0, 2, 0]}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    drawn = torch.tensor([stage._draw_start(generator(seed))[0] for seed in range(2000)])
+    assert set(drawn.tolist()) == {1, 3}
+    assert 0.72 < (drawn == 1).float().mean() < 0.78  # 0.75, deviation 0.01
+
+
+def test_grids_of_the_recipe_are_run_and_exported_and_the_rest_stay_the_solver_s(
+    tiny_model, tiny_emoji, watched, tmp_path
+):
+    """Those of the start give way, too."""
+    pipeline, inference = load_pipeline(tiny_model)
+    save_pipeline(pipeline, replace(inference, timesteps=[999, 700, 400, 100]), tmp_path / "start")
+    trajectory = {"start": "pure_noise", "random_num_steps": True, "timesteps": [[999, 828, 617, 97], [999, 143]]}
+    stage = make("e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    for seed in range(24):
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))
+    grids = {tuple(call["timesteps"].tolist()) for call in watched}
+    assert grids == {(999,), (999, 143), (999, 679, 339), (999, 828, 617, 97)}
+    stage.export(stage.network, tmp_path / "model")
+    _, inference = load_pipeline(tmp_path / "model")
+    assert inference.learned_grids == {2: [999, 143], 4: [999, 828, 617, 97]}
+
+
 def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(tiny_model, tiny_emoji):
     stage = end_to_end_stage(tiny_model, l1={"weight": 0.5}, l2={"weight": 2})
     assert stage.weights == {"l1": 0.5, "l2": 2}
