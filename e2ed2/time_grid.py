@@ -24,7 +24,8 @@ class TimeGrid(nn.Module):
 
     def forward(self) -> Tensor:
         """float [K], from the first down to no less than 0."""
-        gaps = torch.softmax(SCALE * self.logits, 0) * self.first
+        logits = self.logits + ((SCALE - 1) * self.logits).detach()  # SCALE of them, without its place in the gradient:
+        gaps = torch.softmax(logits, 0) * self.first  # AdamW needs none, and clipping would leave the network little
         return (self.first - torch.cat([gaps.new_zeros(1), gaps[:-1].cumsum(0)])).clamp(min=0)
 
     @torch.no_grad()

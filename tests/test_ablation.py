@@ -167,6 +167,9 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
     assert quick.seeds == [5] and quick.steps == [4, 1]
     assert quick.fields == {"train.max_train_steps": 3, "train.lr": 1e-3}
     assert list(quick.rows) == ["start", "L1", "L2"]
+    own = {"L2": SUITE["rows"]["L2"] | {"train.lr": 1e-5}}
+    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": own, "baseline": None}))
+    assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
     assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))

@@ -28,6 +28,15 @@ def test_whatever_the_parameters_it_descends_from_noise_to_data():
         assert TimeGrid(torch.tensor(rounded))().isfinite().all(), "it may be learned on"
 
 
+def test_the_gradient_is_that_of_the_gaps_logits():
+    """With gaps g = softmax(l), d t_1 / d l_i = -t_0 g_0 ([i = 0] - g_i), however fast the parameters are moved."""
+    grid = TimeGrid(torch.tensor([999, 828, 617, 97]))
+    grid()[1].backward()
+    gaps = torch.tensor([171, 211, 520, 97]) / 999
+    expected = -999 * gaps[0] * (torch.tensor([1.0, 0, 0, 0]) - gaps)
+    torch.testing.assert_close(grid.logits.grad, expected, rtol=1e-3, atol=0)
+
+
 def test_the_best_middle_step_of_a_gaussian_is_found():
     """Data N(0, 1), the ideal denoiser E[x0 | x_t] = alpha x_t, two LCM steps.
 
