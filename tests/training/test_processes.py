@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -34,13 +35,35 @@ def launch(recipe, tmp_path):
             process.kill()
 
 
-def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, tmp_path):
-    """Each process draws the step that it starts at: before it a set has no gradient there, perhaps in neither."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for i in range(8):
-        Image.new("RGB", (64, 64), (30 * i, 255 - 30 * i, 90)).save(photos / f"{i}.png")
-        (photos / f"{i}.txt").write_text(f"colour {i}")
+        Image.new("RGB", (64, 64), (30 * i, 255 - 30 * i, 90)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"colour {i}")
+    return folder
+
+
+def test_an_autoencoder_trains_on_the_rows_of_both(photos, tmp_path):
+    config = build_config(
+        {
+            "stage": "autoencoder",
+            "run": {"dir": str(tmp_path / "run")},
+            "model": {"architecture": {"block_out_channels": [8], "norm_num_groups": 4, "latent_channels": 4}},
+            "data": {"source": "folder", "path": str(photos)},
+            "objective": {"l1": {"weight": 1}},
+            "train": {"max_train_steps": 2, "micro_batch_size": 2, "log_every": 1, "mixed_precision": "no"},
+        }
+    )
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
+    ends = launch(tmp_path / "recipe.yaml", tmp_path)
+    assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
+    assert [row["images_seen"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [4, 8]
+
+
+def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):
+    """Each process draws the step that it starts at: before it a set has no gradient there, perhaps in neither."""
     often = {"log_every": 1, "preview_every": 100, "mixed_precision": "no"}
     config = build_config(
         {

@@ -501,7 +501,7 @@ def test_captions_are_drawn_by_their_shares(tiny_model, tiny_emoji):
 def test_the_autoencoder_exports_white_latents(tiny_emoji, tmp_path):
     stage = make("autoencoder", objective={"l1": {"weight": 1}})
     terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
-    posterior = stage.network.encode(tiny_emoji.images[ROWS].float() / 127.5 - 1).latent_dist
+    posterior = stage.network.autoencoder.encode(tiny_emoji.images[ROWS].float() / 127.5 - 1).latent_dist
     assert terms["kl"].item() == pytest.approx(posterior.kl().mean().item() / posterior.mean[0].numel(), rel=1e-4)
     stage.export(stage.network, tmp_path / "model")
     saved = load_autoencoder(tmp_path / "model")
