@@ -12,7 +12,8 @@ A suite is a YAML file; its recipe is relative to it:
     rows:
       start: {model: emoji-lcm}          # measured only
       L2: {objective.l2.weight: 1}       # field: value
-    quick: {seeds: [0], num_images: 128} # what --quick changes of the above; `rows: [L2]` names those to keep
+    quick: {seeds: [0], num_images: 128} # what --quick changes of the above; `rows: [L2]` names those to keep,
+                                         # and its fields count after a row's own
 
 Results lie in OUT/ROW/seed-S; what is there is not made again, also when its checkpoints and models were deleted to
 save space. The same command in several shells, on several GPUs say, shares the rows out among them.
@@ -88,9 +89,8 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if quick:  # what is smaller for all is so in a row that has its own
-        smaller = small.get("fields") or {}
-        rows = {name: {k: v for k, v in row.items() if k not in smaller} for name, row in suite.rows.items()}
+    if quick and small.get("fields"):  # after a row's own
+        rows = {name: row if set(row) == {"model"} else row | small["fields"] for name, row in suite.rows.items()}
         suite = suite.model_copy(update={"rows": rows})
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
@@ -239,14 +239,15 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     if set(suite.rows[row]) == {"model"}:
         resolve_model(suite.rows[row]["model"])
         return None
-    fields = {**suite.fields, **suite.rows[row], "train.seed": seed, "run.dir": str(_folder(out, row, seed))}
+    own = {"train.seed": seed, "run.dir": str(_folder(out, row, seed))}
+    fields = [*suite.fields.items(), *suite.rows[row].items(), *own.items()]  # the later one counts
     try:
-        config = load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
+        config = load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields])
     except UserError as error:
         raise UserError(f"row {row}: {error}") from error
     if not _steps(suite, config):
-        own = config.trajectory.num_inference_steps
-        raise UserError(f"row {row}: its model will have {own} steps and no other: add {own} to steps")
+        steps = config.trajectory.num_inference_steps
+        raise UserError(f"row {row}: its model will have {steps} steps and no other: add {steps} to steps")
     return config
 
 

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from e2ed2 import ablation
-from e2ed2.ablation import load_suite, run_suite
+from e2ed2.ablation import _config, load_suite, run_suite
 from e2ed2.ablation_table import over_seeds
 from e2ed2.cli import app
 from e2ed2.errors import UserError
@@ -162,14 +162,18 @@ def test_figures_of_something_else_are_not_taken_for_these(suite_file, calls, tm
     assert len(calls["evaluate"]) == 24
 
 
+@pytest.mark.parametrize("own", [{"train.lr": 1e-5}, {"train": {"lr": 1e-5, "max_train_steps": 9}}])
+def test_the_quick_size_counts_after_a_row_s_own_fields(suite_file, tmp_path, own):
+    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": {"L2": SUITE["rows"]["L2"] | own}, "baseline": None}))
+    assert _config(load_suite(suite_file), "L2", 0, tmp_path).train.lr == 1e-5
+    assert _config(load_suite(suite_file, quick=True), "L2", 0, tmp_path).train.lr == 1e-3
+
+
 def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
     quick = load_suite(suite_file, quick=True)
     assert quick.seeds == [5] and quick.steps == [4, 1]
     assert quick.fields == {"train.max_train_steps": 3, "train.lr": 1e-3}
     assert list(quick.rows) == ["start", "L1", "L2"]
-    own = {"L2": SUITE["rows"]["L2"] | {"train.lr": 1e-5}}
-    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": own, "baseline": None}))
-    assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
     assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))

@@ -61,11 +61,11 @@ pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
 
 def _fewer(inference: Inference) -> str:
     calls = []
-    for k, grid in inference.learned_grids.items():
+    for k, grid in inference.own_grids.items():
         if k < inference.num_inference_steps:
             call = replace(inference, num_inference_steps=k, timesteps=grid, fewer_timesteps=None).steps()
             calls += [f"`{name}={value}`" for name, value in call.items()]
-    return f"For fewer steps it has learned grids of their own: {', '.join(calls)}.\n\n" if calls else ""
+    return f"For fewer steps it has grids of its own: {', '.join(calls)}.\n\n" if calls else ""
 
 
 def add_measured(folder: Path, text: str) -> None:

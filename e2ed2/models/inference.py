@@ -24,8 +24,8 @@ CALL_ARGUMENTS = {"max_sequence_length", "use_resolution_binning", "clean_captio
 class Inference:
     """The call a model was made for, in the pipeline's own words; `solver` is `lcm`, `ddim` or `euler`.
 
-    `timesteps`: a learned grid for `num_inference_steps` steps, `fewer_timesteps`: those for fewer, by their number;
-    what is not learned keeps the solver's own.
+    `timesteps`: a grid of the model's own for `num_inference_steps` steps, learned or given, `fewer_timesteps`: those
+    for fewer, by their number; the others are the solver's.
     `transformers`: where each step has a network of its own, their subfolders in order.
     `embedded_guidance`: the network is told the scale, and guidance costs no second evaluation; known of the network.
     """
@@ -71,8 +71,8 @@ class Inference:
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         if self.transformers is not None and steps != self.num_inference_steps:
             raise UserError(f"{steps} steps: the model has a network for each of its {self.num_inference_steps}")
-        if steps in (learned := self.learned_grids):
-            return torch.tensor(learned[steps])
+        if steps in (own := self.own_grids):
+            return torch.tensor(own[steps])
         try:
             if self.solver == "lcm":
                 return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
@@ -81,13 +81,13 @@ class Inference:
             raise UserError(str(error)) from error
 
     @property
-    def learned_grids(self) -> dict[int, list[int]]:
+    def own_grids(self) -> dict[int, list[int]]:
         """Number of steps -> timesteps."""
         fewer = {len(grid): grid for grid in (self.fewer_timesteps or {}).values()}
         return fewer | ({} if self.timesteps is None else {self.num_inference_steps: self.timesteps})
 
     def with_grids(self, grids: Mapping[int, list[int]]) -> "Inference":
-        """With these learned grids, number of steps -> timesteps, and no others; those of more steps are left out."""
+        """With these grids of its own, number of steps -> timesteps, and no others; those of more steps are dropped."""
         fewer = {str(k): grid for k, grid in grids.items() if k < self.num_inference_steps}
         return replace(self, timesteps=grids.get(self.num_inference_steps), fewer_timesteps=fewer or None)
 

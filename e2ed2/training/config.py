@@ -109,6 +109,14 @@ class TrajectoryConfig(Section):
     gradient_checkpointing: bool = False
     num_backprop_steps: Count | None = None
 
+    @property
+    def step_counts(self) -> list[int]:
+        """The numbers of steps that chains are trained with."""
+        if not self.random_num_steps:
+            return [self.num_inference_steps]
+        weights = self.num_steps_weights or [1.0] * self.num_inference_steps
+        return [k for k, weight in enumerate(weights, start=1) if weight > 0]
+
 
 class ConsistencyConfig(Section):
     """Latent consistency distillation (arXiv:2310.04378): teacher (default: the start), guidance, grid."""

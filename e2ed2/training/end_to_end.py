@@ -107,8 +107,8 @@ class EndToEndStage(FewStepStage):
             adapters = 1 if config.trajectory.parameters == "lora" else num_steps
             frozen = transformer if self.half is None else transformer.to(self.half)
             sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
-        learned = range(2 if config.trajectory.random_num_steps else num_steps, num_steps + 1)
-        self.network = self.chain(sets, learned if config.trajectory.time_grid != "fixed" else ()).to(device)
+        learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
+        self.network = self.chain(sets, learned).to(device)
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, data.captions, device, say))
@@ -120,7 +120,7 @@ class EndToEndStage(FewStepStage):
     def _check_repulsion(self, solver: str, rows_per_caption: int) -> None:
         """Raise UserError where scoring rules would compare samples that are one and the same at every later start."""
         rules, m, trajectory = self.weights.keys() & SCORING_RULES, self._objective.num_samples, self._config.trajectory
-        starts_later = trajectory.start == "random_step" and trajectory.num_inference_steps > 1
+        starts_later = trajectory.start == "random_step" and trajectory.step_counts != [1]
         if rules and m > 1 and rows_per_caption == 1 and starts_later and solver not in NOISY_SOLVERS:
             raise UserError(
                 f"trajectory.start: random_step, but trajectory.solver={solver} draws no noise: from a later start the "

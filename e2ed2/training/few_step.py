@@ -66,8 +66,10 @@ class FewStepStage:
             self._pipeline.vae.to(self.half)
         scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
         call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
-        grids = start.learned_grids if start.solver == solver else {}
-        self.inference = call.with_grids(grids | {len(grid): grid for grid in config.trajectory.timesteps})
+        grids = start.own_grids if start.solver == solver else {}
+        grids |= {len(grid): grid for grid in config.trajectory.timesteps}
+        is_one_sampler = config.trajectory.parameters.endswith("per_step")  # its sets belong to one number of steps
+        self.inference = call.with_grids({k: grid for k, grid in grids.items() if k == steps or not is_one_sampler})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:
@@ -126,7 +128,7 @@ class FewStepStage:
     def export(self, network: nn.Module, folder: Path) -> None:
         """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""
         sampler, inference = self.sampler_of(network), self.inference
-        inference = inference.with_grids(inference.learned_grids | sampler.rounded_grids())
+        inference = inference.with_grids(inference.own_grids | sampler.rounded_grids())
         config = self._config
         pipeline, _ = load_start(config, inference.height, with_text=False)  # anew: what was frozen in full precision
         base = network_of(pipeline)

@@ -22,14 +22,13 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     space = config.objective.adversarial.space if "adversarial" in terms else None
     sees_features = judges_features(config.objective, terms)
     drawn = ("random_num_steps", "num_steps_weights", "start")
-    sampler = (*drawn, "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
+    sampler = (*drawn, "timesteps", "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
     table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
             (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
         ),
-        (stage in ("lcm", "e2ed2"), f"stage {stage} has no few-step sampler", ("trajectory.timesteps",)),
         (stage == "lcm", f"stage {stage} distils nothing", ("consistency",)),
         (
             config.model.architecture is None,
@@ -101,26 +100,28 @@ def check_grids(config: Config) -> None:
     if weights and not trajectory.random_num_steps:
         raise UserError(
             f"trajectory.num_steps_weights: {weights}, but every chain has {steps} steps: add "
-            "trajectory.random_num_steps=true, or leave it out"
+            "trajectory.random_num_steps=true, or set it to []"
         )
     if weights and (len(weights) != steps or sum(weights) == 0):
         raise UserError(
             f"trajectory.num_steps_weights: {weights}, but trajectory.num_inference_steps={steps}: give a weight for "
-            f"each number of steps from 1 to {steps}, not all 0"
+            f"each number of steps from 1 to {steps}, not all 0, or [] for equal ones"
         )
-    lengths = [len(timesteps) for timesteps in trajectory.timesteps]
-    if len(set(lengths)) < len(lengths) or max(lengths, default=1) > steps:
+    counts = trajectory.step_counts
+    fitting = {len(timesteps): timesteps for timesteps in trajectory.timesteps if len(timesteps) in counts}
+    if len(fitting) < len(trajectory.timesteps):
+        given, trained = ([*map(str, values)] for values in (map(len, trajectory.timesteps), counts))
         raise UserError(
-            f"trajectory.timesteps: grids of {', '.join(map(str, lengths))} steps, but each number of steps from 1 to "
-            f"trajectory.num_inference_steps={steps} can have one: remove the others"
+            f"trajectory.timesteps: grids of {', '.join(given)} steps, but chains are trained with "
+            f"{', '.join(trained)}, one grid each at most: set trajectory.timesteps={[*fitting.values()]}"
         )
     if grid == "learned_alone" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
         raise UserError(
             f"trajectory.time_grid: {grid} needs trajectory.start=pure_noise (a later start teaches no grid) and "
             "random_num_steps=false (one step has none)"
         )
-    if grid != "fixed" and steps == 1:
-        raise UserError(f"trajectory.num_inference_steps: 1, but time_grid={grid} keeps the first: give 2 or more")
+    if grid != "fixed" and counts == [1]:
+        raise UserError(f"trajectory.time_grid: {grid}, but chains of one step keep their only timestep: train more")
     if grid != "fixed" and kept is not None:
         raise UserError(
             f"trajectory.num_backprop_steps: {kept}, but time_grid={grid} needs the gradient of all steps (where a "
@@ -153,10 +154,10 @@ def check_trajectory(config: Config) -> None:
             f"trajectory.num_backprop_steps: {kept}, but with parameters={parameters} the sets of steps before those "
             "would never learn: leave it out, or take shared or lora"
         )
-    if intermediate > 0 and steps == 1:
+    if intermediate > 0 and trajectory.step_counts == [1]:
         raise UserError(
-            f"objective.intermediate_weight: {intermediate}, but trajectory.num_inference_steps=1 has no "
-            "step before the last: give 2 or more, or leave it out"
+            f"objective.intermediate_weight: {intermediate}, but chains of one step have none before the last: train "
+            "more steps, or leave it out"
         )
     if intermediate > 0 and is_cut:
         raise UserError(
@@ -192,7 +193,7 @@ def check_evaluation(config: Config) -> None:
 def check_class_batches(config: Config, terms: Collection[str]) -> None:
     """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
     n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
-    trajectory, is_one_step = config.trajectory, config.trajectory.num_inference_steps == 1
+    trajectory, is_one_step = config.trajectory, config.trajectory.step_counts == [1]
     field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial"}
     if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
         raise UserError(

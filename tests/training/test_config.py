@@ -79,8 +79,15 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("trajectory.num_steps_weights=[-1]", ["trajectory.num_steps_weights.0: -1", "greater than or equal to 0"]),
         ("trajectory.timesteps=[[999, 1000]]", ["trajectory.timesteps.0.1: 1000", "less than 1000"]),
         ("trajectory.timesteps=[[499, 999]]", ["trajectory.timesteps.0: [499, 999]", "must descend"]),
-        ("trajectory.timesteps=[[999, 499], [999, 99]]", ["timesteps: grids of 2, 2 steps", "can have one"]),
-        ("trajectory.timesteps=[[5, 4, 3, 2, 1]]", ["timesteps: grids of 5 steps", "num_inference_steps=4"]),
+        (
+            "trajectory={random_num_steps: true, timesteps: [[999, 499], [999, 99]]}",
+            ["timesteps: grids of 2, 2 steps, but chains are trained with 1, 2, 3, 4", "timesteps=[[999, 99]]"],
+        ),
+        ("trajectory.timesteps=[[999, 99], [5, 4, 3, 2]]", ["with 4, one grid", "timesteps=[[5, 4, 3, 2]]"]),
+        (
+            "trajectory={random_num_steps: true, num_steps_weights: [1, 0, 0, 0], time_grid: learned}",
+            ["trajectory.time_grid: learned, but chains of one step"],
+        ),
         ("objective.adversarial.space=image", ["'latent', 'pixel' or 'feature'"]),
         ("objective.l2.weight=0", ["objective: no term has a weight", "objective.patch_energy.weight=1"]),
         ("objective.energy.weight=1", ["objective.num_samples: 1, but a scoring rule"]),
@@ -164,7 +171,7 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
             "trajectory.coupling: teacher_pairs needs .* data.images_per_caption=1",
         ),
         (
-            ["stage=lcm", "objective.l2.weight=0", "data.images_per_caption=2", "trajectory.start=pure_noise"],
+            ["stage=lcm", "objective.l2.weight=0", "data.images_per_caption=2"],
             "data.images_per_caption: 2 is for scoring rules of stage e2ed2",
         ),
         (
@@ -214,7 +221,7 @@ def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, override
         ),
         (
             ["trajectory={time_grid: learned_alone, start: pure_noise, num_inference_steps: 1}"],
-            "trajectory.num_inference_steps: 1, but time_grid=learned_alone keeps the first: give 2 or more",
+            "trajectory.time_grid: learned_alone, but chains of one step keep their only timestep: train more",
         ),
         (
             ["trajectory.parameters=lora", "model.architecture={layers: 1}"],
@@ -234,7 +241,7 @@ def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, override
         ),
         (
             ["objective.intermediate_weight=0.5", "trajectory.num_inference_steps=1"],
-            "intermediate_weight: 0.5, but trajectory.num_inference_steps=1 has no step before the last: give 2",
+            "intermediate_weight: 0.5, but chains of one step have none before the last: train more",
         ),
     ],
 )
@@ -250,6 +257,9 @@ LCM, BASE = ["stage=lcm", "objective={}"], ["stage=base", "objective={}", "model
     ("overrides", "message"),
     [
         ([*LCM, "trajectory.time_grid=learned"], "time_grid: learned, but stage lcm trains through no sampler"),
+        ([*LCM, "trajectory.timesteps=[[999, 143]]"], "trajectory.timesteps: .* but stage lcm trains through"),
+        ([*LCM, "trajectory.random_num_steps=true"], "random_num_steps: True, but stage lcm trains through no sampler"),
+        ([*BASE, "trajectory.start=pure_noise"], "trajectory.start: pure_noise, but stage base trains through no"),
         ([*LCM, "trajectory.num_backprop_steps=2"], "num_backprop_steps: 2, but stage lcm trains through no sampler"),
         ([*LCM, "trajectory.parameters=lora"], "trajectory.parameters: lora, but stage lcm trains through no sampler"),
         ([*LCM, "objective.num_samples=2"], "objective.num_samples: 2, but stage lcm trains through no sampler"),

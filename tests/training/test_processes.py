@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from e2ed2.models.pipeline import load_pipeline
 from e2ed2.training.log import read_metrics
-from e2ed2.training.recipe import build_config
+from e2ed2.training.loop import train
+from e2ed2.training.recipe import build_config, load_config
 
 
 def launch(recipe, tmp_path):
@@ -45,21 +46,27 @@ def photos(tmp_path):
     return folder
 
 
-def test_an_autoencoder_trains_on_the_rows_of_both(photos, tmp_path):
-    config = build_config(
-        {
+def test_an_autoencoder_learns_from_the_rows_of_both(photos, tmp_path):
+    """The first process alone has the rows and the noise of a run of one: only the gradient of the second differs."""
+
+    def recipe(name):
+        values = {
             "stage": "autoencoder",
-            "run": {"dir": str(tmp_path / "run")},
+            "run": {"dir": str(tmp_path / name)},
             "model": {"architecture": {"block_out_channels": [8], "norm_num_groups": 4, "latent_channels": 4}},
             "data": {"source": "folder", "path": str(photos)},
             "objective": {"l1": {"weight": 1}},
-            "train": {"max_train_steps": 2, "micro_batch_size": 2, "log_every": 1, "mixed_precision": "no"},
+            "train": {"max_train_steps": 1, "micro_batch_size": 2, "lr": 1e-3, "mixed_precision": "no"},
         }
-    )
-    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
-    ends = launch(tmp_path / "recipe.yaml", tmp_path)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(build_config(values).to_yaml())
+        return path
+
+    ends = launch(recipe("two"), tmp_path)
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
-    assert [row["images_seen"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [4, 8]
+    train(load_config(recipe("one")))
+    two, one = (load_file(tmp_path / run / "checkpoints/step-1/model.safetensors") for run in ("two", "one"))
+    assert two.keys() == one.keys() and any(not two[name].equal(one[name]) for name in two)
 
 
 def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):

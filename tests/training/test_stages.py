@@ -159,7 +159,7 @@ def test_grids_of_the_recipe_are_run_and_exported_and_the_rest_stay_the_solver_s
     assert grids == {(999,), (999, 143), (999, 679, 339), (999, 828, 617, 97)}
     stage.export(stage.network, tmp_path / "model")
     _, inference = load_pipeline(tmp_path / "model")
-    assert inference.learned_grids == {2: [999, 143], 4: [999, 828, 617, 97]}
+    assert inference.own_grids == {2: [999, 143], 4: [999, 828, 617, 97]}
 
 
 def test_terms_are_those_with_a_weight_and_equal_the_objective_on_the_samples(tiny_model, tiny_emoji):
@@ -311,7 +311,7 @@ def test_the_learned_grids_of_fewer_steps_are_exported_too(tiny_model, tiny_emoj
     two, three = (stage.network.time_grids[k].rounded() for k in ("2", "3"))
     stage.export(stage.network, tmp_path / "model")
     _, inference = load_pipeline(tmp_path / "model")
-    assert inference.learned_grids == {2: two, 3: three}
+    assert inference.own_grids == {2: two, 3: three}
     assert f"`timesteps={two}`" in (tmp_path / "model" / "README.md").read_text()
     assert [inference.grid(k).tolist() for k in (1, 2, 3)] == [[999], two, three] and two != [999, 499]
     on = make("e2ed2", tmp_path / "model", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2})
@@ -332,6 +332,22 @@ def test_a_learned_grid_of_the_start_stays_its_grid(tiny_model, tiny_emoji, tmp_
         "e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory={"num_inference_steps": 2}
     )
     assert shorter.network.timesteps(2, torch.device("cpu")).tolist() == [999, 499]
+
+
+def test_a_network_for_each_step_takes_only_its_own_grid_of_the_start(tiny_model, tiny_emoji, tmp_path):
+    pipeline, inference = load_pipeline(tiny_model)
+    grids = {2: [999, 143], 4: [999, 700, 400, 100]}
+    save_pipeline(pipeline, inference.with_grids(grids), tmp_path / "start")
+    trajectory = {"start": "pure_noise", "parameters": "per_step"}
+    stage = make("e2ed2", tmp_path / "start", objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    stage.export(stage.network, tmp_path / "model")
+    assert load_pipeline(tmp_path / "model")[1].own_grids == {4: grids[4]}
+
+
+def test_only_grids_that_chains_run_are_learned(tiny_model, tiny_emoji):
+    drawn = {"random_num_steps": True, "num_steps_weights": [1, 0, 0, 1], "time_grid": "learned"}
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory={"start": "pure_noise", **drawn})
+    assert set(stage.network.time_grids) == {"4"}
 
 
 @pytest.mark.parametrize("space", ["latent", "pixel", "feature"])
