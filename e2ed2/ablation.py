@@ -78,19 +78,21 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     if quick and not isinstance(small, dict):
         raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
     if quick:
-        rows, fields = values.get("rows") or {}, values.get("fields") or {}
+        if not isinstance(small.get("fields") or {}, dict):
+            raise UserError(f"suite {path}: quick.fields: {small['fields']}, but expected such as train.lr: 1e-4")
+        rows = values.get("rows") or {}
         for row in small.get("rows", ()):
             if row not in rows:
                 raise UserError(f"suite {path}: quick.rows: {row}, but the rows are {', '.join(rows)}")
         kept = {row: rows[row] for row in small["rows"]} if "rows" in small else rows
-        values |= {**small, "rows": kept, "fields": {**fields, **(small.get("fields") or {})}}
+        values |= {name: value for name, value in small.items() if name != "fields"} | {"rows": kept}
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if quick and small.get("fields"):  # after a row's own
-        rows = {name: row if set(row) == {"model"} else row | small["fields"] for name, row in suite.rows.items()}
+        rows = {name: row if _is_measured_only(row) else row | small["fields"] for name, row in suite.rows.items()}
         suite = suite.model_copy(update={"rows": rows})
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
@@ -193,7 +195,7 @@ def _is_of(config: Config, folder: Path) -> bool:
 
 def _steps(suite: Suite, config: Config | None) -> list[int]:
     """The suite's step counts that a row's model can take: one with parameters for each of its steps has its own."""
-    if config is None or not config.trajectory.parameters.endswith("per_step"):
+    if config is None or not config.trajectory.has_set_per_step:
         return suite.steps
     return [steps for steps in suite.steps if steps == config.trajectory.num_inference_steps]
 
@@ -226,6 +228,10 @@ def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
     return costs
 
 
+def _is_measured_only(fields: dict[str, Any]) -> bool:
+    return set(fields) == {"model"}
+
+
 def _folder(out: Path, row: str, seed: int) -> Path:
     return out / _folder_name(row) / f"seed-{seed}"
 
@@ -236,7 +242,7 @@ def _folder_name(row: str) -> str:
 
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     """The recipe of a row, None for one that is only measured."""
-    if set(suite.rows[row]) == {"model"}:
+    if _is_measured_only(suite.rows[row]):
         resolve_model(suite.rows[row]["model"])
         return None
     own = {"train.seed": seed, "run.dir": str(_folder(out, row, seed))}

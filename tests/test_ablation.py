@@ -169,13 +169,17 @@ def test_the_quick_size_counts_after_a_row_s_own_fields(suite_file, tmp_path, ow
     assert _config(load_suite(suite_file, quick=True), "L2", 0, tmp_path).train.lr == 1e-3
 
 
-def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file):
+def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file, tmp_path):
     quick = load_suite(suite_file, quick=True)
     assert quick.seeds == [5] and quick.steps == [4, 1]
-    assert quick.fields == {"train.max_train_steps": 3, "train.lr": 1e-3}
+    train = _config(quick, "L1", 5, tmp_path).train
+    assert (train.max_train_steps, train.lr) == (3, 1e-3)
     assert list(quick.rows) == ["start", "L1", "L2"]
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
     assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
+    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"fields": ["train.lr"]}}))
+    with pytest.raises(UserError, match=r"quick\.fields: \['train\.lr'\], but expected such as train\.lr: 1e-4"):
+        load_suite(suite_file, quick=True)
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))
     with pytest.raises(UserError, match=r"quick\.rows: L3, but the rows are L1, L2, start"):
         load_suite(suite_file, quick=True)

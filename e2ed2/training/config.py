@@ -110,6 +110,11 @@ class TrajectoryConfig(Section):
     num_backprop_steps: Count | None = None
 
     @property
+    def has_set_per_step(self) -> bool:
+        """Whether each step has parameters of its own, so that the model knows one number of steps."""
+        return self.parameters in ("per_step", "lora_per_step")
+
+    @property
     def step_counts(self) -> list[int]:
         """The numbers of steps that chains are trained with."""
         if not self.random_num_steps:

@@ -256,7 +256,7 @@ class EndToEndStage(FewStepStage):
         steps, start = len(self._grids), 0
         if self._trajectory.num_steps_weights:
             steps = 1 + int(torch.multinomial(torch.tensor(self._trajectory.num_steps_weights), 1, generator=generator))
-        elif self._trajectory.random_num_steps:
+        elif self._trajectory.random_num_steps:  # the draws that published rows of equal weights were made with
             steps = 1 + int(torch.randint(steps, (), generator=generator))
         if self._trajectory.start == "random_step":
             start = int(torch.randint(steps, (), generator=generator))

@@ -68,8 +68,8 @@ class FewStepStage:
         call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
         grids = start.own_grids if start.solver == solver else {}
         grids |= {len(grid): grid for grid in config.trajectory.timesteps}
-        is_one_sampler = config.trajectory.parameters.endswith("per_step")  # its sets belong to one number of steps
-        self.inference = call.with_grids({k: grid for k, grid in grids.items() if k == steps or not is_one_sampler})
+        is_any = not config.trajectory.has_set_per_step
+        self.inference = call.with_grids({k: grid for k, grid in grids.items() if is_any or k == steps})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:

@@ -123,7 +123,7 @@ def _create_accelerator(config: Config) -> Accelerator:
     try:
         folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
         trajectory = config.trajectory  # sets of steps, and grids, that an update did not run have no gradient
-        has_idle_parts = trajectory.parameters.endswith("per_step") or trajectory.time_grid != "fixed"
+        has_idle_parts = trajectory.has_set_per_step or trajectory.time_grid != "fixed"
         return Accelerator(
             mixed_precision=mixed_precision,
             log_with=trackers or None,

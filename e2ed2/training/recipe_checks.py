@@ -136,7 +136,7 @@ def check_trajectory(config: Config) -> None:
     is_cut = kept is not None and kept < steps
     if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
         raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")
-    if trajectory.parameters.endswith("per_step") and (
+    if trajectory.has_set_per_step and (
         trajectory.random_num_steps or trajectory.num_inference_steps == 1 or trajectory.time_grid == "learned_alone"
     ):
         raise UserError(
@@ -149,7 +149,7 @@ def check_trajectory(config: Config) -> None:
             f"trajectory.parameters: {parameters}, but model.architecture makes a new network, with nothing trained to "
             "adapt: leave one out"
         )
-    if parameters.endswith("per_step") and is_cut:
+    if trajectory.has_set_per_step and is_cut:
         raise UserError(
             f"trajectory.num_backprop_steps: {kept}, but with parameters={parameters} the sets of steps before those "
             "would never learn: leave it out, or take shared or lora"
