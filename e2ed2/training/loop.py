@@ -97,6 +97,10 @@ def train(
             with atomic_folder(model) as folder:
                 _export(run, state, folder)
         accelerator.wait_for_everyone()
+        # A DistributedDataParallel that is freed after its process group can hang: the group's end waits for a thread
+        # that waits for the interpreter's lock (seen with torch 2.13 and gloo).
+        del run
+        accelerator.free_memory()
         accelerator.end_training()
     return model
 

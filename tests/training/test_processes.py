@@ -14,6 +14,23 @@ from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config, load_config
 
+TRAIN = """
+import gc, sys
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
+from e2ed2.cli import main
+
+destroy = torch.distributed.destroy_process_group
+
+def checked(group=None):
+    assert not any(isinstance(thing, DistributedDataParallel) for thing in gc.get_objects()), "outlives its group"
+    destroy(group)
+
+torch.distributed.destroy_process_group = checked
+sys.argv = ["e2ed2", "train", sys.argv[1]]
+main()
+"""
+
 
 def launch(recipe, tmp_path):
     """`e2ed2 train` in two processes, by the variables that `torchrun` sets."""
@@ -22,7 +39,7 @@ def launch(recipe, tmp_path):
         port = str(free.getsockname()[1])
     shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     shared |= {"ACCELERATE_USE_CPU": "true", "E2ED2_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe)]
+    command = [sys.executable, "-c", TRAIN, str(recipe)]
     processes = [
         subprocess.Popen(
             command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
