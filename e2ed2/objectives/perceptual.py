@@ -68,7 +68,7 @@ def random_views(images: Tensor, generator: torch.Generator, rows_per_caption: i
         generator: on the CPU.
         rows_per_caption: so many consecutive of the B rows are of one caption.
     Returns:
-        float [n, B, 3, H', W'], H x W or, where the shorter side is below `MIN_SIDE`, in proportion so that it is
+        float32 [n, B, 3, H', W'], H x W or, where the shorter side is below `MIN_SIDE`, in proportion so that it is
         that; the border is repeated outside.
     """
     n, batch, _, height, width = images.shape
@@ -80,9 +80,11 @@ def random_views(images: Tensor, generator: torch.Generator, rows_per_caption: i
     shift = (u[3:] - 0.5) / 2  # in units of half a side
     across, down = -sin * (height / width), flip * sin * (width / height)  # half a side is a unit: no shear in pixels
     rows = [torch.stack([flip * cos, across, shift[0]], 1), torch.stack([down, cos, shift[1]], 1)]
-    theta = torch.stack(rows, 1).to(images).expand(n, -1, -1, -1).flatten(0, 1)
+    theta = torch.stack(rows, 1).to(images.device).expand(n, -1, -1, -1).flatten(0, 1)
     short = min(height, width)
     sides = [round(side * max(short, MIN_SIDE) / short) for side in (height, width)]
-    grid = F.affine_grid(theta, [n * batch, 3, *sides], align_corners=False)
-    views = F.grid_sample(images.flatten(0, 1), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # places in bf16 would be pixels off in a large image
+        grid = F.affine_grid(theta, [n * batch, 3, *sides], align_corners=False)
+        flat = images.flatten(0, 1).float()
+        views = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return views.unflatten(0, (n, batch))

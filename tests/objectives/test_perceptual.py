@@ -53,6 +53,14 @@ def test_images_of_a_caption_share_their_view_and_captions_do_not():
     assert torch.equal(views, random_views(picture.expand(2, 2, -1, -1, -1), generator(1)))
 
 
+def test_a_view_is_the_same_in_mixed_precision():
+    """In bf16 the places of 512 pixels have 256 values."""
+    picture = torch.rand(1, 2, 3, 512, 512, generator=generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = random_views(picture, generator(1))
+    assert torch.equal(mixed, random_views(picture, generator(1)))
+
+
 def test_rows_of_a_caption_share_their_view():
     picture = torch.rand(1, 1, 3, 32, 32, generator=generator()).expand(1, 4, -1, -1, -1)
     (views,) = random_views(picture, generator(1), rows_per_caption=2)
