@@ -1,20 +1,5 @@
 """`e2ed2 ablate`: trains and measures every row of a suite and puts them side by side (Table 2, Figure 4).
 
-A suite is a YAML file; its recipe is relative to it:
-
-    recipe: ../emoji/e2ed2.yaml          # what every row trains
-    fields: {train.max_train_steps: 200} # changes for every row
-    protocol: emoji
-    num_images: 512
-    steps: [4, 2, 1]
-    seeds: [0, 1, 2]
-    baseline: L2                         # training cost is relative to this row
-    rows:
-      start: {model: emoji-lcm}          # measured only
-      L2: {objective.l2.weight: 1}       # field: value
-    quick: {seeds: [0], num_images: 128} # what --quick changes of the above; `rows: [L2]` names those to keep,
-                                         # and its fields count after a row's own
-
 Results lie in OUT/ROW/seed-S; what is there is not made again, also when its checkpoints and models were deleted to
 save space. The same command in several shells, on several GPUs say, shares the rows out among them.
 """
@@ -24,85 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from e2ed2.ablation_suite import Suite, folder_name, is_measured_only
 from e2ed2.ablation_table import chart, table
 from e2ed2.errors import UserError
-from e2ed2.evaluation.emoji import emoji_protocol_names
 from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
 from e2ed2.files import locked, write_file
 from e2ed2.models.bundled import resolve_model
-from e2ed2.training.config import MAX_INFERENCE_STEPS, Config
-from e2ed2.training.fields import Count, CountOrZero
+from e2ed2.processes import join_processes, process_state
+from e2ed2.training.config import Config
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.recipe import changed_fields, load_config
+from e2ed2.training.run_folder import recorded_config
 from e2ed2.watch import Watch, silent
 
-
-class Suite(BaseModel):
-    """The rows of one table, and how each is trained and measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    recipe: Path
-    fields: dict[str, Any] = {}
-    protocol: str = "emoji"
-    num_images: Count | None = None
-    steps: Annotated[list[Annotated[Count, Field(le=MAX_INFERENCE_STEPS)]], Field(min_length=1)] = [4]
-    seeds: Annotated[list[CountOrZero], Field(min_length=1)] = [0]
-    baseline: str | None = None
-    rows: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-
-
-def load_suite(path: Path, quick: bool = False) -> Suite:
-    """A suite file; `quick` applies its own `quick` section.
-
-    Raises:
-        UserError: unreadable file, unknown field, wrong type, a baseline that is no row, or no quick size.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"suite {path}: not a readable YAML file; see recipes/ablation/ for examples") from error
-    if not isinstance(values, dict):
-        raise UserError(f"suite {path}: expected fields such as 'rows', found {type(values).__name__}")
-    small = values.pop("quick", None)
-    if quick and not isinstance(small, dict):
-        raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
-    if quick:
-        if not isinstance(small.get("fields") or {}, dict):
-            raise UserError(f"suite {path}: quick.fields: {small['fields']}, but expected such as train.lr: 1e-4")
-        rows = values.get("rows") or {}
-        for row in small.get("rows", ()):
-            if row not in rows:
-                raise UserError(f"suite {path}: quick.rows: {row}, but the rows are {', '.join(rows)}")
-        kept = {row: rows[row] for row in small["rows"]} if "rows" in small else rows
-        values |= {name: value for name, value in small.items() if name != "fields"} | {"rows": kept}
-    try:
-        suite = Suite.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"suite {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if quick and small.get("fields"):  # after a row's own
-        rows = {name: row if _is_measured_only(row) else row | small["fields"] for name, row in suite.rows.items()}
-        suite = suite.model_copy(update={"rows": rows})
-    if suite.baseline is not None and suite.baseline not in suite.rows:
-        raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
-    for row in suite.rows:
-        if len(alike := [other for other in suite.rows if _folder_name(other) == _folder_name(row)]) > 1:
-            both = " and ".join(alike)
-            raise UserError(f"suite {path}: rows: {both} would share the folder {_folder_name(row)}; rename one")
-    if suite.protocol not in (names := emoji_protocol_names()):
-        raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
-    return suite.model_copy(update={"recipe": path.parent / suite.recipe})
+Job = tuple[str, int]  # row and seed
 
 
 def run_suite(
@@ -120,10 +48,16 @@ def run_suite(
     Every recipe is checked before the first is trained.
 
     Raises:
-        UserError: a row's recipe is wrong. KeyboardInterrupt: what was done is saved.
+        UserError: a row's recipe is wrong, or this is one of several processes. KeyboardInterrupt: what was done is
+            saved.
     """
+    if (world := join_processes().world) > 1:
+        raise UserError(
+            f"ablate: {world} processes of one command would train different rows as one: start it without "
+            "`accelerate launch`, in a shell for each GPU; they share the rows out"
+        )
     jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
-    configs = {job: _config(suite, *job, out) for job in jobs}
+    configs = _in_one_precision({job: _config(suite, *job, out) for job in jobs})
     write_file(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
     text, elsewhere = "", []
     for number, (row, seed) in enumerate(jobs, start=1):
@@ -189,7 +123,6 @@ def _is_of(config: Config, folder: Path) -> bool:
         recorded = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):
         return False
-    config = resolve_precision(config, recorded, torch.device("cpu"))
     return not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
 
 
@@ -200,7 +133,7 @@ def _steps(suite: Suite, config: Config | None) -> list[int]:
     return [steps for steps in suite.steps if steps == config.trajectory.num_inference_steps]
 
 
-def _write_table(suite: Suite, configs: dict[tuple[str, int], Config | None], out: Path) -> str:
+def _write_table(suite: Suite, configs: dict[Job, Config | None], out: Path) -> str:
     """The table of what is measured so far, in `out/table.md` and returned; `out/figure.svg` shows it."""
     results: dict[str, list[dict[int, dict[str, Any]]]] = {}
     for row in suite.rows:
@@ -209,40 +142,38 @@ def _write_table(suite: Suite, configs: dict[tuple[str, int], Config | None], ou
             steps = _steps(suite, configs[row, seed])
             paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in steps}
             results[row].append({k: json.loads(path.read_text()) for k, path in paths.items() if path.exists()})
-    text = table(suite.steps, suite.baseline, results, _costs(suite, out))
+    costs, unlike = _costs(suite, out)
+    text = table(suite.steps, suite.baseline, results, costs)
+    if unlike:
+        text += f"\nNo time and memory of {', '.join(unlike)}: trained in another precision than {suite.baseline}.\n"
     write_file(out / "table.md", text.encode())
     if any(any(seeds) for seeds in results.values()):
         write_file(out / "figure.svg", chart(suite.steps, suite.baseline, results).encode())
     return text
 
 
-def _costs(suite: Suite, out: Path) -> dict[str, tuple[float, float]]:
-    """row -> (seconds per image, bytes at most) of its training, where there was one."""
-    costs = {}
+def _costs(suite: Suite, out: Path) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """row -> (seconds per image, bytes at most) of its training, where there was one; and rows unlike the baseline."""
+    costs, precisions = {}, {}
     for row in suite.rows:
-        logs = [_folder(out, row, seed) / "metrics.jsonl" for seed in suite.seeds]
-        steps = [step for log in logs if log.exists() for step in read_metrics(log)]
+        folders = [_folder(out, row, seed) for seed in suite.seeds]
+        steps = [step for folder in folders for step in read_metrics(folder / "metrics.jsonl")]
         if steps:
             seconds = fmean(1 / step["images_per_second"] for step in steps)  # chains differ in length: no median
             costs[row] = (seconds, max(step["peak_memory_bytes"] for step in steps))
-    return costs
-
-
-def _is_measured_only(fields: dict[str, Any]) -> bool:
-    return set(fields) == {"model"}
+            begun = [recorded_config(folder) for folder in folders if (folder / "metrics.jsonl").exists()]
+            precisions[row] = {config["train"]["mixed_precision"] for config in begun if config}
+    unlike = [row for row in costs if suite.baseline in costs and precisions[row] != precisions[suite.baseline]]
+    return {row: cost for row, cost in costs.items() if row not in unlike}, unlike
 
 
 def _folder(out: Path, row: str, seed: int) -> Path:
-    return out / _folder_name(row) / f"seed-{seed}"
-
-
-def _folder_name(row: str) -> str:
-    return row.replace("/", "_").replace(" ", "_")
+    return out / folder_name(row) / f"seed-{seed}"
 
 
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     """The recipe of a row, None for one that is only measured."""
-    if _is_measured_only(suite.rows[row]):
+    if is_measured_only(suite.rows[row]):
         resolve_model(suite.rows[row]["model"])
         return None
     own = {"train.seed": seed, "run.dir": str(_folder(out, row, seed))}
@@ -255,6 +186,16 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
         steps = config.trajectory.num_inference_steps
         raise UserError(f"row {row}: its model will have {steps} steps and no other: add {steps} to steps")
     return config
+
+
+def _in_one_precision(configs: dict[Job, Config | None]) -> dict[Job, Config | None]:
+    """`train.mixed_precision: auto` as a row was begun, else as the others were: figures and costs are compared."""
+    recorded = {job: recorded_config(config.run.dir) for job, config in configs.items() if config}
+    others = next(filter(None, recorded.values()), {})
+    device = process_state().device
+    return {
+        job: config and resolve_precision(config, recorded[job] or others, device) for job, config in configs.items()
+    }
 
 
 def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:

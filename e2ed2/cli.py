@@ -288,7 +288,8 @@ def ablate(
     """Train and measure every row of a suite over its seeds: one table. What is done is not done again."""
     folder = out or Path("runs/ablation") / (suite.stem + ("-quick" if quick else ""))
     with _waiting(f"what was done is in {folder}; the same command goes on") as waiting:
-        from e2ed2.ablation import load_suite, run_suite
+        from e2ed2.ablation import run_suite
+        from e2ed2.ablation_suite import load_suite
 
         text = run_suite(load_suite(suite, quick), folder, say=waiting.say, watch=waiting, tick=waiting.tick)
     print(text, end="")

@@ -6,15 +6,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from e2ed2 import ablation
-from e2ed2.ablation import _config, load_suite, run_suite
+from e2ed2.ablation import _config, run_suite
+from e2ed2.ablation_suite import load_suite
 from e2ed2.ablation_table import over_seeds
 from e2ed2.cli import app
 from e2ed2.errors import UserError
+from e2ed2.processes import Share
+from e2ed2.training.precision import resolve_precision
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 RECIPE = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"}}
 SUITE = {
@@ -177,11 +182,22 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file, tmp
     assert list(quick.rows) == ["start", "L1", "L2"]
     suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
     assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
-    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"fields": ["train.lr"]}}))
-    with pytest.raises(UserError, match=r"quick\.fields: \['train\.lr'\], but expected such as train\.lr: 1e-4"):
-        load_suite(suite_file, quick=True)
-    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L3"]}}))
-    with pytest.raises(UserError, match=r"quick\.rows: L3, but the rows are L1, L2, start"):
+
+
+@pytest.mark.parametrize(
+    ("quick", "message"),
+    [
+        ({"fields": ["train.lr"]}, r"quick\.fields: "),
+        ({"rows": ["L3"]}, r"quick\.rows: L3, but the rows are start, L1, L2"),
+        ({"rows": None}, r"quick\.rows: "),
+        ({"rows": [["L2"]]}, r"quick\.rows\.0: "),
+        ({"row": ["L2"]}, r"quick\.row: "),
+        (None, "has no section 'quick'"),
+    ],
+)
+def test_a_wrong_quick_size_is_one_line(suite_file, quick, message):
+    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": quick}, sort_keys=False))
+    with pytest.raises(UserError, match=message):
         load_suite(suite_file, quick=True)
 
 
@@ -202,6 +218,8 @@ def test_mean_and_interval_over_seeds_by_hand():
         ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
         ({"protocol": "coco"}, "protocol: coco, but there are emoji, "),
         ({"steps": [51]}, "steps.0: "),
+        ({"seeds": [0, 0]}, r"seeds: \[0, 0\], but each can be measured once"),
+        ({"rows": ["L2"]}, "rows: "),
         ({"rows": {"a b": {}, "a/b": {}}, "baseline": None}, "rows: a b and a/b would share the folder a_b"),
     ],
 )
@@ -220,6 +238,34 @@ def test_shipped_suites_are_valid_in_every_row(path, quick, calls, tmp_path):
     run_suite(suite, tmp_path / "out", say=lambda line: None)
     rows = {config.run.dir.parent.name for config in calls["train"]}
     assert rows == {row for row, fields in suite.rows.items() if set(fields) != {"model"}}
+
+
+def test_auto_is_the_precision_of_the_rows_that_are_there(suite_file, calls, tmp_path):
+    """Begun on a machine that trains in float32, gone on with on one that has bf16, or the other way round."""
+    suite, out = load_suite(suite_file), tmp_path / "out"
+    other = {"bf16": "no", "no": "bf16"}[resolve_precision(_config(suite, "L1", 0, out), {}, CPU).train.mixed_precision]
+    begun = _config(suite, "L1", 1, out)
+    begun = begun.model_copy(update={"train": begun.train.model_copy(update={"mixed_precision": other})})
+    ablation.train(begun, print, None, None)
+    run_suite(suite, out, say=lambda line: None)
+    assert {config.train.mixed_precision for config in calls["train"]} == {other}
+
+
+def test_costs_of_another_precision_are_left_out(suite_file, calls, tmp_path):
+    rows = {**SUITE["rows"], "L2": {"objective.l2.weight": 1, "train.mixed_precision": "no"}}
+    fields = SUITE["fields"] | {"train.mixed_precision": "bf16"}
+    suite = load_suite(suite_file).model_copy(update={"rows": rows, "fields": fields})
+    text = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    lines = [line.split(" | ") for line in text.splitlines()]
+    assert lines[3][0] == "| L1" and lines[3][-2:] == ["-", "- |"] and lines[4][-2:] == ["1.00", "1.00 |"]
+    assert lines[-1] == ["No time and memory of L1: trained in another precision than L2."]
+
+
+def test_processes_of_one_command_do_not_train_rows_as_one(suite_file, calls, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "join_processes", lambda: Share(0, 2))
+    with pytest.raises(UserError, match="ablate: 2 processes"):
+        run_suite(load_suite(suite_file), tmp_path / "out", say=lambda line: None)
+    assert calls["train"] == []
 
 
 def test_a_wrong_row_stops_before_anything_is_trained(suite_file, calls, tmp_path):
