@@ -53,7 +53,7 @@ def unroll(
     Args:
         denoise: any callable (x_t, t [B], cond) -> prediction of x_t's shape; or K of them, one for each step.
         x: pure noise, or x_t at a later start (then pass the timesteps from there on).
-        timesteps: int64 [K], descending; the step after the last is clean data.
+        timesteps: int64 [K], descending, or float where a grid is learned; the step after the last is clean data.
         solver: `lcm`, `ddim` or `euler`.
         noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` needs it when K > 1.
         gradient_checkpointing: keep only the states between steps and recompute each step in backward.

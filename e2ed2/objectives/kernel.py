@@ -5,6 +5,7 @@ what a caption cannot tell. It knows nothing of captions: a term that does belon
 
 In training a sample and the image of its caption are no independent draws, nor are two samples of one caption: with
 `is_paired` such pairs are left out, without which the term is in part a regression of each sample on its own image.
+Where noise is assigned to images over the whole batch (optimal transport) all pairs depend on each other: a bias.
 """
 
 from collections.abc import Sequence

@@ -10,22 +10,21 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.cache import CachedSet
-from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
-from e2ed2.models.discriminator import MIN_SIDE, Discriminator, FeatureDiscriminator
+from e2ed2.models.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
-from e2ed2.samplers import NOISY_SOLVERS
 from e2ed2.training.adversary import Adversary
 from e2ed2.training.config import Config, objective_weights
 from e2ed2.training.few_step import FewStepStage
 from e2ed2.training.latents import LatentBatch, MemoryLatents
 from e2ed2.training.objective_config import SCORING_RULES, ObjectiveConfig, judges_features
+from e2ed2.training.recipe_checks import check_transport
 from e2ed2.training.teacher_pairs import pair_noise, teacher_samples
+from e2ed2.training.term_checks import check_intermediate, check_repulsion, check_set, check_sides
 from e2ed2.training.terms import (
     DECODER_TERMS,
     FEATURE_TERMS,
@@ -41,32 +40,14 @@ from e2ed2.trajectory import draw_noises
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 
-def _check_set(config: Config, weights: Mapping[str, float], data: TrainingSet) -> None:
-    """Raise UserError when the training set lacks what the recipe looks at."""
-    if config.trajectory.teacher is not None and not isinstance(data, ImageTextSet):
-        raise UserError(
-            "trajectory.coupling: teacher_pairs needs a training set in memory (emoji, or a small one of squares with "
-            "one caption each); take another coupling"
-        )
-    if judges_features(config.objective, weights) and isinstance(data, CachedSet) and not data.has_images:
-        raise UserError(
-            f"data.path: the cache {data.folder} holds no pictures, and this recipe's objective needs them; precompute "
-            "one with this recipe, in another folder"
-        )
-
-
 class EndToEndStage(FewStepStage):
     """Unrolls the few-step sampler from noise, or from a noised image at a random step, and trains through it."""
 
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self.weights = objective_weights(config)
         self._intermediate_weight = config.objective.intermediate_weight
-        if self._intermediate_weight > 0 and not self.weights.keys() & LATENT_TERMS.keys():
-            raise UserError(
-                f"objective.intermediate_weight: {self._intermediate_weight} weighs the terms on latents, and none of "
-                f"them has a weight; give one to {', '.join(LATENT_TERMS)}"
-            )
-        _check_set(config, self.weights, data)
+        check_intermediate(config, self.weights)
+        check_set(config, self.weights, data)
         self._objective, self._crop = config.objective, config.objective.crop
         self._space = config.objective.adversarial.space if "adversarial" in self.weights else None
         self._features = None
@@ -74,16 +55,8 @@ class EndToEndStage(FewStepStage):
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
         self._rows_per_caption, n = self.data.images_per_caption, config.data.images_per_caption
-        self._check_repulsion(self.inference.solver, self._rows_per_caption)  # if there are no class batches after all
-        if self._rows_per_caption < n and config.objective.num_samples < 2:
-            rules = self.weights.keys() & SCORING_RULES
-            say(
-                f"note: no class batches for data.images_per_caption={n} ({self.data.why_no_groups}); "
-                f"{', '.join(sorted(rules))}, for which one sample is too few, are left out"
-            )
-            self.weights = {name: weight for name, weight in self.weights.items() if name not in rules}
-            if not judges_features(config.objective, self.weights):
-                self._features = None
+        if self._rows_per_caption < n:
+            self._go_without_groups(say)
         self._latent_terms: dict[str, LatentTerm] = self._terms(LATENT_TERMS)
         self._feature_terms: dict[str, FeatureTerm] = self._terms(FEATURE_TERMS)
         self._set_terms: dict[str, FeatureTerm] = self._terms(SET_TERMS)
@@ -92,7 +65,7 @@ class EndToEndStage(FewStepStage):
             latent = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in latent}
         shortest = min(map(min, config.data.shapes))
-        self._check_sides(shortest, shortest // self._pipeline.vae_scale_factor)
+        check_sides(config, self.weights, shortest, shortest // self._pipeline.vae_scale_factor)
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:
@@ -113,32 +86,25 @@ class EndToEndStage(FewStepStage):
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, data.captions, device, say))
 
+    def _go_without_groups(self, say: Callable[[str], None]) -> None:
+        """Say that no caption has images enough for class batches; scoring rules are left the samples of each image."""
+        n, m = self._config.data.images_per_caption, self._objective.num_samples
+        rules = ", ".join(sorted(self.weights.keys() & SCORING_RULES))
+        note = f"note: no class batches for data.images_per_caption={n} ({self.data.why_no_groups}); {rules}"
+        if m > 1:
+            check_transport(self._config, self.weights, rows_per_caption=1)
+            check_repulsion(self._config, self.weights, self.inference.solver, rows_per_caption=1)
+            say(f"{note} compare the {m} samples of each image with it")
+            return
+        say(f"{note}, for which one sample is too few, are left out")
+        self.weights = {name: weight for name, weight in self.weights.items() if name not in SCORING_RULES}
+        check_intermediate(self._config, self.weights)
+        if not judges_features(self._objective, self.weights):
+            self._features = None
+
     def _check_solver(self, solver: str) -> None:
         super()._check_solver(solver)
-        self._check_repulsion(solver, self._config.data.images_per_caption)
-
-    def _check_repulsion(self, solver: str, rows_per_caption: int) -> None:
-        """Raise UserError where scoring rules would compare samples that are one and the same at every later start."""
-        rules, m, trajectory = self.weights.keys() & SCORING_RULES, self._objective.num_samples, self._config.trajectory
-        starts_later = trajectory.start == "random_step" and trajectory.step_counts != [1]
-        if rules and m > 1 and rows_per_caption == 1 and starts_later and solver not in NOISY_SOLVERS:
-            raise UserError(
-                f"trajectory.start: random_step, but trajectory.solver={solver} draws no noise: from a later start the "
-                f"objective.num_samples={m} samples of a caption are identical, and {', '.join(sorted(rules))} cannot "
-                "keep them apart; set trajectory.start=pure_noise"
-            )
-
-    def _check_sides(self, pixels: int, cells: int) -> None:
-        """Raise UserError where a crop is larger than the latents, or what the convolutions judge is too small."""
-        crop, adversarial = self._crop.size, self._objective.adversarial
-        if crop is not None and crop > cells:
-            raise UserError(f"objective.crop.size: {crop}, but latents are {cells}x{cells}: give {cells} at most")
-        judged = {"latent": cells, "pixel": pixels // cells * (crop or cells)}.get(adversarial.space, MIN_SIDE)
-        if "adversarial" in self.weights and judged < MIN_SIDE:
-            raise UserError(
-                f"objective.adversarial.space: {adversarial.space} is {judged}x{judged} here, but the discriminator "
-                f"needs {MIN_SIDE}x{MIN_SIDE}; take another space, or a larger objective.crop.size"
-            )
+        check_repulsion(self._config, self.weights, solver, self._config.data.images_per_caption)
 
     def _terms(self, table: Mapping[str, Callable[[ObjectiveConfig], Any]]) -> dict[str, Any]:
         """The weighted ones of `table`; those that are scoring rules judge a class batch caption by caption."""

@@ -9,7 +9,7 @@ from typing import Any
 from e2ed2.errors import UserError
 from e2ed2.training.config import Config
 from e2ed2.training.data_config import SourceConfig
-from e2ed2.training.objective_config import SCORING_RULES, judges_features
+from e2ed2.training.objective_config import OBJECTIVES, SCORING_RULES, judges_features
 
 
 def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any]) -> None:
@@ -23,13 +23,26 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     sees_features = judges_features(config.objective, terms)
     drawn = ("random_num_steps", "num_steps_weights", "start")
     sampler = (*drawn, "timesteps", "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
+    captions = ("data.caption_dropout", "data.plain_caption_fraction")
     table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
             (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
         ),
+        (
+            stage in ("lcm", "e2ed2"),
+            f"stage {stage} makes no few-step sampler",
+            tuple(f"trajectory.{name}" for name in ("num_inference_steps", "solver", "guidance_scale")),
+        ),
         (stage == "lcm", f"stage {stage} distils nothing", ("consistency",)),
+        (stage != "autoencoder", f"stage {stage} starts from nothing", ("model.path", "model.gradient_checkpointing")),
+        (stage != "autoencoder", f"stage {stage} reads no captions", captions),
+        (
+            config.trajectory.coupling != "teacher_pairs",
+            "trajectory.coupling=teacher_pairs draws full captions alone",
+            captions,
+        ),
         (
             config.model.architecture is None,
             "model.architecture makes a new network",
@@ -42,7 +55,11 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         ),
         (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
         (sees_features or space == "pixel", "no term has a weight that sees decoded images", ("objective.crop",)),
+        (config.objective.crop.size is not None, "objective.crop.size is not given", ("objective.crop.halo",)),
     ]
+    for term in (name for name in OBJECTIVES if name not in terms):
+        is_off = "weight" in getattr(config.objective, term).model_fields_set  # by a weight of 0: not forgotten
+        table.append((is_off, f"objective.{term}.weight is missing (give one to use it)", (f"objective.{term}.",)))
     for is_read, why, fields in table:
         for name, value in given.items():
             if not is_read and name.startswith(fields):
@@ -208,8 +225,9 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
         )
     if not pointwise and (plain < 1 or trajectory.start != "pure_noise"):
         raise UserError(
-            f"{field}: scoring rules judge plain captions where the chain starts from noise, and nothing judges the "
-            "rest; give another term a weight, or set data.plain_caption_fraction=1 and trajectory.start=pure_noise"
+            f"{field}: scoring rules judge plain captions where the chain starts from noise, and no term judges the "
+            "rest image by image; give one a weight, such as objective.l2.weight=1, or set "
+            "data.plain_caption_fraction=1 and trajectory.start=pure_noise"
         )
     own, noise_only = size - round(size * plain / n) * n, trajectory.start == "pure_noise" or is_one_step
     if own == 0 and noise_only and pointwise:
@@ -225,6 +243,11 @@ def check_sets(config: Config) -> None:
     own = size - round(size * plain / n) * n if n > 1 else size
     if size < 2:
         raise UserError(f"train.micro_batch_size: {size}, but mmd compares sets: give 2 or more")
+    if config.data.caption_dropout == 1:
+        raise UserError(
+            "objective.mmd.weight: compares samples of full captions, and data.caption_dropout=1 leaves none: give a "
+            "smaller one"
+        )
     if plain == 1 or own < 2:
         there = "none" if plain == 1 else f"{own} in {size} rows, and it needs 2"
         raise UserError(
@@ -253,9 +276,15 @@ def check_coupling(config: Config, terms: Collection[str]) -> None:
             "train.micro_batch_size: 1, but trajectory.coupling=optimal_transport permutes noise among rows: give 2 or "
             "more, or take independent"
         )
+    check_transport(config, terms, n)
+
+
+def check_transport(config: Config, terms: Collection[str], rows_per_caption: int) -> None:
+    """Scoring rules and optimal transport go together within the rows of a caption only."""
     rules = sorted(SCORING_RULES & set(terms))
-    if coupling == "optimal_transport" and n == 1 and rules:
+    if config.trajectory.coupling == "optimal_transport" and rows_per_caption == 1 and rules:
         raise UserError(
             f"trajectory.coupling: optimal_transport, but {', '.join(rules)} would not be proper (samples then depend "
-            "on the image beyond its caption): add data.images_per_caption=2, or take independent"
+            "on the image beyond its caption): add data.images_per_caption=2, of captions that have as many, or take "
+            "independent"
         )

@@ -54,7 +54,7 @@ def update(
     """Update number `step` (0-based), on the next micro-batches of `order`.
 
     Returns:
-        Every loss term unweighted, `total`, `lr` and `grad_norm` (before clipping).
+        Every loss term unweighted and `total`, means over the processes; `lr`, `grad_norm` (before clipping).
     Raises:
         NonFiniteError: a term or the gradient is not finite; the network was not updated.
     """
@@ -85,7 +85,14 @@ def update(
         _check_finite({"grad_norm": grad_norm}, step)
     trained.optimizer.zero_grad()
     trained.ema.update_parameters(accelerator.unwrap_model(trained.network))
-    return {**sums, **judged, "lr": lr, "grad_norm": grad_norm}
+    return {**_over_processes({**sums, **judged}, accelerator), "lr": lr, "grad_norm": grad_norm}
+
+
+def _over_processes(values: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    if accelerator.num_processes == 1:
+        return values
+    own = torch.tensor([*values.values()], device=accelerator.device)
+    return dict(zip(values, accelerator.reduce(own, "mean").tolist(), strict=True))
 
 
 def _update_adversary(

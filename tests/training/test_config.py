@@ -154,7 +154,7 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
         ),
         (
             ["data.images_per_caption=2", "objective={energy: {weight: 1}}"],
-            "data.images_per_caption: 2: scoring rules judge plain captions .* nothing judges the rest",
+            "data.images_per_caption: 2: scoring rules judge plain captions .* no term judges the rest image by image",
         ),
         (
             ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective={energy: {weight: 1}}"],
@@ -164,6 +164,10 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
             ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective.energy.weight=1"]
             + ["objective.mmd.weight=1"],
             "objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction=1",
+        ),
+        (
+            ["data.caption_dropout=1", "objective.mmd.weight=1"],
+            "objective.mmd.weight: compares samples of full captions, and data.caption_dropout=1 leaves none",
         ),
         (
             ["data.images_per_caption=2", "objective.energy.weight=1"]
@@ -250,6 +254,7 @@ def test_what_would_never_get_a_gradient_is_refused(recipe, overrides, message):
         load_config(recipe, overrides)
 
 
+AUTOENCODER = ["stage=autoencoder", "model={architecture: {layers: 1}}", "objective={l1: {weight: 1}}"]
 LCM, BASE = ["stage=lcm", "objective={}"], ["stage=base", "objective={}", "model.architecture={layers: 1}"]
 
 
@@ -278,6 +283,17 @@ LCM, BASE = ["stage=lcm", "objective={}"], ["stage=base", "objective={}", "model
             ["objective={adversarial: {weight: 1, space: pixel}, perceptual_network: vgg}"],
             "perceptual_network: vgg, but no term has a weight that sees features of images",
         ),
+        (["objective.energy.beta=0.5"], "objective.energy.beta: 0.5, but objective.energy.weight is missing"),
+        (["objective.adversarial.buffer_size=8"], "adversarial.buffer_size: 8, but objective.adversarial.weight is"),
+        (["objective={lpips: {weight: 1}, crop: {halo: 2}}"], "crop.halo: 2, but objective.crop.size is not given"),
+        ([*BASE, "trajectory.num_inference_steps=2"], "num_inference_steps: 2, but stage base makes no few-step sampl"),
+        ([*BASE, "trajectory.guidance_scale=3"], "guidance_scale: 3.0, but stage base makes no few-step sampler"),
+        ([*AUTOENCODER, "data.caption_dropout=0.1"], "data.caption_dropout: 0.1, but stage autoencoder reads no capt"),
+        ([*AUTOENCODER, "model.path=x"], "model.path: x, but stage autoencoder starts from nothing"),
+        (
+            ["trajectory={start: pure_noise, coupling: teacher_pairs, teacher: x}", "data.caption_dropout=0.1"],
+            "data.caption_dropout: 0.1, but trajectory.coupling=teacher_pairs draws full captions alone: leave it out",
+        ),
         (["trajectory.lora_rank=4"], "trajectory.lora_rank: 4, but trajectory.parameters=shared adds no LoRA"),
         (
             ["trajectory={parameters: per_step, lora_targets: [to_q]}"],
@@ -296,6 +312,7 @@ def test_fields_that_nothing_would_read_are_refused(recipe, overrides, message):
         ["trajectory={parameters: per_step, start: pure_noise, num_backprop_steps: 4}"],
         ["trajectory={parameters: lora, lora_rank: 4, start: pure_noise, num_backprop_steps: 1}"],
         ["objective.intermediate_weight=0.5", "trajectory.num_backprop_steps=4"],
+        ["objective.adversarial={weight: 0, space: pixel, buffer_size: 8}"],
         ["objective={adversarial: {weight: 1, space: pixel}, crop: {size: 8}}"],
         ["objective={adversarial: {weight: 1, space: feature}, perceptual_network: vgg}"],
         ["objective={mmd: {weight: 1}, crop: {size: 8}, perceptual_network: vgg}"],

@@ -63,27 +63,32 @@ def photos(tmp_path):
     return folder
 
 
-def test_an_autoencoder_learns_from_the_rows_of_both(photos, tmp_path):
-    """The first process alone has the rows and the noise of a run of one: only the gradient of the second differs."""
+def test_two_processes_are_two_micro_batches(photos, tmp_path):
+    """The rows, the noise and so the losses and the update of one process that accumulates two."""
 
-    def recipe(name):
+    def recipe(name, **train):
         values = {
             "stage": "autoencoder",
             "run": {"dir": str(tmp_path / name)},
             "model": {"architecture": {"block_out_channels": [8], "norm_num_groups": 4, "latent_channels": 4}},
             "data": {"source": "folder", "path": str(photos)},
             "objective": {"l1": {"weight": 1}},
-            "train": {"max_train_steps": 1, "micro_batch_size": 2, "lr": 1e-3, "mixed_precision": "no"},
+            "train": {"max_train_steps": 2, "log_every": 1, "lr": 1e-3, "mixed_precision": "no", **train},
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(build_config(values).to_yaml())
         return path
 
-    ends = launch(recipe("two"), tmp_path)
+    ends = launch(recipe("two", micro_batch_size=2), tmp_path)
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
-    train(load_config(recipe("one")))
-    two, one = (load_file(tmp_path / run / "checkpoints/step-1/model.safetensors") for run in ("two", "one"))
-    assert two.keys() == one.keys() and any(not two[name].equal(one[name]) for name in two)
+    train(load_config(recipe("one", micro_batch_size=2, gradient_accumulation_steps=2)))
+    two, one = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("two", "one"))
+    names = ("images_seen", "l1", "kl", "total", "grad_norm")
+    for row, expected in zip(two, one, strict=True):
+        assert [row[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
+    assert one[0]["l1"] != pytest.approx(one[1]["l1"], rel=1e-2)
+    two, one = (load_file(tmp_path / run / "checkpoints/step-2/model.safetensors") for run in ("two", "one"))
+    assert two.keys() == one.keys() and all(two[name].allclose(one[name], atol=1e-5) for name in two)
 
 
 def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):

@@ -213,3 +213,15 @@ def test_a_missing_teacher_is_named_before_images_are_encoded(tiny_model, tiny_e
     monkeypatch.setattr(MemoryLatents, "__init__", pytest.fail)
     with pytest.raises(UserError, match="trajectory.teacher: model 'nowhere': no such folder"):
         make(tiny_model, tiny_emoji, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "reason"), [({"solver": "ddim"}, "solver ddim"), ({"num_inference_steps": 1}, "one step")]
+)
+def test_scoring_rules_are_refused_where_the_samples_of_a_pair_are_identical(
+    tiny_model, tiny_emoji, teacher, trajectory, reason
+):
+    pairs = {"start": "pure_noise", "coupling": "teacher_pairs", "teacher": str(teacher), **trajectory}
+    message = rf"objective.num_samples: 2, but with .*teacher_pairs .* \({reason}\), .* energy cannot keep them apart"
+    with pytest.raises(UserError, match=message):
+        make(tiny_model, tiny_emoji, teacher, sections={"trajectory": pairs}, energy={"weight": 1}, num_samples=2)

@@ -23,7 +23,7 @@ from e2ed2.training.latents import MemoryLatents
 from e2ed2.training.lazy_latents import CachedLatents, OnlineLatents, collate
 from e2ed2.training.log import read_metrics
 from e2ed2.training.precompute import precompute
-from e2ed2.training.recipe import build_config, load_config
+from e2ed2.training.recipe import build_config, check_config, load_config
 from e2ed2.training.stages import create_stage, load_training_set
 from tests.data.conftest import write_tar
 from tests.models.tiny import MAKERS, SIDE, save_tiny
@@ -133,6 +133,31 @@ def test_a_recipe_with_class_batches_trains_without_them_where_there_can_be_none
     loop.train(recipe(tiny_model, tmp_path / "plain", data, objective={"l2": {"weight": 1}}, **asked), quiet)
     rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("grouped", "plain")]
     assert [row["total"] for row in rows[0]] == [row["total"] for row in rows[1]]
+
+
+def without_groups(model, photos, said=None, coupling="independent", **objective):
+    """A stage that is asked for class batches of captions that have an image each."""
+    data = {"source": "folder", "path": str(photos), "images_per_caption": 2, "plain_caption_fraction": 0.5}
+    config = recipe(model, data=data | {"buckets": {}}, objective=objective, micro_batch_size=4)
+    trajectory = config.trajectory.model_copy(update={"coupling": coupling})
+    if objective.get("intermediate_weight"):
+        trajectory = trajectory.model_copy(update={"num_inference_steps": 2})
+    config = config.model_copy(update={"trajectory": trajectory})
+    check_config(config)
+    data = load_training_set(config.data, quiet)
+    return create_stage(config, data, torch.device("cpu"), quiet if said is None else said.append)
+
+
+def test_what_class_batches_allow_is_checked_again_without_them(tiny_model, photos):
+    rule, said = {"energy": {"weight": 1}}, []
+    stage = without_groups(tiny_model, photos, said, **rule, l2={"weight": 1}, num_samples=2)
+    assert stage.weights == {"l2": 1, "energy": 1}
+    assert any("no class batches" in line and line.endswith("energy compare the 2 samples of each image with it")
+               for line in said)  # fmt: skip
+    with pytest.raises(UserError, match="optimal_transport, but energy would not be proper"):
+        without_groups(tiny_model, photos, coupling="optimal_transport", **rule, l2={"weight": 1}, num_samples=2)
+    with pytest.raises(UserError, match="intermediate_weight: 0.5 weighs the terms on latents, and none of them"):
+        without_groups(tiny_model, photos, **rule, latent_lpips={"weight": 1}, intermediate_weight=0.5)
 
 
 @pytest.mark.parametrize("objective", [{"l2": {"weight": 1}}, {"l2": {"weight": 1}, "lpips": {"weight": 1}}])
