@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -28,22 +28,22 @@ def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
 
 
 def start(model: Path, protocol: Path, out: Path, num_images: int, launch: bool) -> list:
-    """`e2ed2 evaluate` in two processes, by `accelerate launch` or by the variables that it sets."""
+    """`e2ed2 evaluate` in two processes, by `torchrun` or by the variables that it sets."""
     evaluate = ["-m", "e2ed2.cli", "evaluate", str(model), "--protocol", str(protocol), "--out", str(out)]
     evaluate += ["--num-images", str(num_images), "--steps", "1", "--batch-size", "4", "--json"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared["ACCELERATE_USE_CPU"] = "true"
     if launch:
-        how = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-        how += ["--main_process_port", port, "--mixed_precision", "no", "--dynamo_backend", "no"]
+        how = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
         commands = [([sys.executable, *how, *evaluate], shared)]
     else:
         ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
-        commands = [([sys.executable, *evaluate], shared | rank | {"ACCELERATE_USE_CPU": "true"}) for rank in ranks]
+        commands = [([sys.executable, *evaluate], shared | rank) for rank in ranks]
     return [
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for command, env in commands
     ]
 
@@ -67,8 +67,9 @@ def kill_at(processes: list, out: Path, count: int) -> None:
     while len(list((out / "images").glob("*.png"))) < count and time.monotonic() < deadline:
         assert any(process.poll() is None for process in processes), "ended before it was killed"
         time.sleep(0.02)
-    for process in processes:
-        os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:  # torchrun's workers have process groups of their own
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            each.kill()
         process.communicate()
 
 
