@@ -29,7 +29,7 @@ def denoiser_of(
     predict = family.denoiser(pipeline, network, guidance_scale)
 
     def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-        with _attention_kernel(x_t):
+        with _attention_kernel(x_t, network):
             return predict(x_t, t, cond.like(x_t))
 
     if guidance_scale <= 1 or family.embeds_guidance(pipeline):
@@ -38,9 +38,11 @@ def denoiser_of(
     return guided(denoise, guidance_scale, uncond)
 
 
-def _attention_kernel(x_t: Tensor) -> AbstractContextManager[None]:
+def _attention_kernel(x_t: Tensor, network: nn.Module) -> AbstractContextManager[None]:
     """The plain formula where the fused kernel is slow: its bf16 backward on the CPU, below some 256 tokens."""
     if x_t.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+        return nullcontext()
+    if getattr(network, "is_gradient_checkpointing", False):  # its blocks run again in backward, outside of this
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH) if x_t[0, 0].numel() < SHORT else nullcontext()
 

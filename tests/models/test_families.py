@@ -191,18 +191,24 @@ def test_every_family_has_a_tiny_copy():
 
 
 @pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
-def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, recipe, tmp_path):
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, is_mixed, recipe, tmp_path):
     start = save_tiny(class_name, tmp_path / "start")
     gradients = []
     for blocks, steps in ((False, False), (True, False), (False, True), (True, True)):
         config = recipe(tmp_path, start, {"gradient_checkpointing": blocks}, gradient_checkpointing=steps)
         stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
         network = stage.network.train()
-        stage.loss_terms(network, network, torch.arange(2), torch.Generator().manual_seed(0))["l2"].backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            loss = stage.loss_terms(network, network, torch.arange(2), torch.Generator().manual_seed(0))["l2"]
+        loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     assert gradients[0].norm() > 0
     for other in gradients[1:]:
-        torch.testing.assert_close(other, gradients[0])
+        if is_mixed:  # another kernel for attention
+            assert (other - gradients[0]).norm() < 0.05 * gradients[0].norm()
+        else:
+            torch.testing.assert_close(other, gradients[0])
 
 
 def test_a_unet_for_each_step_is_run_by_the_code_on_its_card(recipe, tmp_path, monkeypatch):
