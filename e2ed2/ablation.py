@@ -107,11 +107,7 @@ def _run_job(
 
 def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
     """Whether all figures of this very recipe are there and its model is not."""
-    try:
-        paths = [folder / f"evaluation-{k}" / EVALUATION_FILE for k in _steps(suite, config)]
-        kept = [json.loads(path.read_text()) for path in paths]
-    except (OSError, ValueError):
-        return False
+    kept = [_figures(folder / f"evaluation-{k}" / EVALUATION_FILE) for k in _steps(suite, config)]
     asked = {"protocol": suite.protocol, "seed": seed} | ({"num_images": suite.num_images} if suite.num_images else {})
     gone = not (folder / "model").exists()
     return gone and _is_of(config, folder) and all(asked.items() <= figures.items() for figures in kept)
@@ -141,7 +137,7 @@ def _write_table(suite: Suite, configs: dict[Job, Config | None], out: Path) -> 
         for seed in suite.seeds:
             steps = _steps(suite, configs[row, seed])
             paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in steps}
-            results[row].append({k: json.loads(path.read_text()) for k, path in paths.items() if path.exists()})
+            results[row].append({k: figures for k, path in paths.items() if (figures := _figures(path))})
     costs, unlike = _costs(suite, out)
     text = table(suite.steps, suite.baseline, results, costs)
     if unlike:
@@ -179,7 +175,7 @@ def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     own = {"train.seed": seed, "run.dir": str(_folder(out, row, seed))}
     fields = [*suite.fields.items(), *suite.rows[row].items(), *own.items()]  # the later one counts
     try:
-        config = load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields])
+        config = load_config(suite.recipe, [f"{name}={json.dumps(value, default=str)}" for name, value in fields])
     except UserError as error:
         raise UserError(f"row {row}: {error}") from error
     if not _steps(suite, config):
@@ -198,10 +194,19 @@ def _in_one_precision(configs: dict[Job, Config | None]) -> dict[Job, Config | N
     }
 
 
+def _figures(path: Path) -> dict[str, Any]:
+    """An evaluation, empty where there is none that can be read: it is then made."""
+    try:
+        figures = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return figures if isinstance(figures, dict) and {"nfe", "num_images", "metrics"} <= figures.keys() else {}
+
+
 def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:
     """Keep an evaluation without its images, which the seed makes again; one of this model and size is kept already."""
     path = folder / EVALUATION_FILE
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = _figures(path)
     asked: dict[str, Any] = {"protocol": suite.protocol, "model_sha256": model_sha256(resolve_model(model))}
     if suite.num_images:
         asked["num_images"] = suite.num_images

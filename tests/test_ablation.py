@@ -1,5 +1,6 @@
 """Suites: what they accept, what a second run skips, and the mean and interval over seeds."""
 
+import datetime
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -238,6 +239,21 @@ def test_shipped_suites_are_valid_in_every_row(path, quick, calls, tmp_path):
     run_suite(suite, tmp_path / "out", say=lambda line: None)
     rows = {config.run.dir.parent.name for config in calls["train"]}
     assert rows == {row for row, fields in suite.rows.items() if set(fields) != {"model"}}
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"\xff", b"null", b"[1]", b'{"metrics": {}}'])
+def test_figures_that_cannot_be_read_are_made_again(suite_file, calls, tmp_path, torn):
+    suite = load_suite(suite_file)
+    table = run_suite(suite, tmp_path / "out", say=lambda line: None)
+    (tmp_path / "out" / "L1" / "seed-1" / "evaluation-4" / "evaluation.json").write_bytes(torn)
+    assert run_suite(suite, tmp_path / "out", say=lambda line: None) == table and len(calls["evaluate"]) == 13
+
+
+def test_a_date_is_no_number(suite_file, calls, tmp_path):
+    rows = {"L2": {"train.lr": datetime.date(2026, 1, 1)}}
+    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": rows, "baseline": None}))
+    with pytest.raises(UserError, match="row L2: train.lr: '2026-01-01'"):
+        run_suite(load_suite(suite_file), tmp_path / "out", say=lambda line: None)
 
 
 def test_auto_is_the_precision_of_the_rows_that_are_there(suite_file, calls, tmp_path):
