@@ -35,7 +35,7 @@ def new_network(kind: type[M], architecture: Mapping[str, Any] | None) -> M:
             raise UserError(f"model.architecture.{name}: unknown field; {kind.__name__} has {', '.join(known)}")
     try:
         return kind(**arguments)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"model.architecture: {kind.__name__} refuses it ({' '.join(str(error).split())})") from error
 
 
@@ -50,4 +50,16 @@ def new_pipeline(autoencoder: str, architecture: Mapping[str, Any] | None, solve
     from diffusers import PixArtTransformer2DModel
 
     transformer = new_network(PixArtTransformer2DModel, architecture)
-    return assemble(transformer, load_autoencoder(resolve_model(autoencoder)), noise_scheduler(solver, PREDICTION_TYPE))
+    vae = load_autoencoder(resolve_model(autoencoder))
+    pipeline = assemble(transformer, vae, noise_scheduler(solver, PREDICTION_TYPE))
+    config, channels = transformer.config, vae.config.latent_channels
+    width = config.num_attention_heads * config.attention_head_dim
+    needed = {
+        "in_channels": (channels, "latents"),
+        "caption_channels": (pipeline.text_encoder.config.hidden_size, "captions"),
+        "cross_attention_dim": (width, "num_attention_heads x attention_head_dim"),
+    }
+    for name, (value, of) in needed.items():
+        if config[name] != value:
+            raise UserError(f"model.architecture.{name}: {config[name]}, but {of} have {value}: set it to that")
+    return pipeline

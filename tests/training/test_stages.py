@@ -455,6 +455,10 @@ def test_from_scratch_is_a_new_network_in_a_trained_latent_space(tiny_model, tin
     stage.loss_terms(stage.network, stage.network, ROWS, generator())["l2"].backward()
     stage.export(stage.network, tmp_path / "model")
     assert load_pipeline(tmp_path / "model")[1] == stage.inference
+    for name, value in {"in_channels": 4, "caption_channels": 384, "cross_attention_dim": 32}.items():
+        wrong = {"path": str(tmp_path), "architecture": architecture | {name: 100}}
+        with pytest.raises(UserError, match=f"model.architecture.{name}: 100, but .* have {value}: set it to that"):
+            create_stage(build_config({**values, "model": wrong}), tiny_emoji, torch.device("cpu"), lambda line: None)
 
 
 def test_a_perceptual_network_that_cannot_be_had_is_told_before_anything_is_loaded(tiny_model, tiny_emoji, monkeypatch):
