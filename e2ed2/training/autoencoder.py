@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.errors import UserError
 from e2ed2.models.autoencoder import decode_all, encode_all, to_float, whiten
 from e2ed2.models.new import new_network
 from e2ed2.training.config import Config, objective_weights
@@ -40,7 +41,11 @@ class AutoencoderStage:
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import AutoencoderKL
 
-        self.network: nn.Module = Reconstruction(new_network(AutoencoderKL, config.model.architecture)).to(device)
+        autoencoder = new_network(AutoencoderKL, config.model.architecture)
+        cell = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        if data.size % cell:
+            raise UserError(f"data.size: {data.size}, but a latent cell is {cell} px here: give a multiple of {cell}")
+        self.network: nn.Module = Reconstruction(autoencoder).to(device)
         self.weights = objective_weights(config)
         self._data = data
         self._device = device

@@ -521,6 +521,13 @@ def test_captions_are_drawn_by_their_shares(tiny_model, tiny_emoji):
     assert shares == pytest.approx([0.2, 0.8 * 0.3, 0.8 * 0.7], abs=0.03)
 
 
+def test_an_autoencoder_takes_images_of_whole_cells(tiny_emoji):
+    architecture = {"block_out_channels": [8] * 8, "norm_num_groups": 4, "latent_channels": 4}
+    architecture |= {"down_block_types": ["DownEncoderBlock2D"] * 8, "up_block_types": ["UpDecoderBlock2D"] * 8}
+    with pytest.raises(UserError, match="data.size: 64, but a latent cell is 128 px here: give a multiple of 128"):
+        make("autoencoder", objective={"l1": {"weight": 1}}, model={"architecture": architecture})
+
+
 def test_the_autoencoder_exports_white_latents(tiny_emoji, tmp_path):
     stage = make("autoencoder", objective={"l1": {"weight": 1}})
     terms = stage.loss_terms(stage.network, stage.network, ROWS, generator())
