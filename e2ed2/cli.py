@@ -93,8 +93,8 @@ def _waiting(saved: str) -> Iterator[Any]:
 
 @app.command(
     epilog="[dim]Examples[/dim]\n\n"
-    "e2ed2 train recipes/emoji/e2ed2.yaml\n\n"
-    "e2ed2 train recipes/emoji/e2ed2.yaml run.dir=runs/try train.lr=5e-5 train.max_train_steps=200"
+    "e2ed2 train recipes/emoji/e2ed2.yaml model.path=emoji-lcm\n\n"
+    "e2ed2 train recipes/emoji/e2ed2.yaml model.path=emoji-lcm run.dir=runs/try train.lr=5e-5"
 )
 def train(
     recipe: Recipe,

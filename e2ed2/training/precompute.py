@@ -65,7 +65,8 @@ def precompute(
     data = load_training_set(config.data, say, lambda done, total: watch("scanning", done, total))
     assert not isinstance(data, CachedSet)
     process = process_state()
-    pipeline, max_sequence_length = _load_encoders(resolve_precision(config, {}, process.device))
+    config = resolve_precision(config, {}, process.device)
+    pipeline, max_sequence_length = _load_encoders(config)
     check_size(data.size, config.data, pipeline)
     for part in (pipeline.vae, *text_encoders(pipeline).values()):
         part.to(process.device)

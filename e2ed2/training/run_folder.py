@@ -47,6 +47,11 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
     exported = exported_step(run_dir / "model")
     if checkpoint is not None:
         state = read_state(checkpoint)
+    elif exported is None and any((run_dir / "checkpoints").glob("step-*[0-9]")):
+        raise UserError(
+            f"run.dir {run_dir}: none of its checkpoints can be read, and starting again would replace them; bring one "
+            "back, remove the folder, or name another run.dir"
+        )
     elif exported is None:
         return None, TrainState(0, 0, train.seed, global_batch_size, 0)
     elif exported != end_of(config):

@@ -172,6 +172,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(tiny, without_time):
     assert without_time(read_metrics(config.run.dir / "metrics.jsonl")) == without_time(rows)
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(tiny):
+    config = tiny()
+    train(config, quiet)
+    shutil.rmtree(config.run.dir / "model")
+    for path in (config.run.dir / "checkpoints").glob("step-*/ema.safetensors"):
+        path.write_bytes(b"torn")
+    before = (config.run.dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="none of its checkpoints can be read, .* or name another run.dir"):
+        train(config, quiet)
+    assert (config.run.dir / "metrics.jsonl").read_bytes() == before
+
+
 def test_a_diverging_run_names_term_step_and_log(tiny, tiny_stage, monkeypatch):
     class Diverging(tiny_stage):
         updates = 0

@@ -14,6 +14,7 @@ from PIL import Image
 from e2ed2.data.cache import CachedSet
 from e2ed2.errors import UserError
 from e2ed2.training import precompute as module
+from e2ed2.training.loop import train
 from e2ed2.training.precompute import precompute
 from e2ed2.training.recipe import build_config
 from tests.data.conftest import write_tar
@@ -69,6 +70,7 @@ import json, os, signal, sys
 from pathlib import Path
 from e2ed2.data import cache
 from e2ed2.training import precompute as module
+from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config
 
 module.SHARD_SIZE = 4
@@ -144,6 +146,20 @@ def test_processes_share_the_shards_and_the_last_one_finishes(tiny_model, photos
         done = {path.stem for path in (shared / "shards").iterdir()}
         assert done == ({"000001"} if rank == 1 else {"000000", "000001", "000002"})
     assert contents(shared) == contents(whole)
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_the_same_recipe_trains_on_its_cache_whatever_auto_means_here(
+    is_native, tiny_model, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("e2ed2.training.precision.has_bf16", lambda device: is_native)
+    out = precompute(recipe(tiny_model, photos), tmp_path / "out", lambda line: None)
+    values = recipe(tiny_model, out, "cache").model_dump()
+    values["run"]["dir"] = tmp_path / "run"
+    values["train"] |= {"max_train_steps": 1, "micro_batch_size": 2}
+    config = build_config(values)
+    assert config.train.mixed_precision == "auto"
+    train(config, lambda line: None)
 
 
 def test_pictures_are_kept_where_an_objective_looks_at_them(tiny_model, photos, tmp_path):
