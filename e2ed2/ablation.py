@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from e2ed2.ablation_suite import Suite, folder_name, is_measured_only
-from e2ed2.ablation_table import chart, table
+from e2ed2.ablation_table import Cost, chart, table
 from e2ed2.errors import UserError
-from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
+from e2ed2.evaluation.evaluate_emoji import evaluate_emoji, load_emoji_protocol
 from e2ed2.evaluation.results import EVALUATION_FILE
 from e2ed2.evaluation.samples import model_sha256
 from e2ed2.files import locked, write_file
@@ -58,6 +58,7 @@ def run_suite(
         )
     jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
     configs = _in_one_precision({job: _config(suite, *job, out) for job in jobs})
+    load_emoji_protocol(suite.protocol, suite.num_images, watch)
     write_file(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
     text, elsewhere = "", []
     for number, (row, seed) in enumerate(jobs, start=1):
@@ -115,11 +116,9 @@ def _is_kept(suite: Suite, config: Config, seed: int, folder: Path) -> bool:
 
 def _is_of(config: Config, folder: Path) -> bool:
     """Whether a row's folder is of this very recipe."""
-    try:
-        recorded = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
-        return False
-    return not changed_fields(recorded, config) and recorded["train"]["max_train_steps"] == config.train.max_train_steps
+    recorded = recorded_config(folder)
+    steps = (recorded.get("train") or {}).get("max_train_steps")
+    return steps == config.train.max_train_steps and not changed_fields(recorded, config)
 
 
 def _steps(suite: Suite, config: Config | None) -> list[int]:
@@ -138,29 +137,25 @@ def _write_table(suite: Suite, configs: dict[Job, Config | None], out: Path) -> 
             steps = _steps(suite, configs[row, seed])
             paths = {k: _folder(out, row, seed) / f"evaluation-{k}" / EVALUATION_FILE for k in steps}
             results[row].append({k: figures for k, path in paths.items() if (figures := _figures(path))})
-    costs, unlike = _costs(suite, out)
-    text = table(suite.steps, suite.baseline, results, costs)
-    if unlike:
-        text += f"\nNo time and memory of {', '.join(unlike)}: trained in another precision than {suite.baseline}.\n"
+    text = table(suite.steps, suite.baseline, results, _costs(suite, out))
     write_file(out / "table.md", text.encode())
     if any(any(seeds) for seeds in results.values()):
         write_file(out / "figure.svg", chart(suite.steps, suite.baseline, results).encode())
     return text
 
 
-def _costs(suite: Suite, out: Path) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """row -> (seconds per image, bytes at most) of its training, where there was one; and rows unlike the baseline."""
-    costs, precisions = {}, {}
+def _costs(suite: Suite, out: Path) -> dict[str, Cost]:
+    """What the training of each row took, where there was one."""
+    costs = {}
     for row in suite.rows:
         folders = [_folder(out, row, seed) for seed in suite.seeds]
         steps = [step for folder in folders for step in read_metrics(folder / "metrics.jsonl")]
         if steps:
             seconds = fmean(1 / step["images_per_second"] for step in steps)  # chains differ in length: no median
-            costs[row] = (seconds, max(step["peak_memory_bytes"] for step in steps))
-            begun = [recorded_config(folder) for folder in folders if (folder / "metrics.jsonl").exists()]
-            precisions[row] = {config["train"]["mixed_precision"] for config in begun if config}
-    unlike = [row for row in costs if suite.baseline in costs and precisions[row] != precisions[suite.baseline]]
-    return {row: cost for row, cost in costs.items() if row not in unlike}, unlike
+            begun = (recorded_config(folder) for folder in folders)
+            precisions = {config["train"]["mixed_precision"] for config in begun if config}
+            costs[row] = Cost(seconds, max(step["peak_memory_bytes"] for step in steps), precisions)
+    return costs
 
 
 def _folder(out: Path, row: str, seed: int) -> Path:

@@ -16,18 +16,25 @@ A suite is a YAML file; its recipe is relative to it:
                                          # and its fields count after a row's own
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol_names
+from e2ed2.evaluation.samples import MAX_SEED
 from e2ed2.training.config import MAX_INFERENCE_STEPS
 from e2ed2.training.fields import Count, CountOrZero
+from e2ed2.training.recipe import flatten
+from e2ed2.yaml_file import read_yaml
 
-Seeds = Annotated[list[CountOrZero], Field(min_length=1)]
+FILES = ("suite.yaml", "table.md", "figure.svg")  # beside the rows' folders
+FOLDER_NAME = re.compile(r"[^.\\\x00-\x1f][^\\\x00-\x1f]{,59}")
+SET_HERE = {"train.seed": "the suite's seeds", "run.dir": "--out"}
+
+Seeds = Annotated[list[Annotated[CountOrZero, Field(le=MAX_SEED)]], Field(min_length=1)]
 Steps = Annotated[list[Annotated[Count, Field(le=MAX_INFERENCE_STEPS)]], Field(min_length=1)]
 
 
@@ -62,12 +69,15 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     """A suite file; `quick` applies its own `quick` section.
 
     Raises:
-        UserError: unreadable file, unknown field, wrong type, a baseline that is no row, or no quick size.
+        UserError: unreadable file, unknown field, wrong type, a key given twice, a baseline that is no row, a row
+            that cannot be a folder or sets what the suite does, or no quick size.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"suite {path}: not a readable YAML file; see recipes/ablation/ for examples") from error
+        values = read_yaml(path)
+    except OSError as error:
+        raise UserError(f"suite {path}: {error.strerror}; see recipes/ablation/ for examples") from error
+    except ValueError as error:
+        raise UserError(f"suite {path}: not YAML ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"suite {path}: expected fields such as 'rows', found {type(values).__name__}")
     if quick and not isinstance(values.get("quick"), dict):
@@ -81,18 +91,31 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         first = error.errors()[0]
         field = ".".join(["quick"] * (error.title == "Quick") + [str(part) for part in first["loc"]])
         raise UserError(f"suite {path}: {field}: {first['msg']}") from error
+    _check(suite, path)
+    return suite.model_copy(update={"recipe": path.parent / suite.recipe})
+
+
+def _check(suite: Suite, path: Path) -> None:
+    """What no field can tell alone; raises UserError."""
     if suite.baseline is not None and suite.baseline not in suite.rows:
         raise UserError(f"suite {path}: baseline: {suite.baseline}, but the rows are {', '.join(suite.rows)}")
     for name, given in (("seeds", suite.seeds), ("steps", suite.steps)):
         if len(set(given)) < len(given):
             raise UserError(f"suite {path}: {name}: {given}, but each can be measured once: remove the others")
     for row in suite.rows:
+        if not FOLDER_NAME.fullmatch(folder_name(row)) or folder_name(row) in FILES:
+            raise UserError(
+                f"suite {path}: rows: {row!r} cannot be a folder among {', '.join(FILES)}: name it in 1-60 letters, "
+                "no backslash among them and no dot first"
+            )
         if len(alike := [other for other in suite.rows if folder_name(other) == folder_name(row)]) > 1:
             both = " and ".join(alike)
             raise UserError(f"suite {path}: rows: {both} would share the folder {folder_name(row)}; rename one")
     if suite.protocol not in (names := emoji_protocol_names()):
         raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
-    return suite.model_copy(update={"recipe": path.parent / suite.recipe})
+    for section, fields in {"fields": suite.fields, **{f"rows.{row}": own for row, own in suite.rows.items()}}.items():
+        for field in flatten(fields).keys() & SET_HERE.keys():
+            raise UserError(f"suite {path}: {section}: {field} is set by {SET_HERE[field]}: leave it out")
 
 
 def _shrunk(suite: Suite, quick: Quick, path: Path) -> Suite:

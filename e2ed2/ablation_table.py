@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from e2ed2.charts import figure, interval_chart
 from e2ed2.evaluation.intervals import t_quantile
@@ -11,6 +11,15 @@ from e2ed2.evaluation.table import central, half_width, metric_of
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")
+
+
+class Cost(NamedTuple):
+    """Of a row's training, over its seeds: mean time, memory at most, and the precisions it ran in."""
+
+    seconds_per_image: float
+    peak_memory_bytes: float
+    precisions: set[str]
+
 
 Results = Mapping[str, Sequence[Mapping[int, dict[str, Any]]]]  # row -> of each seed, number of steps -> evaluation
 
@@ -24,18 +33,17 @@ def over_seeds(estimates: list[dict[str, float]]) -> dict[str, float]:
     return {"value": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half}
 
 
-def table(
-    steps: Sequence[int], baseline: str | None, results: Results, costs: Mapping[str, tuple[float, float]]
-) -> str:
+def table(steps: Sequence[int], baseline: str | None, results: Results, costs: Mapping[str, Cost]) -> str:
     """Markdown: a line per step count and row, so far measured.
 
     Args:
         steps: the order of their lines. baseline: the row that costs are relative to.
-        costs: row -> (seconds per image, bytes at most) of its training.
+        costs: row -> cost; only of those that ran in the baseline's precision is it said.
     """
     heads = ["row", "NFE", "images x seeds", *(metric_of(name).short for name in COLUMNS)]
-    relative = baseline in costs
-    lines = ["| " + " | ".join([*heads, *(["time per image", "memory"] if relative else [])]) + " |"]
+    base = costs.get(str(baseline))
+    unlike = [row for row, cost in costs.items() if base and cost.precisions != base.precisions]
+    lines = ["| " + " | ".join([*heads, *(["time per image", "memory"] if base else [])]) + " |"]
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for k in steps:
         for row, seeds in results.items():
@@ -47,9 +55,11 @@ def table(
                 estimates = [m["metrics"][name] for m in measured if name in m["metrics"]]
                 whole = over_seeds(estimates) if estimates else None
                 cells.append(f"{central(whole)} {half_width(whole)}" if whole else "-")
-            if relative:
-                cells += _relative(costs, row, str(baseline))
+            if base:
+                cells += ["-", "-"] if row not in costs or row in unlike else _relative(costs[row], base)
             lines.append("| " + " | ".join(cells) + " |")
+    if unlike:
+        lines += ["", f"No time and memory of {', '.join(unlike)}: trained in another precision than {baseline}."]
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +81,6 @@ def chart(steps: Sequence[int], baseline: str | None, results: Results) -> str:
     return figure(charts)
 
 
-def _relative(costs: Mapping[str, tuple[float, float]], row: str, baseline: str) -> list[str]:
-    if row not in costs:
-        return ["-", "-"]
-    return [f"{mine / theirs:.2f}" for mine, theirs in zip(costs[row], costs[baseline], strict=True)]
+def _relative(cost: Cost, base: Cost) -> list[str]:
+    time, memory = cost.seconds_per_image / base.seconds_per_image, cost.peak_memory_bytes / base.peak_memory_bytes
+    return [f"{time:.2f}", f"{memory:.2f}"]

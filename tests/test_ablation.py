@@ -216,6 +216,12 @@ def test_mean_and_interval_over_seeds_by_hand():
         ({"row": {}}, "row: "),
         ({"rows": {}}, "rows: "),
         ({"seeds": [-1]}, "seeds.0: "),
+        ({"seeds": [1_000_001]}, "seeds.0: .* 1000000"),
+        ({"fields": {"train.seed": 3}}, "fields: train.seed is set by the suite's seeds"),
+        ({"rows": {"L2": {"run": {"dir": "mine"}}}}, "rows.L2: run.dir is set by --out"),
+        ({"rows": {"..": {}}, "baseline": None}, "rows: '..' cannot be a folder"),
+        ({"rows": {"table.md": {}}, "baseline": None}, "rows: 'table.md' cannot be a folder"),
+        ({"rows": {"L" * 61: {}}, "baseline": None}, "rows: 'LL+' cannot be a folder"),
         ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
         ({"protocol": "coco"}, "protocol: coco, but there are emoji, "),
         ({"steps": [51]}, "steps.0: "),
@@ -281,6 +287,13 @@ def test_processes_of_one_command_do_not_train_rows_as_one(suite_file, calls, tm
     monkeypatch.setattr(ablation, "join_processes", lambda: Share(0, 2))
     with pytest.raises(UserError, match="ablate: 2 processes"):
         run_suite(load_suite(suite_file), tmp_path / "out", say=lambda line: None)
+    assert calls["train"] == []
+
+
+def test_a_number_of_images_that_cannot_be_measured_stops_before_anything_is_trained(suite_file, calls, tmp_path):
+    suite = load_suite(suite_file).model_copy(update={"num_images": 8})
+    with pytest.raises(UserError, match="num_images 8: protocol emoji .* a multiple of 2 from 10 to "):
+        run_suite(suite, tmp_path / "out")
     assert calls["train"] == []
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from e2ed2.models.bundled import resolve_model
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.hub import weights_file
 from e2ed2.models.pipeline import LOADING_ERRORS, refuse_pickles, replace_network
+from e2ed2.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent / "assets" / "baselines"
 
@@ -65,12 +65,12 @@ def read_baseline(name: str) -> Baseline | None:
     if path.suffix not in (".yaml", ".yml"):
         return None
     try:
-        return Baseline.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"baseline {path}: not a readable YAML file; copy one of {FOLDER}") from error
+        return Baseline.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"baseline {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"baseline {path}: not a readable YAML file ({error}); copy one of {FOLDER}") from error
 
 
 class PipelineSampler:

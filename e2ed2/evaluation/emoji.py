@@ -17,6 +17,7 @@ from torch import Tensor
 
 from e2ed2.data.emoji import load_emoji
 from e2ed2.errors import UserError
+from e2ed2.evaluation.distribution import NEAREST_K
 from e2ed2.evaluation.generate import Request
 from e2ed2.evaluation.protocols import EmojiProtocol, protocol_names, read_protocol
 
@@ -75,7 +76,7 @@ def load_protocol(name: str, num_images: int | None = None) -> EmojiBenchmark:
     """A protocol with its prompts drawn and its reference loaded.
 
     Args:
-        num_images: None for the protocol's own number; a multiple of its samples per prompt.
+        num_images: None for the protocol's own number; a multiple of its samples per prompt, enough for its metrics.
     Raises:
         UserError: unknown name, or a number of images that the protocol cannot give.
     """
@@ -86,10 +87,11 @@ def load_protocol(name: str, num_images: int | None = None) -> EmojiBenchmark:
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
     rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]  # one row per distinct caption
     wanted = protocol.num_images if num_images is None else num_images
-    if wanted % per_prompt or not per_prompt <= wanted <= len(rows) * per_prompt:
+    least = max(2, -(-2 * NEAREST_K // per_prompt)) * per_prompt  # what the metrics need
+    if wanted % per_prompt or not least <= wanted <= len(rows) * per_prompt:
         raise UserError(
             f"num_images {wanted}: protocol {name} makes {per_prompt} images per prompt for up to {len(rows)} prompts, "
-            f"so give a multiple of {per_prompt} up to {len(rows) * per_prompt}"
+            f"so give a multiple of {per_prompt} from {least} to {len(rows) * per_prompt}"
         )
     rows = rows[: wanted // per_prompt]
     drawn = {data.names[i] for i in rows}

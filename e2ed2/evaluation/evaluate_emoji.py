@@ -16,6 +16,7 @@ from e2ed2.evaluation.emoji_metrics import ReferenceSet, evaluate_images, style_
 from e2ed2.evaluation.intervals import Estimate
 from e2ed2.evaluation.results import EVALUATION_FILE, emoji_sha256, keep_result, sampling_environment
 from e2ed2.evaluation.samples import (
+    MAX_SEED,
     check_range,
     claim_folder,
     device_name,
@@ -57,7 +58,7 @@ def evaluate_emoji(
     Raises:
         UserError: unknown model or protocol, numbers out of range, `out` not writable.
     """
-    check_range("--seed", seed, 0, 1_000_000)
+    check_range("--seed", seed, 0, MAX_SEED)
     asked = load_emoji_protocol(protocol, num_images, watch)
     if out:
         claim_folder(out, EVALUATION_FILE)

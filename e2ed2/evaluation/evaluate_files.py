@@ -20,6 +20,7 @@ from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, re
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result, sampling_environment
 from e2ed2.evaluation.sample_files import Keep, finish_files, make_files, put_away
 from e2ed2.evaluation.samples import (
+    MAX_SEED,
     LoadedModel,
     check_range,
     claim_folder,
@@ -107,7 +108,7 @@ def evaluate_files(
     Returns:
         As `evaluate_emoji`, with `notes` on metrics that so few images say little of.
     """
-    check_range("--seed", seed, 0, 1_000_000)
+    check_range("--seed", seed, 0, MAX_SEED)
     spec = read_protocol(protocol)
     assert isinstance(spec, FileProtocol)
     asked = load_asked(protocol, spec, num_images, data)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.image_set import list_images
+from e2ed2.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent / "assets" / "protocols"
 Count = Annotated[int, Field(ge=1)]
@@ -126,9 +126,9 @@ def read_protocol(name: str) -> EmojiProtocol | FileProtocol:
         if path.suffix not in (".yaml", ".yml"):
             raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"protocol {path}: not a readable YAML file; copy one of {FOLDER}") from error
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"protocol {path}: not a readable YAML file ({error}); copy one of {FOLDER}") from error
     kind = EmojiProtocol if isinstance(values, dict) and "emoji" in values else FileProtocol
     try:
         return kind.model_validate(values)

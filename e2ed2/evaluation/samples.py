@@ -33,6 +33,7 @@ from e2ed2.pictures import image_grid, png_bytes, to_picture
 
 MADE_BY = "e2ed2"
 GRID_IMAGES, GRID_COLUMNS = 64, 8
+MAX_SEED = 1_000_000  # of an evaluation
 
 Progress = Callable[[int, int], None]
 

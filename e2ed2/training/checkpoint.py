@@ -77,11 +77,11 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest complete checkpoint; `warn` is told of each half-written or damaged one passed over."""
     for path in sorted(folder.glob("step-*.tmp")):
         warn(f"{path}: half-written, ignored")
-    for step, path in sorted(_numbered(folder).items(), reverse=True):
+    for step, path in sorted(numbered(folder).items(), reverse=True):
         problem = _problem(path)
         if problem is None:
             return path
-        warn(f"{path}: {problem}; step {step} is passed over for the newest complete checkpoint")
+        warn(f"{path}: {problem}; step {step} is passed over")
     return None
 
 
@@ -143,12 +143,13 @@ def prune_checkpoints(folder: Path, global_step: int, keep: int) -> None:
     """
     for path in folder.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-    numbered = _numbered(folder)
-    for step in sorted(step for step in numbered if step <= global_step)[:-keep]:
-        shutil.rmtree(numbered[step], ignore_errors=True)
+    checkpoints = numbered(folder)
+    for step in sorted(step for step in checkpoints if step <= global_step)[:-keep]:
+        shutil.rmtree(checkpoints[step], ignore_errors=True)
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
+def numbered(folder: Path) -> dict[int, Path]:
+    """step -> its checkpoint, complete or damaged."""
     matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
     return {int(match[1]): path for match, path in matches if match}
 

@@ -22,6 +22,7 @@ from e2ed2.training.recipe_checks import (
     check_trajectory,
     check_unread,
 )
+from e2ed2.yaml_file import read_yaml
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
@@ -47,11 +48,11 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
         UserError: unreadable file, malformed override, unknown field, wrong type or range.
     """
     try:
-        values = yaml.safe_load(recipe.read_text())
+        values = read_yaml(recipe)
     except OSError as error:
         raise UserError(f"recipe {recipe}: {error.strerror}; see recipes/ for examples") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        raise UserError(f"recipe {recipe}: not YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise UserError(f"recipe {recipe}: not YAML ({error})") from error
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")

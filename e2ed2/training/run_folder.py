@@ -11,7 +11,7 @@ import yaml
 from e2ed2.environment import environment
 from e2ed2.errors import UserError
 from e2ed2.files import locked, write_file
-from e2ed2.training.checkpoint import TrainState, latest_checkpoint, read_state
+from e2ed2.training.checkpoint import TrainState, latest_checkpoint, numbered, read_state
 from e2ed2.training.config import Config
 from e2ed2.training.recipe import changed_fields
 from e2ed2.training.validation import stopped_at
@@ -47,7 +47,7 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
     exported = exported_step(run_dir / "model")
     if checkpoint is not None:
         state = read_state(checkpoint)
-    elif exported is None and any((run_dir / "checkpoints").glob("step-*[0-9]")):
+    elif exported is None and numbered(run_dir / "checkpoints"):
         raise UserError(
             f"run.dir {run_dir}: none of its checkpoints can be read, and starting again would replace them; bring one "
             "back, remove the folder, or name another run.dir"

@@ -136,6 +136,7 @@ def test_a_plain_caption_that_is_the_item_s_own_is_a_full_one(tiny_model, tiny_e
             folder = tmp_path / f"cache-{len(images)}-{len(set(images.captions))}"
             values = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": str(tiny_model)}}
             values |= {"objective": {"mmd": {"weight": 1}}, "data": {"source": "folder", "path": "unused"}}
+            values |= {"train": {"mixed_precision": "no"}}  # as `make` below, whatever this machine has
             precompute.precompute(build_config(values), folder, lambda line: None)
             images, data = CachedSet(folder), {**data, "source": "cache", "path": str(folder)}
         return make(tiny_model, images, n, data=data, l2={"weight": 1}, num_samples=2, **terms).data

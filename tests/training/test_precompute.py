@@ -70,7 +70,6 @@ import json, os, signal, sys
 from pathlib import Path
 from e2ed2.data import cache
 from e2ed2.training import precompute as module
-from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config
 
 module.SHARD_SIZE = 4
