@@ -194,7 +194,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
     if saved == 0:
         _preview(run, 0)
     with DelayedInterrupt() as interrupt:
-        is_over = _validate(run, state, say)
+        is_over = _validate(run, state, say, interrupt)
         while state.global_step < train.max_train_steps and not interrupt.requested and not is_over:
             state, row = _step(run, state)
             if "discriminator" in row:
@@ -215,7 +215,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
             if step % train.checkpoint_every == 0 or is_last:
                 _save(run, state)
                 saved = step
-            is_over = _validate(run, state, say)
+            is_over = _validate(run, state, say, interrupt)
         if is_over and saved != state.global_step:
             _save(run, state)
             saved = state.global_step
@@ -223,7 +223,8 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
             if saved != state.global_step:
                 say(f"interrupted: saving step {state.global_step}; once more Ctrl-C stops at once")
                 _save(run, state)
-            raise KeyboardInterrupt(f"step {state.global_step} is saved; run the same command to go on")
+            done = f"step {state.global_step} is saved" if state.global_step else "nothing was trained yet"
+            raise KeyboardInterrupt(f"{done}; run the same command to go on")
     return state
 
 
@@ -246,8 +247,11 @@ def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     return state, row
 
 
-def _validate(run: _Run, state: TrainState, say: Say) -> bool:
-    """Measure the average where that is due; returns, in every process, whether that ends the run."""
+def _validate(run: _Run, state: TrainState, say: Say, interrupt: DelayedInterrupt) -> bool:
+    """Measure the average where that is due; returns, in every process, whether that ends the run.
+
+    Ctrl-C ends the measuring; it is done again when the run goes on.
+    """
     config, step = run.config, state.global_step
     is_due = step % config.evaluation.every == 0 or step == config.train.max_train_steps
     if config.evaluation.protocol is None or not is_due:
@@ -255,8 +259,9 @@ def _validate(run: _Run, state: TrainState, say: Say) -> bool:
     ends = [False]
     if run.validation is not None:
         if step not in read_evaluations(config.run.dir):  # an interrupted run may have measured it
-            say(run.validation.measure(step, lambda folder: _export(run, state, folder)))
-            metrics = read_evaluations(config.run.dir)[step]["metrics"]
+            export = partial(_export, run, state)
+            say(run.validation.measure(step, export, lambda: interrupt.requested))
+            metrics = read_evaluations(config.run.dir).get(step, {"metrics": {}})["metrics"]
             run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
         ends = [step == stopped_at(config)]
         if ends[0]:

@@ -39,32 +39,54 @@ class Validation:
     metric: str
     watch: Watch
 
-    def measure(self, step: int, export: Callable[[Path], None]) -> str:
+    def measure(self, step: int, export: Callable[[Path], None], is_asked_to_stop: Callable[[], bool]) -> str:
         """Evaluate the model that `export` writes into a folder, and keep it if it is the best; returns a line on it.
+
+        Where `is_asked_to_stop` it ends early, and nothing is measured.
 
         Raises:
             UserError: as `evaluate`.
         """
+
+        def watch(what: str, done: int, total: int) -> None:
+            if is_asked_to_stop():
+                raise KeyboardInterrupt
+            self.watch(what, done, total)
+
         folder = self.run_dir / "evaluation" / f"step-{step:06d}"
         model, settings = folder / "model", self.config
         with atomic_folder(model) as temporary:
             export(temporary)
-        result = evaluate(
-            str(model), str(settings.protocol), steps=settings.steps, num_images=settings.num_images,
-            batch_size=settings.batch_size, out=folder, data=_folder(settings), share=ALONE, watch=self.watch,
-        )  # fmt: skip
+        try:
+            result = evaluate(
+                str(model), str(settings.protocol), steps=settings.steps, num_images=settings.num_images,
+                batch_size=settings.batch_size, out=folder, data=_folder(settings), share=ALONE, watch=watch,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            return f"step {step}: interrupted, and measured when the run goes on"
         assert result is not None
-        self.describe(model, step)
         line = f"step {step}: {_in_words(result['metrics'][self.metric], self.metric)}"
-        if best_so_far(read_evaluations(self.run_dir), self.metric)[step] == step:
-            replace_folder(model, self.run_dir / "best")
+        if self._settle(folder, step):
             line += ", the best so far"
-        for done in (model, folder / "images"):
-            shutil.rmtree(done, ignore_errors=True)
         gc.collect()  # the evaluated pipeline
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return "; ".join([line, *(result.get("notes", []) if step == 0 else [])])
+
+    def _settle(self, folder: Path, step: int) -> bool:
+        """Keep what was measured if it is the best, and remove it if not; the model goes last, so that it tells a kill.
+
+        Returns:
+            whether it is the best so far.
+        """
+        model = folder / "model"
+        shutil.rmtree(folder / "images", ignore_errors=True)
+        self.describe(model, step)
+        is_best = best_so_far(read_evaluations(self.run_dir), self.metric)[step] == step
+        if is_best:
+            replace_folder(model, self.run_dir / "best")
+        shutil.rmtree(model, ignore_errors=True)
+        return is_best
 
     def describe(self, model: Path, step: int) -> None:
         """Write what was measured after update `step` into the card of its model folder; nothing where it was not."""
@@ -73,11 +95,15 @@ class Validation:
             add_measured(model, evaluation_markdown(result))
 
     def forget_after(self, step: int) -> None:
-        """Remove what was measured after the update that the run resumes from, and what was left half done."""
+        """Remove what was measured after the update that the run resumes from, and end what a kill left half done."""
         for path in (self.run_dir / "evaluation").glob("step-*"):
             number = _step_of(path)
-            if number is not None and (number > step or not (path / EVALUATION_FILE).exists()):
+            if number is None:
+                continue
+            if number > step or not (path / EVALUATION_FILE).exists():
                 shutil.rmtree(path, ignore_errors=True)
+            elif (path / "model").is_dir():
+                self._settle(path, number)
 
 
 def create_validation(config: Config, watch: Watch) -> Validation | None:

@@ -1,12 +1,16 @@
 """Measuring while training: when, what is kept, when the run ends, and the same through any interruption."""
 
 import json
+import os
+import shutil
+import signal
 
 import pytest
 from safetensors.torch import load_file
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.results import EVALUATION_FILE
+from e2ed2.files import replace_folder
 from e2ed2.training import validation
 from e2ed2.training.loop import train
 from e2ed2.training.recipe import build_config, check_config
@@ -101,6 +105,52 @@ def test_interrupted_it_measures_and_ends_as_uninterrupted(tiny, scripted, tmp_p
     whole = load_file(tmp_path / "whole" / "best" / "part" / "weights.safetensors")
     assert all(weights[name].equal(tensor) for name, tensor in whole.items())
     assert list(read_evaluations(config.run.dir)) == [0, 3, 6, 9, 12, 15]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_kill_after_an_evaluation_loses_neither_it_nor_the_best_model(tiny, scripted, monkeypatch, replaced):
+    """Of the best, at step 6: before or while the one before is replaced."""
+    config = with_evaluation(tiny(max_train_steps=9, checkpoint_every=1))
+
+    def kill(folder, final):
+        if json.loads((folder / "training.json").read_text())["global_step"] == 6:
+            if replaced:
+                shutil.rmtree(final)
+            raise SystemExit
+        replace_folder(folder, final)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(validation, "replace_folder", kill)
+        train(config, quiet)
+    train(config, quiet)
+    assert [step for step, *_ in scripted] == [0, 3, 6, 9]
+    best = config.run.dir / "best"
+    assert json.loads((best / "training.json").read_text())["global_step"] == 6
+    assert "0.400" in (best / "README.md").read_text()
+    for folder in (config.run.dir / "evaluation").iterdir():
+        assert [path.name for path in folder.iterdir()] == [EVALUATION_FILE]
+
+
+@pytest.mark.parametrize(("stop", "said"), [(0, "nothing was trained yet"), (6, "step 6 is saved")])
+def test_ctrl_c_ends_an_evaluation_and_the_next_run_measures_it(tiny, scripted, monkeypatch, tmp_path, stop, said):
+    config = with_evaluation(tiny(max_train_steps=10))
+    evaluate = validation.evaluate
+
+    def interrupted(model, protocol, *, out, watch, **options):
+        if out.name == f"step-{stop:06d}":
+            os.kill(os.getpid(), signal.SIGINT)
+            watch("sampling", 1, 2)
+            raise AssertionError("measured to its end")
+        return evaluate(model, protocol, out=out, watch=watch, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"{said}; run the same command"):
+        patch.setattr(validation, "evaluate", interrupted)
+        train(config, quiet)
+    model = train(config, quiet)
+    assert [step for step, *_ in scripted] == [0, 3, 6, 9, 10]
+    other = config.model_copy(update={"run": config.run.model_copy(update={"dir": tmp_path / "whole"})})
+    whole = load_file(train(other, quiet) / "part" / "weights.safetensors")
+    assert all(whole[name].equal(tensor) for name, tensor in load_file(model / "part" / "weights.safetensors").items())
 
 
 def test_which_is_best_depends_on_the_metric(tmp_path):
