@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from e2ed2.errors import NonFiniteError, UserError
+from e2ed2.errors import OUT_OF_MEMORY, NonFiniteError, UserError, refusal
 
 app = typer.Typer(
     help="Few-step text-to-image generators by end-to-end training of the whole sampler.",
@@ -28,10 +28,6 @@ app = typer.Typer(
 )
 
 MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
-OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
-    "model.gradient_checkpointing and trajectory.gradient_checkpointing, or lower --batch-size; docs/models.md counts"
-)
 EVALUATED_HELP = (
     f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
     "a floor of the emoji protocols: real, autoencoder."
@@ -69,6 +65,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader has had enough: `e2ed2 ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if (message := refusal(error)) is None:
+            raise
+        status = _say_end("error", message, 2)
     sys.exit(status)
 
 

@@ -1,5 +1,14 @@
 """The two ways a run may end early: by the user's input (exit 2) or by a diverged training (exit 1)."""
 
+import errno
+
+OUT_OF_MEMORY = (
+    "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
+    "model.gradient_checkpointing and trajectory.gradient_checkpointing, or lower --batch-size; docs/models.md counts"
+)
+# What a machine refuses, whatever the path is for.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
+
 
 class UserError(ValueError):
     """Something the user can mend. One line: the field or file, the bad value, what is allowed, the remedy."""
@@ -12,3 +21,10 @@ class NonFiniteError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says first, for a message of one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def refusal(error: OSError) -> str | None:
+    """One line on a path that cannot be used; None where the error is of another kind."""
+    if error.filename is None or error.errno not in REFUSALS:
+        return None
+    return f"{error.filename}: {error.strerror}; name another, or mend this one"

@@ -57,6 +57,7 @@ def mistakes(tiny_model, tmp_path_factory) -> dict[str, subprocess.CompletedProc
         "pickle": ["sample", pickled, "cat", "--out", folder / "out"],
         "steps 0": ["sample", tiny_model, "cat", "--steps", 0, "--out", folder / "out"],
         "steps 51": ["evaluate", tiny_model, "--steps", 51],
+        "long": ["sample", "m" * 300, "cat", "--out", folder / "out"],
         "option": ["sample", tiny_model, "cat", "--stepz", 3],
     }
 
@@ -76,6 +77,7 @@ def mistakes(tiny_model, tmp_path_factory) -> dict[str, subprocess.CompletedProc
         ("pickle", ["extra.bin", "safetensors"]),
         ("steps 0", ["steps 0", "1 to"]),
         ("steps 51", ["51", "1 to 50"]),
+        ("long", ["mmm: File name too long; name another"]),
         ("option", ["--stepz"]),
     ],
 )
