@@ -101,7 +101,10 @@ def _run_job(
         if not _is_of(config, folder) and not (folder / "model").exists():
             for steps in suite.steps:  # another recipe's figures, whose model is gone
                 (folder / f"evaluation-{steps}" / EVALUATION_FILE).unlink(missing_ok=True)
-        model = str(train(config, say, tick, watch))
+        try:
+            model = str(train(config, say, tick, watch))
+        except UserError as error:
+            raise UserError(f"row {row}, seed {seed}, in {folder}: {error}") from error
     for steps in _steps(suite, config):
         _measure(suite, model, steps, seed, folder / f"evaluation-{steps}", watch)
 

@@ -297,6 +297,15 @@ def test_a_number_of_images_that_cannot_be_measured_stops_before_anything_is_tra
     assert calls["train"] == []
 
 
+def test_what_goes_wrong_in_a_row_is_said_of_it(suite_file, calls, tmp_path, monkeypatch):
+    def train(config, *rest):
+        raise UserError("data.path: missing")
+
+    monkeypatch.setattr(ablation, "train", train)
+    with pytest.raises(UserError, match="row L1, seed 0, in .*out/L1/seed-0: data.path: missing"):
+        run_suite(load_suite(suite_file), tmp_path / "out", say=lambda line: None)
+
+
 def test_a_wrong_row_stops_before_anything_is_trained(suite_file, calls, tmp_path):
     suite_file.write_text(yaml.safe_dump(SUITE | {"rows": {**SUITE["rows"], "L3": {"objective.l3.weight": 1}}}))
     suite = load_suite(suite_file)
