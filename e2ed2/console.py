@@ -62,7 +62,9 @@ class Waiting:
 
     def tick(self, step: int, steps: int, row: dict[str, float]) -> None:
         """`train`'s callback: the bar with loss and speed."""
-        self("training", step, steps, f"loss {row['total']:.4g}, {row['images_per_second']:.0f} images/s")
+        rate = row["images_per_second"]
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        self("training", step, steps, f"loss {row['total']:.4g}, {speed} images/s")
 
     def _end_unmeasured(self) -> None:
         for task in self._bars.tasks:
