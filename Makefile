@@ -17,18 +17,19 @@ unexport PYTHONHOME PYTHONPATH
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
-	@echo 'make test-all  the same with the slow tests, and the GPU tests where there is a GPU'
+	@echo 'make test-all  the same with the slow tests'
 	@echo 'make lint      ruff and mypy alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
 demo: $(STAMP)
 	$(VENV)/bin/e2ed2 demo
 
+# The figures that tests know are a CPU's.
 test: lint
-	$(RUN) pytest
+	CUDA_VISIBLE_DEVICES= $(RUN) pytest
 
 test-all: lint
-	$(RUN) pytest -m "not download"
+	CUDA_VISIBLE_DEVICES= $(RUN) pytest -m "not download"
 
 lint: $(STAMP)
 	$(RUN) ruff check .

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,35 @@ from accelerate.state import AcceleratorState
 
 from e2ed2.data.emoji import STYLES, EmojiSet, styled_caption
 from e2ed2.models import bundled
+
+# What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
+FOREIGN = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            if name in FOREIGN or name.startswith("GIT_"):
+                patch.delenv(name)
+        patch.setenv("E2ED2_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if sys.platform == "linux":
+            patch.setenv("GLOO_SOCKET_IFNAME", "lo")  # not what the machine's name resolves to
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks up another machine is told at once that there is none."""
+    look_up = socket.getaddrinfo
+
+    def only_here(host: Any, *args: Any, **options: Any) -> Any:
+        if host in (None, "", "localhost", "127.0.0.1", "::1"):
+            return look_up(host, *args, **options)
+        raise socket.gaierror(socket.EAI_NONAME, f"tests do not ask {host}")
+
+    if request.node.get_closest_marker("download") is None:
+        monkeypatch.setattr(socket, "getaddrinfo", only_here)
 
 
 @pytest.fixture(scope="session", autouse=True)

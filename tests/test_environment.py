@@ -1,5 +1,7 @@
 """What a run was made with."""
 
+import os
+import shutil
 import subprocess
 
 import pytest
@@ -29,7 +31,11 @@ def test_no_git_means_no_commit(monkeypatch, failure):
     assert environment()["commit"] is None
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
     def git(*command):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         done = subprocess.run(

@@ -9,7 +9,7 @@ from torch import nn
 
 from e2ed2.errors import UserError, first_line
 from e2ed2.models.families import family_of
-from e2ed2.models.hub import weights_file
+from e2ed2.models.hub import is_hub_id, weights_file
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -87,6 +87,8 @@ def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
     """
     for adapter in adapters:
         path = weights_file(adapter) if adapter.endswith(".safetensors") else Path(adapter)
+        if not path.exists() and not is_hub_id(adapter):
+            raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
         if not hasattr(pipeline, "load_lora_weights"):
             _fuse_peft(pipeline, adapter)
             continue

@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import threading
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -115,7 +116,7 @@ IN_HEADER, IN_CONTENT = 3 * ITEM + 100, 3 * ITEM + 520
 def breaking(monkeypatch):
     """The first request, number 0, is that of the look at the first items."""
     waits = []
-    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(shards_module, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr(Breaking, "num_requests", 0)
 
     def set_up(breaks, resets=False):

@@ -58,6 +58,7 @@ def test_a_folder_of_files_and_a_hub_repository_give_the_same_rows(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_folder_in_a_store_gives_the_rows_of_all_its_files(tmp_path, streaming, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # the store is in memory
+    monkeypatch.setattr("datasets.config.DOWNLOADED_DATASETS_PATH", str(tmp_path / "downloads"))
     store = fsspec.filesystem("memory")
     for i in range(2):
         file = write_parquet(tmp_path / f"{i}.parquet", [png(i)], text=texts(f"text {i}"))

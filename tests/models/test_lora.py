@@ -104,10 +104,13 @@ def test_a_fused_start_is_the_merged_model_and_is_exported_whole(recipe, tmp_pat
 
 def test_an_adapter_that_does_not_exist_or_fit_is_named(recipe, tmp_path):
     start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
-    with pytest.raises(UserError, match="model.lora: .*nowhere cannot be added to model.path"):
-        fuse(load_pipeline(start)[0], [str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match="model.lora: any cannot .*; a PixArtSigmaPipeline takes peft folders"):
-        fuse(load_pipeline(save_tiny("PixArtSigmaPipeline", tmp_path / "pixart"))[0], ["any"])
+    with pytest.raises(UserError, match="model.lora: nowhere: no such file or folder; give one, or a hub id"):
+        fuse(load_pipeline(start)[0], ["nowhere"])
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="model.lora: .*empty cannot be added to model.path"):
+        fuse(load_pipeline(start)[0], [str(empty)])
+    with pytest.raises(UserError, match="model.lora: .*empty cannot .*; a PixArtSigmaPipeline takes peft folders"):
+        fuse(load_pipeline(save_tiny("PixArtSigmaPipeline", tmp_path / "pixart"))[0], [str(empty)])
     with pytest.raises(UserError, match=r"trajectory.lora_targets: .*to_nowhere.*; the default is \['to_q'"):
         train(recipe(tmp_path / "run", start, parameters="lora", lora_targets=["to_nowhere"]), quiet)
 

@@ -1,7 +1,6 @@
 """Measuring while training: when, what is kept, when the run ends, and the same through any interruption."""
 
 import json
-import os
 import shutil
 import signal
 
@@ -138,7 +137,7 @@ def test_ctrl_c_ends_an_evaluation_and_the_next_run_measures_it(tiny, scripted, 
 
     def interrupted(model, protocol, *, out, watch, **options):
         if out.name == f"step-{stop:06d}":
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             watch("sampling", 1, 2)
             raise AssertionError("measured to its end")
         return evaluate(model, protocol, out=out, watch=watch, **options)
