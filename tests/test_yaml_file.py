@@ -17,6 +17,7 @@ def test_a_key_may_replace_a_merged_one_and_return_in_another_section(tmp_path):
     [
         (b"a: 1\nb: 2\na: 1", "line 3, column 1: 'a' is given twice"),
         (b"- {b: 1, c: {d: 1, d: 2}}", "line 1, column 20: 'd' is given twice"),
+        (b"? [a]\n: 1\n", "line 1, column 3: found unhashable key"),
         (b"a: [", "line 1, column 5: expected the node content"),
         (b"a: !!python/none", "line 1, column 4: could not determine a constructor"),
         (b"a: \x01", "#x0001"),
