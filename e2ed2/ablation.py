@@ -16,8 +16,9 @@ import yaml
 from e2ed2.ablation_suite import Suite, folder_name, is_measured_only
 from e2ed2.ablation_table import Cost, chart, table
 from e2ed2.errors import UserError
-from e2ed2.evaluation.evaluate_emoji import evaluate_emoji, load_emoji_protocol
-from e2ed2.evaluation.results import EVALUATION_FILE
+from e2ed2.evaluation.evaluate import check_protocol
+from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
+from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.evaluation.samples import model_sha256
 from e2ed2.files import locked, write_file
 from e2ed2.models.bundled import resolve_model
@@ -45,11 +46,11 @@ def run_suite(
 
     `suite.yaml` beside it is the suite as it was measured.
 
-    Every recipe is checked before the first is trained.
+    Every recipe, and what is measured, is checked before the first is trained.
 
     Raises:
-        UserError: a row's recipe is wrong, or this is one of several processes. KeyboardInterrupt: what was done is
-            saved.
+        UserError: a row's recipe or the number of images is wrong, or this is one of several processes.
+        KeyboardInterrupt: what was done is saved.
     """
     if (world := join_processes().world) > 1:
         raise UserError(
@@ -58,7 +59,7 @@ def run_suite(
         )
     jobs = [(row, seed) for seed in suite.seeds for row in suite.rows]  # a whole table as soon as one seed is through
     configs = _in_one_precision({job: _config(suite, *job, out) for job in jobs})
-    load_emoji_protocol(suite.protocol, suite.num_images, watch)
+    check_protocol(suite.protocol, suite.num_images, None, watch)
     write_file(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
     text, elsewhere = "", []
     for number, (row, seed) in enumerate(jobs, start=1):
@@ -195,10 +196,9 @@ def _in_one_precision(configs: dict[Job, Config | None]) -> dict[Job, Config | N
 def _figures(path: Path) -> dict[str, Any]:
     """An evaluation, empty where there is none that can be read: it is then made."""
     try:
-        figures = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_result(path)
+    except UserError:
         return {}
-    return figures if isinstance(figures, dict) and {"nfe", "num_images", "metrics"} <= figures.keys() else {}
 
 
 def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:

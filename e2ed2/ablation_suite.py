@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from e2ed2.errors import UserError
 from e2ed2.evaluation.emoji import emoji_protocol_names
@@ -34,6 +34,14 @@ FILES = ("suite.yaml", "table.md", "figure.svg")  # beside the rows' folders
 FOLDER_NAME = re.compile(r"[^.\\\x00-\x1f][^\\\x00-\x1f]{,59}")
 SET_HERE = {"train.seed": "the suite's seeds", "run.dir": "--out"}
 
+
+def _not_set_here(fields: dict[str, Any]) -> dict[str, Any]:
+    for field in flatten(fields).keys() & SET_HERE.keys():
+        raise ValueError(f"{field} is set by {SET_HERE[field]}: leave it out")
+    return fields
+
+
+Fields = Annotated[dict[str, Any], AfterValidator(_not_set_here)]
 Seeds = Annotated[list[Annotated[CountOrZero, Field(le=MAX_SEED)]], Field(min_length=1)]
 Steps = Annotated[list[Annotated[Count, Field(le=MAX_INFERENCE_STEPS)]], Field(min_length=1)]
 
@@ -44,13 +52,13 @@ class Suite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: Path
-    fields: dict[str, Any] = {}
+    fields: Fields = {}
     protocol: str = "emoji"
     num_images: Count | None = None
     steps: Steps = [4]
     seeds: Seeds = [0]
     baseline: str | None = None
-    rows: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    rows: Annotated[dict[str, Fields], Field(min_length=1)]
 
 
 class Quick(BaseModel):
@@ -59,7 +67,7 @@ class Quick(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: Annotated[list[str], Field(min_length=1)] = []
-    fields: dict[str, Any] = {}
+    fields: Fields = {}
     num_images: Count | None = None
     steps: Steps = [4]
     seeds: Seeds = [0]
@@ -72,12 +80,7 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         UserError: unreadable file, unknown field, wrong type, a key given twice, a baseline that is no row, a row
             that cannot be a folder or sets what the suite does, or no quick size.
     """
-    try:
-        values = read_yaml(path)
-    except OSError as error:
-        raise UserError(f"suite {path}: {error.strerror}; see recipes/ablation/ for examples") from error
-    except ValueError as error:
-        raise UserError(f"suite {path}: not YAML ({error})") from error
+    values = read_yaml(path, "suite", "recipes/ablation/")
     if not isinstance(values, dict):
         raise UserError(f"suite {path}: expected fields such as 'rows', found {type(values).__name__}")
     if quick and not isinstance(values.get("quick"), dict):
@@ -90,7 +93,7 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["quick"] * (error.title == "Quick") + [str(part) for part in first["loc"]])
-        raise UserError(f"suite {path}: {field}: {first['msg']}") from error
+        raise UserError(f"suite {path}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
     _check(suite, path)
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
 
@@ -113,9 +116,6 @@ def _check(suite: Suite, path: Path) -> None:
             raise UserError(f"suite {path}: rows: {both} would share the folder {folder_name(row)}; rename one")
     if suite.protocol not in (names := emoji_protocol_names()):
         raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
-    for section, fields in {"fields": suite.fields, **{f"rows.{row}": own for row, own in suite.rows.items()}}.items():
-        for field in flatten(fields).keys() & SET_HERE.keys():
-            raise UserError(f"suite {path}: {section}: {field} is set by {SET_HERE[field]}: leave it out")
 
 
 def _shrunk(suite: Suite, quick: Quick, path: Path) -> Suite:

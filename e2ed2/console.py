@@ -13,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from e2ed2.evaluation.table import figure
+
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
 
@@ -62,9 +64,7 @@ class Waiting:
 
     def tick(self, step: int, steps: int, row: dict[str, float]) -> None:
         """`train`'s callback: the bar with loss and speed."""
-        rate = row["images_per_second"]
-        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
-        self("training", step, steps, f"loss {row['total']:.4g}, {speed} images/s")
+        self("training", step, steps, f"loss {row['total']:.4g}, {figure(row['images_per_second'])} images/s")
 
     def _end_unmeasured(self) -> None:
         for task in self._bars.tasks:

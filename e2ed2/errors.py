@@ -1,4 +1,4 @@
-"""The two ways a run may end early: by the user's input (exit 2) or by a diverged training (exit 1)."""
+"""How a run may end early: by what the user can mend (exit 2) or by a diverged training (exit 1)."""
 
 import errno
 

@@ -5,21 +5,28 @@ from typing import Any
 
 import yaml
 
+from e2ed2.errors import UserError
 
-def read_yaml(path: Path) -> Any:
+
+def read_yaml(path: Path, kind: str, examples: str | Path) -> Any:
     """The content of a YAML file.
 
+    Args:
+        kind, examples: for the message: what the file is, and where some lie.
     Raises:
-        OSError: cannot be read. ValueError: not UTF-8 or not YAML, or a key twice in one section; one line says where.
+        UserError: cannot be read, not UTF-8 or not YAML, or a key twice in one section.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        problem = str(error.strerror)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{where}{error.problem}") from error
-    except yaml.YAMLError as error:  # no text at all
-        raise ValueError(" ".join(str(error).split())) from error
+        problem = f"not YAML ({where}{error.problem})"
+    except (yaml.YAMLError, ValueError) as error:  # no text at all; a date that does not exist
+        problem = f"not YAML ({' '.join(str(error).split())})"
+    raise UserError(f"{kind} {path}: {problem}; see {examples} for examples")
 
 
 class _UniqueKeys(yaml.SafeLoader):

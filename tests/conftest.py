@@ -60,6 +60,15 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in child processes that are told so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few-step pipeline folder of random weights for 64 px images, its text encoder random and tiny too."""

@@ -65,6 +65,7 @@ def calls(monkeypatch):
         value = 0.1 * steps + seed
         metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
         about = {"model": model, "model_sha256": made["weights"], "protocol": protocol, "nfe": steps, "seed": seed}
+        about["reference"] = "emoji"
         return {**about, "num_images": num_images or 8, "metrics": metrics}
 
     monkeypatch.setattr(ablation, "train", train)
@@ -189,6 +190,7 @@ def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file, tmp
     ("quick", "message"),
     [
         ({"fields": ["train.lr"]}, r"quick\.fields: "),
+        ({"fields": {"run.dir": "mine"}}, r"quick\.fields: run\.dir is set by --out"),
         ({"rows": ["L3"]}, r"quick\.rows: L3, but the rows are start, L1, L2"),
         ({"rows": None}, r"quick\.rows: "),
         ({"rows": [["L2"]]}, r"quick\.rows\.0: "),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from e2ed2.errors import UserError
 from e2ed2.yaml_file import read_yaml
 
 
@@ -9,7 +10,7 @@ def test_a_key_may_replace_a_merged_one_and_return_in_another_section(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [{<<: *a, y: 5}, {x: 6}]\n1: 7\n'1': 8")
     a, b = {"x": 1, "y": 2}, {"x": 3, "y": 2}
-    assert read_yaml(path) == {"a": a, "b": b, "c": [{"x": 1, "y": 5}, {"x": 6}], 1: 7, "1": 8}
+    assert read_yaml(path, "suite", "recipes/") == {"a": a, "b": b, "c": [{"x": 1, "y": 5}, {"x": 6}], 1: 7, "1": 8}
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,7 @@ def test_a_key_may_replace_a_merged_one_and_return_in_another_section(tmp_path):
 def test_what_is_no_yaml_is_one_line_that_says_where(tmp_path, content, message):
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        read_yaml(path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(OSError):
-        read_yaml(tmp_path)
+    with pytest.raises(UserError, match=rf"^suite .*a\.yaml: not YAML \(.*{message}.*\); see recipes/ for examples$"):
+        read_yaml(path, "suite", "recipes/")
+    with pytest.raises(UserError, match="^suite .*: Is a directory; see recipes/ for examples$"):
+        read_yaml(tmp_path, "suite", "recipes/")

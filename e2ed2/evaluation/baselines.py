@@ -64,13 +64,12 @@ def read_baseline(name: str) -> Baseline | None:
     path = FOLDER / f"{name}.yaml" if name in baseline_names() else Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return None
+    values = read_yaml(path, "baseline", FOLDER)
     try:
-        return Baseline.model_validate(read_yaml(path))
+        return Baseline.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"baseline {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"baseline {path}: not a readable YAML file ({error}); copy one of {FOLDER}") from error
 
 
 class PipelineSampler:

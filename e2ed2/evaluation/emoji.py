@@ -10,6 +10,7 @@ Prompts are drawn once by a fixed seed, so that every model answers the same one
 the drawn emoji (both styles) are no reference, so that the real images of the prompts are a fair floor row.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +88,7 @@ def load_protocol(name: str, num_images: int | None = None) -> EmojiBenchmark:
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
     rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]  # one row per distinct caption
     wanted = protocol.num_images if num_images is None else num_images
-    least = max(2, -(-2 * NEAREST_K // per_prompt)) * per_prompt  # what the metrics need
+    least = max(2, math.ceil(2 * NEAREST_K / per_prompt)) * per_prompt  # what the metrics need
     if wanted % per_prompt or not least <= wanted <= len(rows) * per_prompt:
         raise UserError(
             f"num_images {wanted}: protocol {name} makes {per_prompt} images per prompt for up to {len(rows)} prompts, "

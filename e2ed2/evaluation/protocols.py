@@ -125,10 +125,7 @@ def read_protocol(name: str) -> EmojiProtocol | FileProtocol:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
-    try:
-        values = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"protocol {path}: not a readable YAML file ({error}); copy one of {FOLDER}") from error
+    values = read_yaml(path, "protocol", FOLDER)
     kind = EmojiProtocol if isinstance(values, dict) and "emoji" in values else FileProtocol
     try:
         return kind.model_validate(values)

@@ -92,9 +92,13 @@ def decode_all(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
 
 def decode_parts(autoencoder: "AutoencoderKL", latents: Tensor) -> Iterator[Tensor]:
     """What `decode` makes of scaled latents [N, C, h, w], a few images at a time."""
-    pixels_per_cell = 4 ** (len(autoencoder.config.block_out_channels) - 1)
-    for part in latents.split(_images_at_a_time(latents[0, 0].numel() * pixels_per_cell)):
+    for part in latents.split(_images_at_a_time(latents[0, 0].numel() * cell_side(autoencoder) ** 2)):
         yield decode(autoencoder, part)
+
+
+def cell_side(autoencoder: "AutoencoderKL") -> int:
+    """Pixels along the side of a latent cell."""
+    return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
 
 def _images_at_a_time(num_pixels: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.errors import UserError
-from e2ed2.models.autoencoder import decode_all, encode_all, to_float, whiten
+from e2ed2.models.autoencoder import cell_side, decode_all, encode_all, to_float, whiten
 from e2ed2.models.new import new_network
 from e2ed2.training.config import Config, objective_weights
 
@@ -42,8 +42,7 @@ class AutoencoderStage:
         from diffusers import AutoencoderKL
 
         autoencoder = new_network(AutoencoderKL, config.model.architecture)
-        cell = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        if data.size % cell:
+        if data.size % (cell := cell_side(autoencoder)):
             raise UserError(f"data.size: {data.size}, but a latent cell is {cell} px here: give a multiple of {cell}")
         self.network: nn.Module = Reconstruction(autoencoder).to(device)
         self.weights = objective_weights(config)

@@ -47,12 +47,7 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         UserError: unreadable file, malformed override, unknown field, wrong type or range.
     """
-    try:
-        values = read_yaml(recipe)
-    except OSError as error:
-        raise UserError(f"recipe {recipe}: {error.strerror}; see recipes/ for examples") from error
-    except ValueError as error:
-        raise UserError(f"recipe {recipe}: not YAML ({error})") from error
+    values = read_yaml(recipe, "recipe", "recipes/")
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")

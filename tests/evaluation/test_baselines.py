@@ -161,7 +161,7 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "a.yaml").write_text("model: x\nstepz: 3\n")
     with pytest.raises(UserError, match="a.yaml: stepz: Extra inputs"):
         load_model(str(tmp_path / "a.yaml"))
-    with pytest.raises(UserError, match="none.yaml: not a readable YAML file"):
+    with pytest.raises(UserError, match="none.yaml: No such file or directory; see .* for examples"):
         load_model(str(tmp_path / "none.yaml"))
     save_tiny("StableDiffusionXLPipeline", tmp_path / "sdxl")
     (tmp_path / "b.yaml").write_text(f"model: {tmp_path / 'sdxl'}\nscheduler: {{class: NoSuchScheduler}}\n")

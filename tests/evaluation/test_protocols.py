@@ -58,7 +58,7 @@ def test_a_mistake_is_named(protocol, parts, message):
 def test_unknown_names_and_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="protocol 'coco' is unknown: choose coco10k-512, coco30k, emoji"):
         read_protocol("coco")
-    with pytest.raises(UserError, match="none.yaml: not a readable YAML file"):
+    with pytest.raises(UserError, match="none.yaml: No such file or directory; see .* for examples"):
         read_protocol(str(tmp_path / "none.yaml"))
 
 

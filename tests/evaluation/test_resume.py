@@ -11,19 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from e2ed2.evaluation.evaluate_files import evaluate_files
 
 
 def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
-    """The same in this process, computing with one thread as the others do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result = evaluate_files(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
-    finally:
-        torch.set_num_threads(threads)
+    """The same in this process."""
+    result = evaluate_files(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
     assert result is not None
     return result
 
@@ -78,7 +72,7 @@ def kill_at(processes: list, out: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("num_images", "launch"), [(200, False), pytest.param(2000, True, marks=pytest.mark.slow)], ids=["200", "2000"]
 )
-def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol, tmp_path):
+def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol, tmp_path, one_thread):
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"picture {i}\n" for i in range(num_images)))
     path = protocol(prompts={"path": "captions.txt", "num": num_images}, metrics=["clip_score", "fd_dinov2"])

@@ -63,8 +63,11 @@ def photos(tmp_path):
     return folder
 
 
-def test_two_processes_are_two_micro_batches(photos, tmp_path):
-    """The rows, the noise and so the losses and the update of one process that accumulates two."""
+def test_two_processes_are_two_micro_batches(photos, tmp_path, one_thread):
+    """The rows, the noise and so the losses and the update of one process that accumulates two.
+
+    With as many threads as each of them: what has no gradient but rounding (a bias of keys) AdamW makes steps of.
+    """
 
     def recipe(name, **train):
         values = {
@@ -88,9 +91,7 @@ def test_two_processes_are_two_micro_batches(photos, tmp_path):
         assert [row[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
     assert one[0]["l1"] != pytest.approx(one[1]["l1"], rel=1e-2)
     two, one = (load_file(tmp_path / run / "checkpoints/step-2/model.safetensors") for run in ("two", "one"))
-    # A bias of keys has no gradient but rounding, which AdamW makes steps of.
-    names = {name for name in one if not name.endswith("to_k.bias")}
-    assert two.keys() == one.keys() and all(two[name].allclose(one[name], atol=1e-4) for name in names)
+    assert two.keys() == one.keys() and all(two[name].allclose(one[name], atol=1e-5) for name in two)
 
 
 def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):
