@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from e2ed2 import cli, console
+from e2ed2.data.emoji import load_emoji
 from e2ed2.errors import NonFiniteError
 from e2ed2.evaluation.generate import Sampler
 from e2ed2.evaluation.table import METRICS
@@ -61,6 +62,8 @@ def mistakes(tiny_model, tmp_path_factory) -> dict[str, subprocess.CompletedProc
         "long": ["sample", "m" * 300, "cat", "--out", folder / "out"],
         "option": ["sample", tiny_model, "cat", "--stepz", 3],
     }
+
+    load_emoji("train")  # drawn already: no progress line beside the mistake, however slow the machine
 
     def once(arguments: list[object]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, check=False)
