@@ -13,12 +13,18 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from e2ed2.data.emoji import STYLES, EmojiSet, styled_caption
 from e2ed2.models import bundled
+from tests.models.tiny import SIDE
 
 # What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
 FOREIGN = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden anew, see training/test_golden.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -130,6 +136,17 @@ def tiny_transformer(caption_channels: int) -> torch.nn.Module:
         norm_type="ada_norm_single",
         use_additional_conditions=False,
     )
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Four captioned pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, caption in enumerate(["a red cat", "a dog", "a tree", "the moon"]):
+        pixels = torch.randint(256, (4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.numpy()).resize((SIDE, SIDE)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+    return folder
 
 
 @pytest.fixture

@@ -1,23 +1,11 @@
-"""Four captioned pictures, and recipes of two updates on them."""
+"""Recipes of two updates on four captioned pictures."""
 
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
 from e2ed2.training.recipe import build_config
 from tests.models.tiny import SIDE
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, caption in enumerate(["a red cat", "a dog", "a tree", "the moon"]):
-        pixels = torch.randint(256, (4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
-        Image.fromarray(pixels.numpy()).resize((SIDE, SIDE)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(caption)
-    return folder
 
 
 @pytest.fixture
