@@ -9,12 +9,12 @@ from statistics import median
 
 import torch
 
-from e2ed2.evaluation.samples import device_name
 from e2ed2.models import denoiser
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
+from e2ed2.sampling.samples import device_name
 from e2ed2.schedule import lcm_timesteps
 from e2ed2.trajectory import draw_noises, unroll
 

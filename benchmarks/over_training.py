@@ -10,13 +10,13 @@ import json
 import sys
 from pathlib import Path
 
-from e2ed2.charts import figure, line_chart
-from e2ed2.evaluation.evaluate_emoji import evaluate_emoji
+from e2ed2.emoji.evaluate_emoji import evaluate_emoji
 from e2ed2.evaluation.results import EVALUATION_FILE
-from e2ed2.evaluation.table import central, half_width, metric_of
-from e2ed2.files import write_file
+from e2ed2.recipe.load import load_config
+from e2ed2.reports.charts import figure, line_chart
+from e2ed2.reports.table import central, half_width, metric_of
+from e2ed2.system.files import write_file
 from e2ed2.training.loop import train
-from e2ed2.training.recipe import load_config
 
 FIRST = 50  # updates; then twice as many each time
 NUM_IMAGES = 512

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from e2ed2.ablation_table import over_seeds
+from e2ed2.ablation.table import over_seeds
 from e2ed2.evaluation.results import EVALUATION_FILE
 
 METRICS = ("kernel_distance", "recall", "coverage", "sharpness")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from e2ed2.errors import OUT_OF_MEMORY, NonFiniteError, UserError, refusal
+from e2ed2.system.errors import OUT_OF_MEMORY, NonFiniteError, UserError, refusal
 
 app = typer.Typer(
     help="Few-step text-to-image generators by end-to-end training of the whole sampler.",
@@ -80,7 +80,7 @@ def _say_end(kind: str, message: object, status: int) -> int:
 @contextmanager
 def _waiting(saved: str) -> Iterator[Any]:
     """Progress bars for a verb; `saved` tells what Ctrl-C leaves, where the work does not tell it itself."""
-    from e2ed2.console import Waiting, quiet_libraries
+    from e2ed2.system.console import Waiting, quiet_libraries
 
     try:
         with Waiting() as waiting:
@@ -102,14 +102,14 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
 ) -> None:
     """Train a stage. The same command again resumes it, exactly."""
-    from e2ed2.training.recipe import load_config
+    from e2ed2.recipe.load import load_config
 
     config = load_config(recipe, overrides)
     if dry_run:
         print(config.to_yaml(), end="")
         return
     with _waiting(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
-        from e2ed2.report import write_report
+        from e2ed2.reports.run_page import write_report
         from e2ed2.training.loop import train as run
 
         waiting("preparing", 0, 0)
@@ -129,11 +129,11 @@ def precompute(
     overrides: Overrides = None,
 ) -> None:
     """Encode a recipe's images and captions once, for any number of trainings. Again after a kill, it goes on."""
-    from e2ed2.training.recipe import load_config
+    from e2ed2.recipe.load import load_config
 
     config = load_config(recipe, overrides)
     with _waiting(f"what was encoded is in {out}; the same command goes on") as waiting:
-        from e2ed2.training.precompute import precompute as run
+        from e2ed2.training.latents.precompute import precompute as run
 
         waiting("preparing", 0, 0)
         run(config, out, waiting.say, waiting)
@@ -158,7 +158,7 @@ def sample(
     with _waiting(f"the images so far are in {out}; the same command goes on") as waiting:
         from functools import partial
 
-        from e2ed2.evaluation.samples import load_model, make_samples, requests_for
+        from e2ed2.sampling.samples import load_model, make_samples, requests_for
 
         requests = requests_for(prompts, num, seed)
         waiting(f"loading {model}", 0, 0)
@@ -209,7 +209,7 @@ def evaluate(
     if as_json and result:
         print(json.dumps(result))
     elif result:
-        from e2ed2.evaluation.table import print_evaluation
+        from e2ed2.reports.table import print_evaluation
 
         print_evaluation(result)
 
@@ -233,9 +233,9 @@ def compare(
 ) -> None:
     """Evaluations side by side: a table for each protocol, with published figures apart."""
     with _waiting("nothing was lost; the same command begins again") as waiting:
-        from e2ed2.evaluation import compare as comparing
-        from e2ed2.evaluation.compare_page import write_comparison
-        from e2ed2.evaluation.grids import parse_zoom
+        from e2ed2.reports import compare as comparing
+        from e2ed2.reports.compare_page import write_comparison
+        from e2ed2.reports.grids import parse_zoom
 
         square = parse_zoom(zoom)
         waiting("comparing", 0, 0)
@@ -264,12 +264,12 @@ def demo(
     Takes a few minutes on a CPU. Again after Ctrl-C it goes on where it stopped.
     """
     with _waiting(f"what was done is in {out}; the same command goes on") as waiting:
-        from e2ed2.demo import run_demo
+        from e2ed2.demo.run import run_demo
 
         rows = run_demo(
             out, overrides or [], num_images=num_images, full=full, say=waiting.say, watch=waiting, tick=waiting.tick
         )
-    from e2ed2.evaluation.table import print_comparison
+    from e2ed2.reports.table import print_comparison
 
     print_comparison(rows)
     print(f"\nmodel:  {out / 'model'}\nreport: {out / 'report.html'}")
@@ -288,8 +288,8 @@ def ablate(
     """Train and measure every row of a suite over its seeds: one table. What is done is not done again."""
     folder = out or Path("runs/ablation") / (suite.stem + ("-quick" if quick else ""))
     with _waiting(f"what was done is in {folder}; the same command goes on") as waiting:
-        from e2ed2.ablation import run_suite
-        from e2ed2.ablation_suite import load_suite
+        from e2ed2.ablation.run import run_suite
+        from e2ed2.ablation.suite import load_suite
 
         text = run_suite(load_suite(suite, quick), folder, say=waiting.say, watch=waiting, tick=waiting.tick)
     print(text, end="")

@@ -15,8 +15,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from e2ed2.data.emoji import STYLES, EmojiSet, styled_caption
-from e2ed2.models import bundled
+from e2ed2.emoji.dataset import STYLES, EmojiSet, styled_caption
+from e2ed2.models.folders import bundled
 from tests.models.tiny import SIDE
 
 # What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
@@ -81,8 +81,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import PixArtAlphaPipeline
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from e2ed2.models.inference import Inference
-    from e2ed2.models.pipeline import save_pipeline
+    from e2ed2.models.folders.inference import Inference
+    from e2ed2.models.folders.pipeline import save_pipeline
     from e2ed2.models.scheduler import noise_scheduler
     from e2ed2.models.text import minilm_folder
 
@@ -160,7 +160,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
     styles = list(STYLES) * 24
     captions = [styled_caption(n, s) for n, s in zip(names, styles, strict=True)]
     data = EmojiSet(images=images, captions=captions, keys=captions, styles=styles, names=names)
-    for module in ("e2ed2.evaluation.emoji", "e2ed2.evaluation.evaluate_emoji", "e2ed2.training.stages"):
+    for module in ("e2ed2.emoji.protocols", "e2ed2.emoji.evaluate_emoji", "e2ed2.training.latents.training_set"):
         monkeypatch.setattr(f"{module}.load_emoji", lambda split, progress=None: data)
     return data
 
@@ -168,7 +168,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
 @pytest.fixture
 def tiny_bundle(tmp_path, monkeypatch, tiny_emoji) -> Path:
     """Bundled models of random weights, a shipped evaluation for one of them, and a cache of their own."""
-    from e2ed2.models.inference import Inference
+    from e2ed2.models.folders.inference import Inference
 
     torch.manual_seed(0)
     weights = tmp_path / "weights"

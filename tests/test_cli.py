@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2 import cli, console
-from e2ed2.data.emoji import load_emoji
-from e2ed2.errors import NonFiniteError
-from e2ed2.evaluation.generate import Sampler
-from e2ed2.evaluation.table import METRICS
+from e2ed2 import cli
+from e2ed2.emoji.dataset import load_emoji
+from e2ed2.reports.table import METRICS
+from e2ed2.sampling.generate import Sampler
+from e2ed2.system import console
+from e2ed2.system.errors import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "demo.yaml"
@@ -125,7 +126,7 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
     def overflow(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has a total of 24 GiB.")
 
-    monkeypatch.setattr("e2ed2.data.emoji.load_emoji", lambda *arguments: tiny_emoji)
+    monkeypatch.setattr("e2ed2.emoji.dataset.load_emoji", lambda *arguments: tiny_emoji)
     for stand_in, status, line in (
         (diverge, 1, "error: patch_energy is nan at global_step 3; the log is x\n"),
         (interrupt, 130, "interrupted: saved step 7; run the same command to go on\n"),
@@ -141,7 +142,7 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
 
 def test_precompute_hands_over_the_recipe_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     calls = []
-    monkeypatch.setattr("e2ed2.training.precompute.precompute", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("e2ed2.training.latents.precompute.precompute", lambda *arguments: calls.append(arguments))
     out = tmp_path / "cache"
     assert run(monkeypatch, "precompute", RECIPE, "data.source=folder", "data.path=photos", "--out", str(out)) == 0
     (config, folder, *_), = calls
@@ -316,8 +317,8 @@ def test_anystyle_has_style_shares(monkeypatch, capfd, tiny_model, tiny_emoji, s
 
 
 def test_real_images_under_heldout_are_not_compared_with_themselves(tiny_emoji, monkeypatch, tmp_path):
-    from e2ed2.evaluation.emoji import load_protocol
-    from e2ed2.evaluation.evaluate_emoji import _own_left_out
+    from e2ed2.emoji.evaluate_emoji import _own_left_out
+    from e2ed2.emoji.protocols import load_protocol
 
     asked = _own_left_out(load_protocol("emoji-heldout", 96))
     assert len(asked.prompts) == len(asked.prompt_images) == 24 and len(asked.reference_images) == 24

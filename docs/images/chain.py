@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from e2ed2.evaluation.emoji import load_protocol
-from e2ed2.evaluation.samples import load_model
+from e2ed2.emoji.protocols import load_protocol
 from e2ed2.models.autoencoder import decode, encode_all, to_uint8
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import load_autoencoder
-from e2ed2.pictures import image_grid
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.pipeline import load_autoencoder
+from e2ed2.sampling.samples import load_model
+from e2ed2.system.pictures import image_grid
 
 COLUMNS = 12
 MODELS = ("emoji-lcm", "emoji-e2ed2")  # at 4 NFE each

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from e2ed2.evaluation.emoji import load_protocol
-from e2ed2.evaluation.samples import load_model
-from e2ed2.pictures import image_grid
+from e2ed2.emoji.protocols import load_protocol
+from e2ed2.sampling.samples import load_model
+from e2ed2.system.pictures import image_grid
 
 ROWS, STEPS = 10, 4
 

@@ -1,1 +1,4 @@
-"""Captioned images: where they come from, how they are decoded, in which order, and what is kept of them."""
+"""Captioned images: where they come from, decoding, order, shapes, streams, the cache.
+
+Floor 3. Imports `system`; knows no model and no training.
+"""

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from e2ed2.data.buckets import bucket_shapes
-from e2ed2.errors import UserError
-from e2ed2.files import atomic_file, write_file
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file, write_file
 
 SHARD_SIZE = 256  # items
 OPEN_SHARDS = 256

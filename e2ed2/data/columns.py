@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bmp", "gif", "img")
 CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")

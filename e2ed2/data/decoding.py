@@ -9,9 +9,9 @@ from typing import Any
 from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
 from e2ed2.data.transforms import decode_image, fitted_tensor
-from e2ed2.errors import UserError
-from e2ed2.files import locked, write_file
-from e2ed2.paths import cache_dir
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import locked, write_file
+from e2ed2.system.paths import cache_dir
 
 Progress = Callable[[int, int], None]
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid

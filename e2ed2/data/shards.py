@@ -18,7 +18,7 @@ from urllib.request import urlopen
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import JSON_COLUMN, Columns
 from e2ed2.data.tables import Shard, unreadable
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 END_OF_TAR = bytes(1024)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

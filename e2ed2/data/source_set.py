@@ -10,7 +10,7 @@ from torch import Tensor
 from e2ed2.data.batch import ImageTextSet, Picture, SkippedItem, Source, spread
 from e2ed2.data.buckets import Shape, nearest_shape
 from e2ed2.data.decoding import Progress, check_share, decode_item, scan
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 
 class SourceSet:

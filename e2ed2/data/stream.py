@@ -16,7 +16,7 @@ from e2ed2.data.buckets import Shape
 from e2ed2.data.decoding import check_share, decode_item
 from e2ed2.data.order import bucket_batches, mix, random_batch
 from e2ed2.data.tables import Shard
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 State = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import JSON_COLUMN, Columns
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 Shard = Callable[[int], Iterator[RawItem | SkippedItem]]  # number of the first item -> that and all after it
 

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.evaluate_emoji import FLOORS, evaluate_emoji, evaluate_floor, load_emoji_protocol
+from e2ed2.emoji.evaluate_emoji import FLOORS, evaluate_emoji, evaluate_floor, load_emoji_protocol
 from e2ed2.evaluation.evaluate_files import evaluate_files, load_asked
-from e2ed2.evaluation.finished_images import finished_images
 from e2ed2.evaluation.protocols import FileProtocol, read_protocol
-from e2ed2.evaluation.sample_files import Keep
-from e2ed2.evaluation.table import METRICS
-from e2ed2.processes import Share
-from e2ed2.watch import Watch, silent
+from e2ed2.reports.table import METRICS
+from e2ed2.sampling.finished_images import finished_images
+from e2ed2.sampling.sample_files import Keep
+from e2ed2.system.errors import UserError
+from e2ed2.system.processes import Share
+from e2ed2.system.watch import Watch, silent
 
 
 def evaluate(

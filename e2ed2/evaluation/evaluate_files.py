@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.extractors import Extractor
-from e2ed2.evaluation.finished_images import finished_images, images_of_prompts
-from e2ed2.evaluation.generate import Request
-from e2ed2.evaluation.grids import comparison_grid
-from e2ed2.evaluation.image_set import ImageSet, list_images
-from e2ed2.evaluation.intervals import Estimate
-from e2ed2.evaluation.measures import ImageSets, Measurement, check_counts, measure_named
+from e2ed2.evaluation.features.extractors import Extractor
+from e2ed2.evaluation.features.image_set import ImageSet, list_images
+from e2ed2.evaluation.metrics.intervals import Estimate
+from e2ed2.evaluation.metrics.measures import ImageSets, Measurement, check_counts, measure_named
 from e2ed2.evaluation.protocols import FileProtocol, Reference, read_prompts, read_protocol, resolve
 from e2ed2.evaluation.results import EVALUATION_FILE, facts_sha256, keep_result, read_result, sampling_environment
-from e2ed2.evaluation.sample_files import Keep, finish_files, make_files, put_away
-from e2ed2.evaluation.samples import (
+from e2ed2.reports.grids import comparison_grid
+from e2ed2.sampling.finished_images import finished_images, images_of_prompts
+from e2ed2.sampling.generate import Request
+from e2ed2.sampling.sample_files import Keep, finish_files, make_files, put_away
+from e2ed2.sampling.samples import (
     MAX_SEED,
     LoadedModel,
     check_range,
@@ -30,10 +29,11 @@ from e2ed2.evaluation.samples import (
     read_png,
     write_manifest,
 )
-from e2ed2.files import write_file
-from e2ed2.pictures import png_bytes
-from e2ed2.processes import Share, join_processes
-from e2ed2.watch import Watch, silent
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import write_file
+from e2ed2.system.pictures import png_bytes
+from e2ed2.system.processes import Share, join_processes
+from e2ed2.system.watch import Watch, silent
 
 NUM_NEAREST = 12  # samples shown beside their nearest training image
 DEFAULT_OUT = Path("runs/evaluations")

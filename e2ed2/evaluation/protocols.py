@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.image_set import list_images
-from e2ed2.yaml_file import read_yaml
+from e2ed2.evaluation.features.image_set import list_images
+from e2ed2.system.errors import UserError
+from e2ed2.system.yaml_file import read_yaml
 
-FOLDER = Path(__file__).parent / "assets" / "protocols"
+FOLDERS = [Path(__file__).parent / "assets", Path(__file__).parents[1] / "emoji" / "assets"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -111,7 +111,7 @@ class FileProtocol(Part):
 
 def protocol_names() -> list[str]:
     """Those that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for folder in FOLDERS for path in folder.glob("*.yaml"))
 
 
 def read_protocol(name: str) -> EmojiProtocol | FileProtocol:
@@ -120,12 +120,12 @@ def read_protocol(name: str) -> EmojiProtocol | FileProtocol:
     Raises:
         UserError: no such protocol, unreadable file, unknown field, wrong type.
     """
-    path = FOLDER / f"{name}.yaml"
+    path = next((f for folder in FOLDERS if (f := folder / f"{name}.yaml").exists()), Path(name))
     if name not in protocol_names():
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
-    values = read_yaml(path, "protocol", FOLDER)
+    values = read_yaml(path, "protocol", FOLDERS[0])
     kind = EmojiProtocol if isinstance(values, dict) and "emoji" in values else FileProtocol
     try:
         return kind.model_validate(values)

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2ed2.environment import environment
-from e2ed2.errors import UserError
-from e2ed2.evaluation.emoji import emoji_protocol
-from e2ed2.evaluation.intervals import Estimate
-from e2ed2.files import atomic_file, file_sha256, write_file
+from e2ed2.emoji.protocols import emoji_protocol
+from e2ed2.evaluation.metrics.intervals import Estimate
+from e2ed2.system.environment import environment
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file, file_sha256, write_file
 
 EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"

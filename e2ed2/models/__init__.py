@@ -1,1 +1,4 @@
-"""Roles, whatever the architecture: denoiser, autoencoder, text encoder."""
+"""Networks: families of pipelines, autoencoders, text encoders, the few-step network, LoRA, model folders.
+
+Floor 4. Imports the hall, `system` and `data`; knows no training and no evaluation.
+"""

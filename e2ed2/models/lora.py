@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from e2ed2.errors import UserError, first_line
 from e2ed2.models.families import family_of
-from e2ed2.models.hub import is_hub_id, weights_file
+from e2ed2.models.folders.hub import is_hub_id, weights_file
+from e2ed2.system.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel

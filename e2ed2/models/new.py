@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from e2ed2.errors import UserError
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.pipeline import assemble, load_autoencoder
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.pipeline import assemble, load_autoencoder
 from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.prediction import PredictionType
+from e2ed2.system.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import PixArtAlphaPipeline

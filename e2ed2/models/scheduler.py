@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from e2ed2.errors import UserError
 from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule, flow_schedule, variance_preserving
+from e2ed2.system.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from e2ed2.errors import UserError
-from e2ed2.files import atomic_file, file_sha256
 from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds, concatenate
-from e2ed2.paths import cache_dir
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file, file_sha256
+from e2ed2.system.paths import cache_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,1 +1,4 @@
-"""Training: typed config, the stages of the chain, one update, the loop, checkpoints, logs."""
+"""Training: the loop, one update, checkpoints, the run folder, measuring meanwhile.
+
+Floor 8. Imports all rooms below; knows no reports.
+"""

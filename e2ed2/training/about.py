@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from e2ed2.models.bundled import BUNDLED, resolve_model
-from e2ed2.models.card import licence_of
-from e2ed2.models.hub import is_hub_id
-from e2ed2.training.config import Config, ModelConfig, objective_weights
-from e2ed2.training.data_config import DataConfig, SourceConfig
+from e2ed2.models.folders.bundled import BUNDLED, resolve_model
+from e2ed2.models.folders.card import licence_of
+from e2ed2.models.folders.hub import is_hub_id
+from e2ed2.recipe.config import Config, ModelConfig, objective_weights
+from e2ed2.recipe.data import DataConfig, SourceConfig
 
 
 def about_run(config: Config) -> dict[str, Any]:

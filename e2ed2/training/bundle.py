@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
-from e2ed2.models.bundled import AUTOENCODER, WEIGHTS
 from e2ed2.models.families import family_of
-from e2ed2.models.pipeline import forget_origin, load_autoencoder, load_pipeline
+from e2ed2.models.folders.bundled import AUTOENCODER, WEIGHTS
+from e2ed2.models.folders.pipeline import forget_origin, load_autoencoder, load_pipeline
 from e2ed2.training.log import read_metrics
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from e2ed2.errors import UserError
-from e2ed2.files import atomic_folder, file_sha256
-from e2ed2.training.adversary import Adversary
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_folder, file_sha256
+from e2ed2.training.stages.adversary import Adversary
 
 STATE_FILE = "state.json"
 SCALER_FILE = "scaler.json"

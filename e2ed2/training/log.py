@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from e2ed2.files import raise_if_disk_refused, write_file
-from e2ed2.pictures import image_grid, png_bytes
+from e2ed2.system.files import raise_if_disk_refused, write_file
+from e2ed2.system.pictures import image_grid, png_bytes
 
 
 class MetricsFile:

@@ -20,9 +20,12 @@ from accelerate.utils import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
-from e2ed2.errors import NonFiniteError, UserError
-from e2ed2.files import atomic_folder
-from e2ed2.processes import process_state
+from e2ed2.recipe.config import Config
+from e2ed2.recipe.load import check_config, flatten
+from e2ed2.system.errors import NonFiniteError, UserError
+from e2ed2.system.files import atomic_folder
+from e2ed2.system.processes import process_state
+from e2ed2.system.watch import Watch, silent
 from e2ed2.training.checkpoint import (
     TrainState,
     load_checkpoint,
@@ -30,11 +33,10 @@ from e2ed2.training.checkpoint import (
     read_data_state,
     save_checkpoint,
 )
-from e2ed2.training.config import Config
 from e2ed2.training.interrupt import DelayedInterrupt
+from e2ed2.training.latents.training_set import create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
-from e2ed2.training.recipe import check_config, flatten
 from e2ed2.training.run_folder import (
     EXPORT_FILE,
     claimed,
@@ -44,11 +46,9 @@ from e2ed2.training.run_folder import (
     recorded_config,
     write_run_files,
 )
-from e2ed2.training.stages import create_stage, load_training_set
+from e2ed2.training.stages.create import create_stage
 from e2ed2.training.step import Stage, Trained, update
-from e2ed2.training.training_set import create_order
 from e2ed2.training.validation import Validation, create_validation, read_evaluations, stopped_at
-from e2ed2.watch import Watch, silent
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int, dict[str, float]], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from e2ed2.training.config import Config
+from e2ed2.recipe.config import Config
 
 
 def resolve_precision(config: Config, recorded: Mapping[str, Any], device: torch.device) -> Config:

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from e2ed2.environment import environment
-from e2ed2.errors import UserError
-from e2ed2.files import locked, write_file
+from e2ed2.recipe.config import Config
+from e2ed2.recipe.load import changed_fields
+from e2ed2.system.environment import environment
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import locked, write_file
 from e2ed2.training.checkpoint import TrainState, latest_checkpoint, numbered, read_state
-from e2ed2.training.config import Config
-from e2ed2.training.recipe import changed_fields
 from e2ed2.training.validation import stopped_at
 
 EXPORT_FILE = "training.json"  # in the model folder: the step it was written at

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from e2ed2.data.order import Order, mix
-from e2ed2.errors import NonFiniteError
 from e2ed2.objectives.total import total
-from e2ed2.training.adversary import Adversary
-from e2ed2.training.config import TrainConfig
+from e2ed2.recipe.config import TrainConfig
+from e2ed2.system.errors import NonFiniteError
+from e2ed2.training.stages.adversary import Adversary
 
 
 class Stage(Protocol):

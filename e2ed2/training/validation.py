@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from e2ed2.errors import UserError
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
-from e2ed2.evaluation.table import central, evaluation_markdown, half_width, is_better, metric_of
-from e2ed2.files import atomic_folder, replace_folder
-from e2ed2.models.card import add_measured
-from e2ed2.processes import ALONE
-from e2ed2.training.config import Config, EvaluationConfig
-from e2ed2.watch import Watch
+from e2ed2.models.folders.card import add_measured
+from e2ed2.recipe.config import Config, EvaluationConfig
+from e2ed2.reports.table import central, evaluation_markdown, half_width, is_better, metric_of
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_folder, replace_folder
+from e2ed2.system.processes import ALONE
+from e2ed2.system.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from e2ed2.data.cache import EMPTY, PLAIN, CachedItem, CachedSet, write_index, write_manifest, write_shard
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 
 MADE_WITH = {"data.size": 16, "data.buckets": {"max_ratio": 4.0, "step": 8}}
 MANIFEST = {"made_with": MADE_WITH, "data": "x", "parts": [], "has_images": False, "complete": True}

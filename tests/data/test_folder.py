@@ -16,9 +16,9 @@ from e2ed2.data.columns import Columns
 from e2ed2.data.folder import IMAGE_SUFFIXES, FolderSource
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.transforms import decode_image
-from e2ed2.errors import UserError
-from e2ed2.training.data_config import DataConfig
-from e2ed2.training.training_set import load_user_data
+from e2ed2.recipe.data import DataConfig
+from e2ed2.system.errors import UserError
+from e2ed2.training.latents.training_set import load_user_data
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -20,7 +20,7 @@ from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
 from e2ed2.data.stream import ShardStream
 from e2ed2.data.tables import unreadable
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_shards, write_tar
 
 

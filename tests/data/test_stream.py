@@ -10,7 +10,7 @@ import torch
 from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
 from e2ed2.data.stream import MixedStream, ShardStream, StreamSet
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_shards, write_tar
 
 SHAPES = [(16, 16), (8, 32), (16, 32)]

@@ -9,7 +9,7 @@ from e2ed2.data.columns import Columns
 from e2ed2.data.decoding import scan
 from e2ed2.data.stream import ShardStream
 from e2ed2.data.tables import TableSource, table_shards
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 from tests.data.conftest import png
 
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 from PIL import Image
 
-from e2ed2.evaluation import extractors
+from e2ed2.evaluation.features import extractors
 from tests.models.tiny import clip_tokenizer
 
 SIDE = 32  # of the real images; the tiny pipelines make as much

@@ -8,8 +8,8 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import distribution as dist
+from e2ed2.evaluation.metrics import distribution as dist
+from e2ed2.system.errors import UserError
 
 
 def normal(*shape, seed=0):

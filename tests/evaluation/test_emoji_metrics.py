@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import emoji_metrics as met
+from e2ed2.evaluation.metrics import emoji_metrics as met
+from e2ed2.system.errors import UserError
 
 
 def constant(*levels):

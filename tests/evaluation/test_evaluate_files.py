@@ -15,19 +15,18 @@ from PIL import Image
 
 from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
-from e2ed2.errors import UserError
 from e2ed2.evaluation import evaluate_files as evaluate_files_module
-from e2ed2.evaluation import sample_files
-from e2ed2.evaluation.distribution import frechet_distance, kernel_distance
 from e2ed2.evaluation.evaluate_files import evaluate_files
-from e2ed2.evaluation.generate import Request
-from e2ed2.evaluation.grids import comparison_grid
-from e2ed2.evaluation.image_set import ImageSet, list_images
-from e2ed2.evaluation.measures import MEASURES
+from e2ed2.evaluation.features.image_set import ImageSet, list_images
+from e2ed2.evaluation.metrics.distribution import frechet_distance, kernel_distance
+from e2ed2.evaluation.metrics.measures import MEASURES
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import read_jackknife
-from e2ed2.evaluation.sample_files import make_files
-from e2ed2.evaluation.samples import (
+from e2ed2.reports.grids import comparison_grid
+from e2ed2.sampling import sample_files
+from e2ed2.sampling.generate import Request
+from e2ed2.sampling.sample_files import make_files
+from e2ed2.sampling.samples import (
     claim_folder,
     file_name,
     image_files,
@@ -36,7 +35,8 @@ from e2ed2.evaluation.samples import (
     read_manifest,
     requests_for,
 )
-from e2ed2.processes import Share
+from e2ed2.system.errors import UserError
+from e2ed2.system.processes import Share
 from tests.evaluation.conftest import LINE, StubInception, draw_images
 
 ALL = [name for name in MEASURES if name not in ("hpsv2", "hpsv3", "image_reward", "spread", "authenticity")]

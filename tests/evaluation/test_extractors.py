@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import extractors as ext
+from e2ed2.evaluation.features import extractors as ext
+from e2ed2.system.errors import UserError
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import image_set
-from e2ed2.evaluation.image_set import ImageSet, list_images, store_segments, stored_features
-from e2ed2.processes import Share
+from e2ed2.evaluation.features import image_set
+from e2ed2.evaluation.features.image_set import ImageSet, list_images, store_segments, stored_features
+from e2ed2.system.errors import UserError
+from e2ed2.system.processes import Share
 from tests.evaluation.conftest import StubInception, draw_images
 
 

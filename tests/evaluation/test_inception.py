@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import inception as inc
+from e2ed2.evaluation.features import inception as inc
+from e2ed2.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

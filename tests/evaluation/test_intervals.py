@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import intervals as iv
-from e2ed2.evaluation.distribution import kernel_distance
+from e2ed2.evaluation.metrics import intervals as iv
+from e2ed2.evaluation.metrics.distribution import kernel_distance
+from e2ed2.system.errors import UserError
 
 
 def normal(*shape, seed=0):

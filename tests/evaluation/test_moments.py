@@ -5,9 +5,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation import moments as mom
-from e2ed2.evaluation.distribution import frechet_distance
+from e2ed2.evaluation.metrics import moments as mom
+from e2ed2.evaluation.metrics.distribution import frechet_distance
+from e2ed2.system.errors import UserError
 
 
 def normal(*shape, seed=0):

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.measures import check_counts, measure_named
+from e2ed2.evaluation.metrics.measures import check_counts, measure_named
 from e2ed2.evaluation.protocols import (
     EmojiProtocol,
     FileProtocol,
@@ -15,6 +14,7 @@ from e2ed2.evaluation.protocols import (
     read_protocol,
     resolve,
 )
+from e2ed2.system.errors import UserError
 from tests.evaluation.conftest import draw_images
 
 

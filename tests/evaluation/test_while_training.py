@@ -6,10 +6,10 @@ import pytest
 
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.results import read_jackknife
-from e2ed2.evaluation.table import central
-from e2ed2.report import write_report
+from e2ed2.recipe.load import build_config
+from e2ed2.reports.run_page import write_report
+from e2ed2.reports.table import central
 from e2ed2.training.loop import train
-from e2ed2.training.recipe import build_config
 from tests.evaluation.conftest import LINE, draw_images
 
 

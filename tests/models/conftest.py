@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.training.recipe import build_config
+from e2ed2.recipe.load import build_config
 from tests.models.tiny import SIDE
 
 

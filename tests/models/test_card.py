@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from e2ed2.models.card import add_measured, licence_of, model_card
 from e2ed2.models.families import FAMILIES
-from e2ed2.models.inference import Inference
+from e2ed2.models.folders.card import add_measured, licence_of, model_card
+from e2ed2.models.folders.inference import Inference
 from e2ed2.training.about import about_run
 from tests.models.tiny import save_tiny
 

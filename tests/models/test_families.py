@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.generate import Request, Sampler
-from e2ed2.evaluation.samples import load_model
-from e2ed2.models.card import PROMPT
 from e2ed2.models.families import FAMILIES
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.folders.card import PROMPT
+from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.text import encode_prompts, encode_uncond
+from e2ed2.sampling.generate import Request, Sampler
+from e2ed2.sampling.samples import load_model
+from e2ed2.system.errors import UserError
+from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.loop import train
-from e2ed2.training.stages import create_stage, load_training_set
+from e2ed2.training.stages.create import create_stage
 from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, save_tiny
 
 REQUESTS = [Request("a red cat", 3), Request("dog", 4)]

@@ -5,18 +5,18 @@ import re
 import pytest
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.evaluation.generate import Request
-from e2ed2.evaluation.samples import load_model
-from e2ed2.files import atomic_folder
 from e2ed2.models.autoencoder import decode, to_uint8
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.few_step_network import FewStepNetwork, copies
-from e2ed2.models.inference import Inference
+from e2ed2.models.folders.inference import Inference
+from e2ed2.models.folders.pipeline import load_pipeline, save_pipeline
 from e2ed2.models.lora import lora_copies, merged
-from e2ed2.models.pipeline import load_pipeline, save_pipeline
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
+from e2ed2.sampling.generate import Request
+from e2ed2.sampling.samples import load_model
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_folder
 from e2ed2.trajectory import draw_noises
 
 PROMPT = "red apple"

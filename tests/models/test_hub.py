@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import errors
 
-from e2ed2.errors import UserError
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.hub import is_hub_id, weights_file
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.hub import is_hub_id, weights_file
+from e2ed2.system.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["org/name", "PixArt-alpha/PixArt-LCM-XL-2-1024-MS", "a_b/c.d"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from e2ed2.errors import UserError
 from e2ed2.models.families import FAMILIES, network_of
+from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.lora import fuse
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.system.errors import UserError
 from e2ed2.training.loop import train
 from tests.models.tiny import save_tiny
 
@@ -136,7 +136,8 @@ def test_checkpoints_hold_adapters_alone_and_a_resumed_run_ends_the_same(recipe,
 
 
 def test_the_running_average_shares_what_is_frozen(recipe, tmp_path):
-    from e2ed2.training.stages import create_stage, load_training_set
+    from e2ed2.training.latents.training_set import load_training_set
+    from e2ed2.training.stages.create import create_stage
 
     start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
     config = recipe(tmp_path / "run", start, parameters="lora", lora_rank=2)
@@ -151,7 +152,8 @@ def test_the_running_average_shares_what_is_frozen(recipe, tmp_path):
 
 
 def test_in_bf16_what_is_frozen_is_bf16_and_the_merged_model_keeps_the_start_s_precision(recipe, tmp_path):
-    from e2ed2.training.stages import create_stage, load_training_set
+    from e2ed2.training.latents.training_set import load_training_set
+    from e2ed2.training.stages.create import create_stage
 
     start = save_tiny("PixArtSigmaPipeline", tmp_path / "start")
     config = recipe(tmp_path / "run", start, parameters="lora", lora_rank=2, train={"mixed_precision": "bf16"})

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from e2ed2.errors import UserError
-from e2ed2.models.lpips_network import load_lpips_network
+from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.objectives.perceptual import feature_distance, unit_maps
+from e2ed2.system.errors import UserError
 
 
 class Layer(nn.Module):

@@ -3,8 +3,8 @@
 import pytest
 from diffusers import AutoencoderKL
 
-from e2ed2.errors import UserError
 from e2ed2.models.new import new_network
+from e2ed2.system.errors import UserError
 
 SMALL = {"block_out_channels": [8], "norm_num_groups": 4}
 

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.models.bundled import resolve_model
-from e2ed2.models.inference import Inference
-from e2ed2.models.pipeline import load_pipeline, save_pipeline
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.inference import Inference
+from e2ed2.models.folders.pipeline import load_pipeline, save_pipeline
 from e2ed2.models.scheduler import noise_scheduler, schedule_of
 from e2ed2.schedule import linear_schedule
+from e2ed2.system.errors import UserError
 
 
 def test_a_folder_loads_back_with_its_call(tiny_model):

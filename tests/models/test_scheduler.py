@@ -4,10 +4,10 @@ import diffusers
 import pytest
 import torch
 
-from e2ed2.errors import UserError
-from e2ed2.models.inference import Inference
+from e2ed2.models.folders.inference import Inference
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, noise_scheduler, schedule_of, solver_of
 from e2ed2.schedule import scaled_linear_schedule
+from e2ed2.system.errors import UserError
 from e2ed2.trajectory import unroll
 
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from e2ed2.errors import UserError
-from e2ed2.models import squeezenet
+from e2ed2.models.losses import squeezenet
+from e2ed2.system.errors import UserError
 
 
 @pytest.mark.parametrize("problem", ["missing", "cut off", "of another network"])

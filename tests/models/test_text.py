@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2ed2.models import text
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.text import cached_prompt_embeds, encode_prompts, minilm_folder, token_embeds
 
 PROMPTS = ["", "Red Apple ", "sun behind large cloud, twemoji style"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from e2ed2.models.squeezenet import MEAN, load_squeezenet
+from e2ed2.models.losses.squeezenet import MEAN, load_squeezenet
 from e2ed2.objectives.perceptual import MIN_SIDE, feature_distance, random_views, unit_maps
 from e2ed2.objectives.scoring import energy_score
 

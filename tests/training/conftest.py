@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from e2ed2.data.order import ShuffledOrder
+from e2ed2.recipe.load import build_config
 from e2ed2.training import loop
-from e2ed2.training.recipe import build_config
 
 NUM_ITEMS = 23
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401 - else every child imports it at its first optimizer step
 from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
 
-from e2ed2 import files
+from e2ed2.system import files
 from e2ed2.training import checkpoint, log, loop
 from e2ed2.training.log import read_metrics
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 from e2ed2.training import checkpoint
 from e2ed2.training.checkpoint import (
     TrainState,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.errors import UserError
+from e2ed2.system.errors import UserError
 from e2ed2.training.log import MetricsFile, image_grid, read_metrics, write_preview
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from e2ed2.errors import NonFiniteError, UserError
+from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.training import loop
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
@@ -307,7 +307,7 @@ def test_the_signal_handler_is_put_back(tiny):
 
 
 def test_importing_the_config_does_not_import_torch():
-    code = "import sys, e2ed2.training.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, e2ed2.recipe.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

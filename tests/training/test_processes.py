@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from e2ed2.models.pipeline import load_pipeline
+from e2ed2.models.folders.pipeline import load_pipeline
+from e2ed2.recipe.load import build_config, load_config
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
-from e2ed2.training.recipe import build_config, load_config
 
 TRAIN = """
 import gc, sys

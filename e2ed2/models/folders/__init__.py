@@ -1,0 +1,1 @@
+"""Model folders: found, read, written, and the card that says how to call the model."""

@@ -1,0 +1,82 @@
+"""The models that ship with e2ed2: transformer and autoencoder in half precision, assembled on first use.
+
+`weights/NAME/` holds config, weights, `inference.json`, card and evaluation figures; the text encoder comes from its
+own package, so that a pipeline folder is put together once per version in the user's cache folder.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from e2ed2.models.folders.hub import download, is_hub_id
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_folder, locked
+from e2ed2.system.paths import cache_dir
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+AUTOENCODER = "emoji-autoencoder"
+BUNDLED = ("emoji-base", "emoji-lcm", "emoji-e2ed2")
+
+
+def resolve_model(name_or_path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder of a model: a path, a bundled model's name (assembled on first use), or a hub id (then fetched).
+
+    Args:
+        revision, variant: of a hub model; a folder has its files as they are.
+    Raises:
+        UserError: none of the three, or the hub does not give it.
+    """
+    name = str(name_or_path)
+    if name in BUNDLED and not (WEIGHTS / name / "inference.json").is_file():
+        recipe = f"recipes/emoji/{name.removeprefix('emoji-')}.yaml"
+        raise UserError(f"model '{name}': this version ships no weights for it; train it with `e2ed2 train {recipe}`")
+    if name in BUNDLED:
+        return _assembled(name)
+    if name == AUTOENCODER:
+        return WEIGHTS / AUTOENCODER
+    if not Path(name).is_dir() and is_hub_id(name):
+        return download(name, revision, variant)
+    if revision is not None:
+        raise UserError(f"model.revision: {revision}, but model.path={name} is no hub id org/name: leave it out")
+    if not Path(name).is_dir():
+        bundled = ", ".join(BUNDLED)
+        raise UserError(f"model '{name}': no such folder; give a model folder, a hub id org/name, or one of {bundled}")
+    return Path(name)
+
+
+def _assembled(name: str) -> Path:
+    target = cache_dir() / "models" / f"{name}-{_version(name)}"
+    if not target.is_dir():
+        target.parent.mkdir(exist_ok=True)
+        with locked(target.parent):  # the first of several processes does it
+            if not target.is_dir():
+                _assemble(name, target)
+    return target
+
+
+def _assemble(name: str, target: Path) -> None:
+    from diffusers import PixArtTransformer2DModel
+
+    from e2ed2.models.folders.inference import Inference
+    from e2ed2.models.folders.pipeline import assemble, load_autoencoder, save_pipeline
+    from e2ed2.models.scheduler import noise_scheduler
+
+    source = WEIGHTS / name
+    inference = Inference(**json.loads((source / "inference.json").read_text()))
+    transformer = PixArtTransformer2DModel.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    scheduler = noise_scheduler(inference.solver, "v_prediction")
+    autoencoder = load_autoencoder(WEIGHTS / AUTOENCODER)
+    with atomic_folder(target) as folder:
+        save_pipeline(assemble(transformer, autoencoder, scheduler), inference, folder)
+
+
+def _version(name: str) -> str:
+    digest = hashlib.sha256(Path(__file__).with_name("pipeline.py").read_bytes())
+    for folder in (WEIGHTS / name, WEIGHTS / AUTOENCODER):
+        for path in sorted(
+            [*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("inference.json")]
+        ):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

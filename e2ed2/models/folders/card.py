@@ -1,0 +1,99 @@
+"""`README.md` of a model folder: how to call the model with plain diffusers, and how it came about."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from e2ed2.models.families import Family
+from e2ed2.models.folders.inference import Inference
+from e2ed2.system.files import write_file
+
+CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the function it takes
+    "callback": ("step, timestep, latents", ""),
+    "callback_on_step_end": ("pipeline, step, timestep, kwargs", "    return kwargs\n"),
+}
+MEASURED = "## Measured"
+LICENCE = r"^(license(?:_name|_link)?):\s*(\S.*)$"
+HEAD = ("license", "license_name", "license_link", "base_model")
+PROMPT = "red apple, twemoji style"
+
+
+def model_card(inference: Inference, family: Family, network_class: str, about: Mapping[str, Any]) -> str:
+    """How to call the model with plain diffusers, and `about`: what is known of its making, one table row each.
+
+    Args:
+        network_class: diffusers' class of the denoiser. about: those of `HEAD` also head the file.
+    """
+    imports, swap, callback = "from diffusers import DiffusionPipeline", "", ""
+    if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
+        imports += f", {network_class}"
+        parameters, end = CALLBACKS[family.step_callback]
+        swap = f"""names = {inference.transformers}
+networks = [{network_class}.from_pretrained("THIS FOLDER", subfolder=name) for name in names]
+
+
+def use_next({parameters}):
+    pipeline.{family.network} = networks[(step + 1) % len(networks)]
+{end}
+
+"""
+        callback = f"    {family.step_callback}=use_next,\n"
+    arguments = "".join(f"    {name}={value},\n" for name, value in inference.call(family).items())
+    return f"""{_head(about)}# A few-step model made with e2ed2
+
+A pipeline's call has defaults of its own (steps, guidance); this model wants {inference.nfe} network evaluations:
+
+```python
+{imports}
+
+pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
+{swap}image = pipeline(
+    "{PROMPT}",
+{arguments}{callback}).images[0]
+```
+
+{_fewer(inference)}\
+`e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
+{_table(about)}"""
+
+
+def _fewer(inference: Inference) -> str:
+    calls = []
+    for k, grid in inference.own_grids.items():
+        if k < inference.num_inference_steps:
+            call = replace(inference, num_inference_steps=k, timesteps=grid, fewer_timesteps=None).steps()
+            calls += [f"`{name}={value}`" for name, value in call.items()]
+    return f"For fewer steps it has grids of its own: {', '.join(calls)}.\n\n" if calls else ""
+
+
+def add_measured(folder: Path, text: str) -> None:
+    """End the card of a model folder with what was measured of it, in the place of what was said before.
+
+    Args:
+        text: Markdown.
+    """
+    path = folder / "README.md"
+    head = path.read_text().partition(MEASURED)[0].rstrip() if path.exists() else ""
+    write_file(path, f"{head}\n\n{MEASURED}\n\n{text}".encode())
+
+
+def licence_of(folder: Path) -> dict[str, str]:
+    """What the head of a model folder's card says of the licence: `license`, `license_name`, `license_link`."""
+    try:
+        head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(errors="replace"), re.S)
+    except OSError:
+        return {}
+    return {name: text.strip() for name, text in re.findall(LICENCE, head[1], re.M)} if head else {}
+
+
+def _head(about: Mapping[str, Any]) -> str:
+    """The YAML that model hubs read."""
+    lines = [f"{name}: {about[name]}\n" for name in HEAD if about.get(name)]
+    return f"---\nlibrary_name: diffusers\npipeline_tag: text-to-image\n{''.join(lines)}---\n\n" if about else ""
+
+
+def _table(about: Mapping[str, Any]) -> str:
+    rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in about.items() if value)
+    return f"\n| made from | |\n|---|---|\n{rows}" if rows else ""

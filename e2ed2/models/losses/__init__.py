@@ -1,0 +1,1 @@
+"""Networks that losses look with, which never measure."""

@@ -1,0 +1,290 @@
+"""What no field of a recipe can tell alone, section by section; `recipe.check_config` asks for all of it.
+
+Each raises UserError.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from e2ed2.recipe.config import Config
+from e2ed2.recipe.data import SourceConfig
+from e2ed2.recipe.objective import OBJECTIVES, SCORING_RULES, judges_features
+from e2ed2.system.errors import UserError
+
+
+def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any]) -> None:
+    """Fields that nothing would read.
+
+    Args:
+        terms: those with a weight. given: section.field -> value of what is not a default.
+    """
+    stage, parameters = config.stage, config.trajectory.parameters
+    space = config.objective.adversarial.space if "adversarial" in terms else None
+    sees_features = judges_features(config.objective, terms)
+    drawn = ("random_num_steps", "num_steps_weights", "start")
+    sampler = (*drawn, "timesteps", "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
+    captions = ("data.caption_dropout", "data.plain_caption_fraction")
+    table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
+        (
+            stage == "e2ed2",
+            f"stage {stage} trains through no sampler",
+            (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
+        ),
+        (
+            stage in ("lcm", "e2ed2"),
+            f"stage {stage} makes no few-step sampler",
+            tuple(f"trajectory.{name}" for name in ("num_inference_steps", "solver", "guidance_scale")),
+        ),
+        (stage == "lcm", f"stage {stage} distils nothing", ("consistency",)),
+        (stage != "autoencoder", f"stage {stage} starts from nothing", ("model.path", "model.gradient_checkpointing")),
+        (stage != "autoencoder", f"stage {stage} reads no captions", captions),
+        (
+            config.trajectory.coupling != "teacher_pairs",
+            "trajectory.coupling=teacher_pairs draws full captions alone",
+            captions,
+        ),
+        (
+            config.model.architecture is None,
+            "model.architecture makes a new network",
+            ("model.network", "model.revision", "model.variant"),
+        ),
+        (
+            parameters.startswith("lora"),
+            f"trajectory.parameters={parameters} adds no LoRA",
+            ("trajectory.lora_rank", "trajectory.lora_targets"),
+        ),
+        (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
+        (sees_features or space == "pixel", "no term has a weight that sees decoded images", ("objective.crop",)),
+        (config.objective.crop.size is not None, "objective.crop.size is not given", ("objective.crop.halo",)),
+    ]
+    for term in (name for name in OBJECTIVES if name not in terms):
+        is_off = "weight" in getattr(config.objective, term).model_fields_set  # by a weight of 0: not forgotten
+        table.append((is_off, f"objective.{term}.weight is missing (give one to use it)", (f"objective.{term}.",)))
+    for is_read, why, fields in table:
+        for name, value in given.items():
+            if not is_read and name.startswith(fields):
+                raise UserError(f"{name}: {value}, but {why}: leave it out")
+
+
+PATHS = {  # data.source -> what data.path must be
+    "folder": "the folder of images and captions",
+    "parquet": "a file, a folder, a pattern or a URL",
+    "webdataset": "a folder of .tar shards, a pattern or a URL",
+    "hub": "the data set's name",
+    "cache": "the folder that `e2ed2 precompute` made",
+}
+
+
+def check_data(config: Config) -> None:
+    """Sources, and what goes together with streams and shapes."""
+    data = config.data
+    for i, part in enumerate(data.sources):
+        if part.source not in PATHS or part.source == "cache":
+            raise UserError(f"data.sources.{i}.source: {part.source} cannot be mixed; give it alone, as data.source")
+        if part.is_stream != data.sources[0].is_stream:
+            raise UserError(
+                f"data.sources.{i}.streaming: {part.is_stream}, unlike the first source's (webdataset is always a "
+                "stream); give the same to all of them"
+            )
+    sources: list[SourceConfig] = [*data.sources] or [data]
+    for i, source in enumerate(sources):
+        field = f"data.sources.{i}." if data.sources else "data."
+        if source.source in PATHS and source.path is None:
+            raise UserError(f"{field}path: missing; {field}source={source.source} needs {PATHS[source.source]}")
+        if source.source == "emoji" and source.path is not None:
+            raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+        if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
+            raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
+    is_stream = sources[0].is_stream
+    has_shapes, step, n = data.buckets.has_several, data.buckets.step, data.images_per_caption
+    uneven = [size for size in (data.size, *data.buckets.sizes) if size % step]
+    if has_shapes and uneven:
+        field = "data.size" if data.size % step else "data.buckets.sizes"
+        raise UserError(f"data.buckets.step: {step} does not divide {field}={uneven[0]}; give a divisor of it")
+    if n > 1 and data.plain_caption_fraction == 1 and (is_stream or has_shapes):
+        problem = "a stream is never seen as a whole" if is_stream else "images of a caption may differ in shape"
+        raise UserError(f"data.images_per_caption: {n}, but {problem}; give 1, or another source and no data.buckets")
+    if config.stage == "autoencoder" and (is_stream or has_shapes or data.source == "cache"):
+        raise UserError(
+            "data: stage autoencoder holds square images in memory; give a folder, parquet or hub, without data.buckets"
+        )
+
+
+def check_grids(config: Config) -> None:
+    """Numbers of steps, and their timesteps."""
+    trajectory, steps = config.trajectory, config.trajectory.num_inference_steps
+    grid, weights, kept = trajectory.time_grid, trajectory.num_steps_weights, trajectory.num_backprop_steps
+    if weights and not trajectory.random_num_steps:
+        raise UserError(
+            f"trajectory.num_steps_weights: {weights}, but every chain has {steps} steps: add "
+            "trajectory.random_num_steps=true, or set it to []"
+        )
+    if weights and (len(weights) != steps or sum(weights) == 0):
+        raise UserError(
+            f"trajectory.num_steps_weights: {weights}, but trajectory.num_inference_steps={steps}: give a weight for "
+            f"each number of steps from 1 to {steps}, not all 0, or [] for equal ones"
+        )
+    counts = trajectory.step_counts
+    fitting = {len(timesteps): timesteps for timesteps in trajectory.timesteps if len(timesteps) in counts}
+    if len(fitting) < len(trajectory.timesteps):
+        given, trained = ([*map(str, values)] for values in (map(len, trajectory.timesteps), counts))
+        raise UserError(
+            f"trajectory.timesteps: grids of {', '.join(given)} steps, but chains are trained with "
+            f"{', '.join(trained)}, one grid each at most: set trajectory.timesteps={[*fitting.values()]}"
+        )
+    if grid == "learned_alone" and (trajectory.random_num_steps or trajectory.start != "pure_noise"):
+        raise UserError(
+            f"trajectory.time_grid: {grid} needs trajectory.start=pure_noise (a later start teaches no grid) and "
+            "random_num_steps=false (one step has none)"
+        )
+    if grid != "fixed" and counts == [1]:
+        raise UserError(f"trajectory.time_grid: {grid}, but chains of one step keep their only timestep: train more")
+    if grid != "fixed" and kept is not None:
+        raise UserError(
+            f"trajectory.num_backprop_steps: {kept}, but time_grid={grid} needs the gradient of all steps (where a "
+            "state counts as constant, less noise is always better): leave one out"
+        )
+
+
+def check_trajectory(config: Config) -> None:
+    """The parameters that the sampler has, and the gradient that it takes."""
+    trajectory, intermediate = config.trajectory, config.objective.intermediate_weight
+    parameters, steps, kept = trajectory.parameters, trajectory.num_inference_steps, trajectory.num_backprop_steps
+    is_cut = kept is not None and kept < steps
+    if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
+        raise UserError("trajectory.parameters: lora, but time_grid=learned_alone trains no network: leave one out")
+    if trajectory.has_set_per_step and (
+        trajectory.random_num_steps or trajectory.num_inference_steps == 1 or trajectory.time_grid == "learned_alone"
+    ):
+        raise UserError(
+            f"trajectory.parameters: {trajectory.parameters} needs num_inference_steps of 2 or more, "
+            "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
+            "(time_grid not learned_alone)"
+        )
+    if parameters.startswith("lora") and config.model.architecture is not None:
+        raise UserError(
+            f"trajectory.parameters: {parameters}, but model.architecture makes a new network, with nothing trained to "
+            "adapt: leave one out"
+        )
+    if trajectory.has_set_per_step and is_cut:
+        raise UserError(
+            f"trajectory.num_backprop_steps: {kept}, but with parameters={parameters} the sets of steps before those "
+            "would never learn: leave it out, or take shared or lora"
+        )
+    if intermediate > 0 and trajectory.step_counts == [1]:
+        raise UserError(
+            f"objective.intermediate_weight: {intermediate}, but chains of one step have none before the last: train "
+            "more steps, or leave it out"
+        )
+    if intermediate > 0 and is_cut:
+        raise UserError(
+            f"objective.intermediate_weight: {intermediate}, but with trajectory.num_backprop_steps={kept} of {steps} "
+            "the estimates before those carry no gradient: leave one out"
+        )
+
+
+def check_start(config: Config) -> None:
+    """What only the stages that start from a trained pipeline read."""
+    model, trajectory = config.model, config.trajectory
+    if model.lora and (config.stage not in ("lcm", "e2ed2") or model.architecture is not None):
+        raise UserError(f"model.lora: {', '.join(model.lora)}, but there is no trained network to add it to: remove it")
+    if config.stage == "lcm" and trajectory.solver not in (None, "lcm"):
+        raise UserError(f"trajectory.solver: {trajectory.solver}, but stage lcm distils for lcm: leave it out")
+    if config.stage == "lcm" and trajectory.guidance_scale is not None:
+        raise UserError(
+            f"trajectory.guidance_scale: {trajectory.guidance_scale}, but stage lcm distils the teacher's guidance in: "
+            "set consistency.guidance_scale instead"
+        )
+
+
+def check_evaluation(config: Config) -> None:
+    """What is measured while training."""
+    asked = config.evaluation.model_dump(exclude_defaults=True)
+    if asked and config.evaluation.protocol is None:
+        field, value = next(iter(asked.items()))
+        raise UserError(f"evaluation.{field}: {value}, but nothing is measured: add evaluation.protocol, e.g. emoji")
+    if asked and config.stage == "autoencoder":
+        raise UserError("evaluation.protocol: stage autoencoder makes no images from captions: remove it")
+
+
+def check_class_batches(config: Config, terms: Collection[str]) -> None:
+    """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
+    n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
+    trajectory, is_one_step = config.trajectory, config.trajectory.step_counts == [1]
+    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial"}
+    if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
+        raise UserError(
+            f"{field} is for scoring rules of stage e2ed2: give one a weight, such as objective.patch_energy.weight=1, "
+            "or set it to 1"
+        )
+    if size % n or round(size * plain / n) == 0:
+        raise UserError(
+            f"train.micro_batch_size: {size}, but data.plain_caption_fraction={plain:g} of it must be a caption of {n} "
+            f"images or more: give a multiple of {n}, or a larger one, or a larger fraction; where no captions are "
+            "shared, data.images_per_caption=1 and no scoring rules"
+        )
+    if not pointwise and (plain < 1 or trajectory.start != "pure_noise"):
+        raise UserError(
+            f"{field}: scoring rules judge plain captions where the chain starts from noise, and no term judges the "
+            "rest image by image; give one a weight, such as objective.l2.weight=1, or set "
+            "data.plain_caption_fraction=1 and trajectory.start=pure_noise"
+        )
+    own, noise_only = size - round(size * plain / n) * n, trajectory.start == "pure_noise" or is_one_step
+    if own == 0 and noise_only and pointwise:
+        raise UserError(
+            f"{field} groups all {size} rows where plain_caption_fraction={plain:g}, and where a chain starts from "
+            f"noise {', '.join(sorted(pointwise))} would judge nothing: remove that, or give a smaller fraction"
+        )
+
+
+def check_sets(config: Config) -> None:
+    """Enough rows of full captions for the terms that compare sets."""
+    n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
+    own = size - round(size * plain / n) * n if n > 1 else size
+    if size < 2:
+        raise UserError(f"train.micro_batch_size: {size}, but mmd compares sets: give 2 or more")
+    if config.data.caption_dropout == 1:
+        raise UserError(
+            "objective.mmd.weight: compares samples of full captions, and data.caption_dropout=1 leaves none: give a "
+            "smaller one"
+        )
+    if plain == 1 or own < 2:
+        there = "none" if plain == 1 else f"{own} in {size} rows, and it needs 2"
+        raise UserError(
+            f"objective.mmd.weight: compares samples of full captions, but with data.plain_caption_fraction={plain:g} "
+            f"there are {there}: remove it, or give a smaller fraction"
+        )
+
+
+def check_coupling(config: Config, terms: Collection[str]) -> None:
+    """Which noise goes with which image."""
+    trajectory, n, size = config.trajectory, config.data.images_per_caption, config.train.micro_batch_size
+    coupling, teacher = trajectory.coupling, trajectory.teacher
+    if coupling != "independent" and config.stage != "e2ed2":
+        raise UserError(f"trajectory.coupling: {coupling}, but stage {config.stage} starts at no noise: remove it")
+    if coupling != "teacher_pairs" and teacher is not None:
+        raise UserError(f"trajectory.teacher: {teacher}, but only trajectory.coupling=teacher_pairs reads it: add that")
+    if coupling == "teacher_pairs" and teacher is None:
+        raise UserError("trajectory.teacher: missing; teacher_pairs needs a model that makes them, e.g. emoji-base")
+    if coupling == "teacher_pairs" and (trajectory.start != "pure_noise" or n > 1):
+        raise UserError(
+            "trajectory.coupling: teacher_pairs needs trajectory.start=pure_noise and data.images_per_caption=1 (a "
+            "pair is one noise and its one sample); set them, or take another coupling"
+        )
+    if coupling == "optimal_transport" and size == 1:
+        raise UserError(
+            "train.micro_batch_size: 1, but trajectory.coupling=optimal_transport permutes noise among rows: give 2 or "
+            "more, or take independent"
+        )
+    check_transport(config, terms, n)
+
+
+def check_transport(config: Config, terms: Collection[str], rows_per_caption: int) -> None:
+    """Scoring rules and optimal transport go together within the rows of a caption only."""
+    rules = sorted(SCORING_RULES & set(terms))
+    if config.trajectory.coupling == "optimal_transport" and rows_per_caption == 1 and rules:
+        raise UserError(
+            f"trajectory.coupling: optimal_transport, but {', '.join(rules)} would not be proper (samples then depend "
+            "on the image beyond its caption): add data.images_per_caption=2, of captions that have as many, or take "
+            "independent"
+        )

@@ -1,0 +1,38 @@
+"""A folder of images in place of a model: which files they are, and which prompt each is of."""
+
+from pathlib import Path
+
+from e2ed2.evaluation.features.image_set import list_images
+from e2ed2.sampling.samples import read_manifest
+from e2ed2.system.errors import UserError
+
+
+def finished_images(model: str) -> Path | None:
+    """Where the images of a folder lie that is no model; None where it is one, or no folder."""
+    path = Path(model)
+    if not path.is_dir() or (path / "model_index.json").exists():
+        return None
+    return path / "images" if (path / "images").is_dir() else path
+
+
+def images_of_prompts(model: str, folder: Path, prompts: list[str]) -> list[Path]:
+    """One image for each prompt: those of our manifest, where there is one, else all of the folder by their paths.
+
+    Args:
+        model: as it was given; folder: where its images lie.
+    Raises:
+        UserError: another number of images, one of our own that is missing, or of another prompt.
+    """
+    home = folder.parent if folder.name == "images" else folder
+    rows = read_manifest(home).get("images", [])
+    files = [home / row["file"] for row in rows] or list_images(folder, "samples")
+    if len(files) != len(prompts):
+        counts = f"{len(files)} images, but the protocol asks {len(prompts)}"
+        raise UserError(f"model {model}: {counts}, one for each prompt in order; see --num-images")
+    for file, row, prompt in zip(files, rows, prompts, strict=False):  # no rows where there is no manifest
+        if row["prompt"] != prompt:
+            what = f"{file.name} is of {row['prompt']!r}, but the protocol asks {prompt!r} there"
+            raise UserError(f"model {model}: {what}; give images of its prompts")
+        if not file.exists():
+            raise UserError(f"model {model}: {file.name} of its manifest.json is missing; make the images again")
+    return files

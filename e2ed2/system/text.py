@@ -1,0 +1,85 @@
+"""Text from outside: UTF-8 with or without a byte-order mark, and nothing else.
+
+What is wrong is said with its line. The caller decides what follows: a training skips such a caption, all else ends.
+"""
+
+import codecs
+import re
+from pathlib import Path
+
+from e2ed2.system.errors import UserError
+
+MAX_BYTES = 2**28  # of one file; COCO's captions are an eighth of it
+_UNFIT = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL: nothing can encode or hold them
+
+
+def fit_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: it holds a lone surrogate (half of an emoji, cut off) or a NUL; says in which line.
+    """
+    if (found := _UNFIT.search(text)) is None:
+        return text
+    what = "a NUL character" if found[0] == "\0" else f"half a character (\\u{ord(found[0]):x} alone)"
+    raise ValueError(f"line {_line(text[: found.start()])} holds {what}")
+
+
+def decode_text(content: bytes) -> str:
+    """The text of a file's bytes, without the mark.
+
+    Raises:
+        ValueError: not UTF-8, or as `fit_text`; says in which line.
+    """
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not UTF-8 text (byte 0x{content[error.start]:02x})") from None
+    return fit_text(text)
+
+
+def read_text(path: Path, kind: str, remedy: str = "save it as UTF-8 text") -> str:
+    """The text of a file.
+
+    Args:
+        kind, remedy: for the message: what the file is, and what to do.
+    Raises:
+        UserError: cannot be read, over `MAX_BYTES`, or as `decode_text`.
+    """
+    content = read_bytes(path, kind, remedy)
+    try:
+        return decode_text(content)
+    except ValueError as error:
+        raise UserError(f"{kind} {shown(path)}: {error}; {remedy}") from None
+
+
+def read_bytes(path: Path, kind: str, remedy: str) -> bytes:
+    """A file's content, in bounded memory, whatever the path names.
+
+    Raises:
+        UserError: cannot be read, or over `MAX_BYTES`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{kind} {shown(path)}: {reason}; {remedy}") from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{kind} {shown(path)}: over {MAX_BYTES >> 20} MiB; {remedy}")
+    return content
+
+
+def shown(path: object) -> str:
+    """A path as a message can print it, whatever its characters."""
+    return _UNFIT.sub("?", str(path))
+
+
+def lines_of(text: str) -> list[str]:
+    """Ended by newlines alone: a caption may hold the other characters at which `str.splitlines` ends one."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _line(before: str) -> int:
+    return before.count("\n") + 1

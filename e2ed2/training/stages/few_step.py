@@ -1,0 +1,142 @@
+"""What the few-step stages share: a pipeline to start from, the few-step sampler, previews and the exported folder."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from e2ed2.data.cache import CachedSet
+from e2ed2.models.autoencoder import decode_all
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.families import family_of, network_of
+from e2ed2.models.families.base import Denoise
+from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.folders.pipeline import save_pipeline
+from e2ed2.models.lora import merged, save_adapter
+from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
+from e2ed2.models.text import text_encoders
+from e2ed2.recipe.config import Config
+from e2ed2.system.errors import UserError
+from e2ed2.training.about import about_run
+from e2ed2.training.latents.lazy import latent_set
+from e2ed2.training.latents.training_set import TrainingSet
+from e2ed2.training.stages.adversary import Adversary
+from e2ed2.training.stages.start import half_of, keeps_text, load_start, start_folder
+from e2ed2.training.stages.teacher_pairs import check_teacher, load_teacher
+from e2ed2.trajectory import draw_noises
+
+LORA_FOLDER = "lora"  # of a later step's own adapter lora_2, ...
+
+
+class FewStepStage:
+    """Loads `model.path`, trains its network, exports it with the few-step sampler baked in.
+
+    With `model.architecture` the network is a new one, and `model.path` an autoencoder. In a bf16 run all that is not
+    trained is in bf16; in an fp16 run it stays float32, as autoencoders and T5 overflow.
+    """
+
+    adversary: Adversary | None = None
+
+    def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
+        self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
+        self.half = half_of(config)
+        self._pipeline, start = load_start(config, data.size, self.half, with_text=not isinstance(data, CachedSet))
+        if start.transformers is not None:
+            raise UserError(
+                f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
+            )
+        solver = config.trajectory.solver or few_step_solver(self._pipeline.scheduler)
+        self._check_solver(solver)
+        self.prediction_type = prediction_type_of(self._pipeline.scheduler)
+        scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
+        self._pipeline.register_modules(scheduler=scheduler)
+        self.schedule = schedule_of(scheduler)
+        for part in (self._pipeline.vae, *text_encoders(self._pipeline).values()):
+            part.to(device).requires_grad_(False)  # losses on decoded samples pass through the autoencoder
+        if config.trajectory.teacher is not None:  # told before the images are encoded
+            check_teacher(config.trajectory.teacher, self._pipeline, data.size)
+        self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
+        self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
+        self.network: nn.Module = network_of(self._pipeline).to(device)
+        if config.model.gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+        if self.half is not None:
+            self._pipeline.vae.to(self.half)
+        scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
+        call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
+        grids = start.own_grids if start.solver == solver else {}
+        grids |= {len(grid): grid for grid in config.trajectory.timesteps}
+        is_any = not config.trajectory.has_set_per_step
+        self.inference = call.with_grids({k: grid for k, grid in grids.items() if is_any or k == steps})
+        self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
+
+    def _check_solver(self, solver: str) -> None:
+        flow, name = is_flow(self._pipeline.scheduler), type(self._pipeline).__name__
+        if self._config.stage == "lcm" and flow:
+            raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
+        if flow != (solver == "euler"):
+            allowed = "euler" if flow else "lcm or ddim"
+            raise UserError(f"trajectory.solver: {solver}, but a {name} with this scheduler needs {allowed}")
+
+    def denoiser(self, network: nn.Module) -> Denoise:
+        """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""
+        return denoiser_of(self._pipeline, network, self.inference.guidance_scale, self.data.uncond)
+
+    def chain(self, networks: Sequence[nn.Module], learned_grids: Iterable[int] = ()) -> FewStepNetwork:
+        """The few-step sampler that runs one network at all steps, or several, one at each."""
+        pipeline, scale, uncond = self._pipeline, self.inference.guidance_scale, self.data.uncond
+        return FewStepNetwork(
+            networks,
+            lambda network: denoiser_of(pipeline, network, scale, uncond),
+            self.schedule,
+            self.prediction_type,
+            self._grids,
+            self.inference.solver,
+            learned_grids,
+        )
+
+    def sampler_of(self, network: nn.Module) -> FewStepNetwork:
+        """The few-step sampler of the network that this stage trains, by default the denoising network alone."""
+        return self.chain([network])
+
+    def teacher(self, path: str | None, guidance_scale: float) -> Denoise:
+        """The network of another model folder (None: the start), frozen, with guidance.
+
+        Raises:
+            UserError: no such model, one of another family, or with a network for each step.
+        """
+        if path is None:
+            pipeline, _ = load_start(self._config, self.inference.height, with_text=False)
+        else:
+            _, pipeline, _ = load_teacher("consistency.teacher", path, with_text=False)
+        if type(pipeline) is not type(self._pipeline):
+            kinds = f"{type(pipeline).__name__}, but model.path a {type(self._pipeline).__name__}"
+            raise UserError(f"consistency.teacher: {path} is a {kinds}; give one of the same class")
+        network = network_of(pipeline).to(self._device).eval().requires_grad_(False)
+        return denoiser_of(pipeline, network, guidance_scale, self.data.uncond)
+
+    @torch.no_grad()
+    def preview(self, network: nn.Module) -> Tensor:
+        """Few-step samples for fixed captions and noise, uint8 [16, 3, H, W]."""
+        batch = self.data.preview_batch()
+        noises = draw_noises(batch.x0.shape, len(self._grids), torch.Generator().manual_seed(0)).to(batch.x0)
+        with torch.autocast(self._device.type, self.half, enabled=self.half is not None):  # frozen weights are in bf16
+            return decode_all(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""
+        sampler, inference = self.sampler_of(network), self.inference
+        inference = inference.with_grids(inference.own_grids | sampler.rounded_grids())
+        config = self._config
+        pipeline, _ = load_start(config, inference.height, with_text=False)  # anew: what was frozen in full precision
+        base = network_of(pipeline)
+        networks = [merged(trained, base) for trained in sampler.transformers]
+        pipeline.register_modules(
+            **{family_of(pipeline).network: networks[0], "scheduler": self._pipeline.scheduler}
+        )
+        text_from = (start_folder(config), config.model.variant) if keeps_text(config) else None
+        save_pipeline(pipeline, inference, folder, networks[1:], about_run(config), text_from)
+        for k, trained in enumerate(sampler.transformers, start=1):
+            save_adapter(trained, pipeline, folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}"))

@@ -1,0 +1,59 @@
+"""The pipeline that a few-step stage starts from, and in what precision."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.inference import Inference
+from e2ed2.models.folders.pipeline import load_pipeline, replace_network
+from e2ed2.models.lora import fuse
+from e2ed2.models.new import new_pipeline
+from e2ed2.recipe.config import Config
+from e2ed2.system.errors import UserError
+
+
+def half_of(config: Config) -> torch.dtype | None:
+    """What is not trained is kept in; None: in float32."""
+    is_half = config.train.mixed_precision == "bf16" and config.stage != "base"
+    return torch.bfloat16 if is_half else None
+
+
+def keeps_text(config: Config) -> bool:
+    """Whether the text encoders are those of the start's files, so that a run need not load them to know them."""
+    return config.stage != "base" and config.model.architecture is None and not config.model.lora
+
+
+def start_folder(config: Config) -> Path:
+    """Where `model.path` lies, fetched if need be."""
+    return resolve_model(str(config.model.path), config.model.revision, config.model.variant)
+
+
+def load_start(
+    config: Config, side: int, dtype: torch.dtype | None = None, *, with_text: bool = True
+) -> tuple[Any, Inference]:
+    """The start, made for images of `side` pixels.
+
+    Args:
+        dtype: of its text encoders, by default as all else float32. with_text: False leaves them out, if `keeps_text`.
+    Raises:
+        UserError: no such model, or its autoencoder or weights are of a kind that cannot be trained with.
+    """
+    from diffusers import AutoencoderKL
+
+    model, steps = config.model, config.trajectory.num_inference_steps
+    if model.architecture is not None:  # from scratch
+        pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
+        return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
+    pipeline, start = load_pipeline(
+        start_folder(config), model.variant, dtype, with_text=with_text or not keeps_text(config)
+    )
+    if not isinstance(pipeline.vae, AutoencoderKL):
+        kind = type(pipeline.vae).__name__
+        raise UserError(f"model.path: the vae of {model.path} is {kind}; give a pipeline whose vae is AutoencoderKL")
+    if model.network is not None:
+        replace_network(pipeline, model.network)
+    fuse(pipeline, model.lora)
+    return pipeline, replace(start, height=side, width=side)

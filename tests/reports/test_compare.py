@@ -1,0 +1,166 @@
+"""Tables of evaluations: one for each protocol, paired differences, published figures apart; the README's too."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from e2ed2.evaluation.metrics import distribution as dist
+from e2ed2.evaluation.metrics.intervals import mean_estimate, paired_difference
+from e2ed2.evaluation.results import keep_result, read_jackknife
+from e2ed2.models.folders.bundled import WEIGHTS
+from e2ed2.reports.compare import Comparison, Row, compare, difference_cells, difference_titles, markdown
+from e2ed2.reports.compare_page import write_comparison
+from e2ed2.system.errors import UserError
+from tests.evaluation.conftest import draw_images
+
+ROOT = Path(__file__).parent.parent.parent
+README_COLUMNS = ("kernel_distance", "alignment", "recall", "sharpness")
+
+
+def evaluation(folder: Path, model: str, shift: float, sha256: str = "a" * 64, **fields) -> Path:
+    """A kept evaluation whose scores share the hardness of 30 captions, one sixth as large in what is their own."""
+    hardness = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = torch.randn(30, generator=torch.Generator().manual_seed(len(model)), dtype=torch.float64) / 6
+    metrics = {"clip_score": mean_estimate(30 + shift + hardness + own)}
+    result = {
+        "model": model, "protocol": "coco30k", "protocol_sha256": sha256, "nfe": 4, "num_images": 30, "seed": 0,
+        "reference": "40,504 real images", "images_per_second": 2.0, "num_parameters": 610_000_000,
+        "metrics": {name: e.to_json() for name, e in metrics.items()}, **fields,
+    }  # fmt: skip
+    keep_result(result, metrics, folder)
+    return folder
+
+
+def test_different_protocols_never_share_a_table(tmp_path):
+    paths = [evaluation(tmp_path / "a", "one", 0), evaluation(tmp_path / "b", "two", 0, "b" * 64)]
+    tables = compare([*paths, evaluation(tmp_path / "c", "three", 0)])
+    assert [[row.label for row in table.rows] for table in tables] == [["one", "three"], ["two"]]
+
+
+def test_published_figures_stand_apart_with_their_source(tmp_path):
+    [table] = compare([evaluation(tmp_path / "a", "pixart-delta", 0), evaluation(tmp_path / "b", "runs/x/model", 0)])
+    lines = [line for line in markdown([table]).splitlines() if line.startswith("|")]
+    assert lines[0] == (
+        "| model | size | NFE | images | CLIP score | images/s | FID, published | CLIP score, published | source |"
+    )
+    assert lines[2].startswith("| pixart-delta | 0.61B | 4 | 30 | 29.7 [")
+    assert lines[2].endswith("| 2.00 | 28.49 | 30.83 | E2ED2, Table 1 |")
+    assert lines[3].startswith("| x/model |") and lines[3].endswith("| - | - | - |")
+    assert "| E2ED2 | 0.6B | 4 | - | - | - | 25.27 | 32.76 | E2ED2, Table 1 |" in lines
+    assert sum("28.49" in line for line in lines) == 1
+
+
+def test_paired_differences_see_what_intervals_apart_do_not(tmp_path):
+    paths = [evaluation(tmp_path / "a", "one", 0), evaluation(tmp_path / "bb", "other", 0.3)]
+    [table] = compare(paths, baseline=paths[0])
+    apart = [row.result["metrics"]["clip_score"] for row in table.rows]
+    assert apart[0]["high"] > apart[1]["low"], "the intervals overlap"
+    [(row, found)] = table.differences
+    assert row.label == "other" and 0 < found["clip_score"].low < 0.3 < found["clip_score"].high + 0.2
+    assert difference_cells(table)[0][2].endswith("*")
+    assert "Less one at 4 NFE: paired" in markdown([table])
+
+
+def test_of_two_equal_models_one_in_twenty_is_starred_and_none_where_the_samples_are_held_fixed():
+    """Two models that draw from one distribution, beside the data's: 2 samples of 50 captions each, 120 real images."""
+    trials, num_captions, names = 120, 50, ["kernel_distance", "frechet_distance", "precision", "density"]
+    captions = [i // 2 for i in range(2 * num_captions)]
+    starred, outside = dict.fromkeys([*names, "recall", "coverage"], 0), dict.fromkeys(["recall", "coverage"], 0)
+    for trial in range(trials):
+        generator = torch.Generator().manual_seed(trial)
+        real = torch.randn(120, 8, generator=generator)
+        shared = 0.5 + torch.randn(num_captions, 8, generator=generator).repeat_interleave(2, 0) / 2**0.5
+        pair = [shared + torch.randn(2 * num_captions, 8, generator=generator) / 2**0.5 for _ in range(2)]
+        found = {
+            "kernel_distance": paired_difference(*(dist.kernel_distance(x, real, captions) for x in pair)),
+            "frechet_distance": paired_difference(*(dist.frechet_distance(x, real, captions) for x in pair)),
+            "precision": paired_difference(*(dist.precision(x, real, groups=captions) for x in pair)),
+            "density": paired_difference(*(dist.density(x, real, groups=captions) for x in pair)),
+            "recall": paired_difference(*(dist.recall(x, real) for x in pair)),
+            "coverage": paired_difference(*(dist.coverage(x, real) for x in pair)),
+        }
+        row = Row(Path("x"), {"model": "x", "nfe": 4}, {})
+        table = Comparison("p", "0", "r", list(found), [row], [], row, [(row, found)], [])
+        for name, cell in zip(found, difference_cells(table)[0][2:], strict=True):
+            starred[name] += cell.endswith("*")
+        for name in outside:
+            outside[name] += not found[name].low <= 0 <= found[name].high
+    assert all(starred[name] / trials <= 0.1 for name in names), starred
+    assert sum(starred[name] for name in names) > 0
+    assert starred["recall"] == starred["coverage"] == 0
+    assert all(count / trials > 0.1 for count in outside.values()), "or else they deserve a star as well"
+    titles = difference_titles(table)
+    assert "recall, given these samples" in titles and "precision" in titles
+
+
+def test_rows_that_cannot_be_paired_say_why(tmp_path):
+    paths = [evaluation(tmp_path / "a", "one", 0), evaluation(tmp_path / "b", "two", 0, seed=1)]
+    bare = evaluation(tmp_path / "c", "three", 0)
+    (bare / "jackknife.safetensors").unlink()
+    [table] = compare([*paths, bare], baseline=paths[0])
+    assert not table.differences
+    assert "no differences of two at 4 NFE: seeds 1 and 0 differ" in table.notes
+    assert any("three" in note and "keeps no jackknife of its own" in note for note in table.notes)
+
+
+def test_a_jackknife_of_another_result_is_left_aside(tmp_path):
+    one, two = evaluation(tmp_path / "a", "one", 0), evaluation(tmp_path / "b", "other", 0.3)
+    assert set(read_jackknife(one)) == set(read_jackknife(one / "evaluation.json")) == {"clip_score"}
+    (one / "jackknife.safetensors").write_bytes((two / "jackknife.safetensors").read_bytes())
+    assert read_jackknife(one) == {}
+    [table] = compare([one, two], baseline=two)
+    assert not table.differences and "keeps no jackknife of its own" in table.notes[0]
+
+
+def test_mistakes_are_named(tmp_path):
+    path = evaluation(tmp_path / "a", "one", 0)
+    with pytest.raises(UserError, match="none: .*not a readable evaluation"):
+        compare([tmp_path / "none"])
+    (tmp_path / "other.json").write_text('{"model": "x"}')
+    with pytest.raises(UserError, match="other.json: not an evaluation, `protocol` is missing"):
+        compare([tmp_path / "other.json"])
+    with pytest.raises(UserError, match="--baseline .*b: is not among the evaluations"):
+        compare([path], baseline=tmp_path / "b")
+    with pytest.raises(UserError, match="--metric fidd: none of the evaluations has it; there are clip_score"):
+        compare([path], metrics=["fidd"])
+
+
+def test_the_page_is_one_file_with_table_and_grid(tmp_path):
+    paths = []
+    for name in ("one", "two"):
+        folder = evaluation(tmp_path / name, name, 0)
+        draw_images(folder / "images", 4, side=64, seed=len(paths))
+        rows = [{"file": f"images/{i:04d}.png", "prompt": f"<cat> {i}", "seed": i} for i in range(4)]
+        (folder / "manifest.json").write_text(json.dumps({"made_by": "e2ed2 0", "images": rows}))
+        paths.append(folder)
+    written = write_comparison(compare(paths, baseline=paths[0]), tmp_path / "out", num_prompts=2)
+    assert [path.name for path in written] == ["table.md", "grid-coco30k-aaaaaa.png", "compare.html"]
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "data:image/png;base64," in page and "published" in page and "://" not in page
+
+
+def shipped(*names: str) -> list[Path]:
+    return [WEIGHTS / name for name in names]
+
+
+def test_the_emoji_table_of_the_readme_is_one_command():
+    """Shipped evaluations, the first ones too, meet in one table; after new weights the README is made anew."""
+    paths = shipped(
+        "emoji-autoencoder/evaluation/real.json", "emoji-autoencoder/evaluation/autoencoder.json",
+        "emoji-base/evaluation/emoji-50.json", "emoji-lcm/evaluation/emoji-4.json", "emoji-lcm/evaluation/emoji-2.json",
+        "emoji-lcm/evaluation/emoji-1.json", "emoji-e2ed2/evaluation/emoji-4.json",
+        "emoji-e2ed2/evaluation/emoji-2.json", "emoji-e2ed2/evaluation/emoji-1.json",
+    )  # fmt: skip
+    [table] = compare(paths, metrics=README_COLUMNS)
+    lines = [line for line in markdown([table]).splitlines() if line.startswith("|")]
+    readme = (ROOT / "README.md").read_text()
+    missing = [line for line in lines if line not in readme]
+    assert not missing, "run the README's `e2ed2 compare` and paste its table"
+
+
+def test_emoji_protocols_do_not_mix():
+    tables = compare(shipped("emoji-lcm/evaluation/emoji-4.json", "emoji-lcm/evaluation/heldout-4.json",
+                             "emoji-lcm/evaluation/anystyle-4.json"))  # fmt: skip
+    assert [table.protocol for table in tables] == ["emoji", "emoji-heldout", "emoji-anystyle"]

@@ -1,0 +1,175 @@
+"""The report: one self-contained page, honest verdicts, charts that show what they are given."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from e2ed2.reports.charts import interval_chart, line_chart, running_mean, ticks
+from e2ed2.reports.run_page import verdict, write_report
+from e2ed2.reports.table import central, figure, interval, print_comparison
+from e2ed2.sampling.samples import save_images
+from e2ed2.system.pictures import image_grid
+
+VOID = {"meta", "img", "br", "line", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """Elements of a page; fails on tags that do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def evaluation(model: str, nfe: int, distance: float, **more: object) -> dict[str, object]:
+    metrics = {
+        "kernel_distance": {"value": distance, "low": distance - 0.1, "high": distance + 0.1},
+        "sharpness": {"value": 0.9, "low": 0.8, "high": 1.0},
+    }
+    row = {"model": model, "protocol": "emoji", "nfe": nfe, "num_images": 512, "reference": "r", "metrics": metrics}
+    return {**row, "measured": "here", "command": f"e2ed2 evaluate {model}", **more}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run folder as training leaves it: 40 steps, three previews."""
+    (tmp_path / "config.yaml").write_text("stage: e2ed2\nrun: {dir: x}\n")
+    (tmp_path / "environment.json").write_text('{"torch": "2.13.0"}')
+    rows = [
+        {"global_step": i, "images_seen": 16 * i, "patch_energy": 5 / i, "total": 5 / i, "lr": 1e-4, "grad_norm": 1.0,
+         "images_per_second": 32.0, "peak_memory_bytes": 2**30}
+        for i in range(1, 41)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "samples").mkdir()
+    for step in (0, 20, 40):
+        image_grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), 2).save(tmp_path / "samples" / f"step-{step:06d}.png")
+    return tmp_path
+
+
+def after_demo(run_dir: Path, prompt: str = "red apple") -> None:
+    rows = [evaluation("lcm", 4, 1.3), evaluation("demo", 4, 0.7), evaluation("teacher", 50, 1.0, measured="shipped")]
+    (run_dir / "metrics.json").write_text(json.dumps(rows))
+    (run_dir / "floors.json").write_text(json.dumps([evaluation("real", 0, 0.1, measured="shipped")]))
+    images = torch.arange(2)[:, None, None, None].expand(2, 3, 8, 8).to(torch.uint8) * 100
+    for kind in ("real", "before", "after"):
+        save_images(run_dir / "evaluation" / kind, kind, images, [prompt, "bus"])
+
+
+def test_a_training_run_gets_a_page_with_curves_and_previews(run_dir):
+    page = Page(write_report(run_dir).read_text())
+    assert len(page.all("svg")) == 3, "one loss (its total is itself), gradient norm, learning rate"
+    assert [image["alt"] for image in page.all("img")] == [f"Preview grid after {n} updates" for n in (0, 20, 40)]
+    assert page.all("table") == []
+
+
+def test_a_demo_page_compares_the_same_prompts_before_and_after(run_dir):
+    after_demo(run_dir)
+    page = Page(write_report(run_dir).read_text())
+    alts = [image["alt"] for image in page.all("img")]
+    assert alts[:3] == [
+        "Real image of red apple",
+        "Sample before training, red apple, seed None",
+        "Sample after training, red apple, seed None",
+    ]
+    assert len(page.all("table")) == 1
+    assert len([row for row in page.all("tr") if row.get("class") == "own"]) == 1
+    text = (run_dir / "report.html").read_text()
+    assert text.count('class="badge better"') == 1 and text.count('class="badge no clear change"') == 1
+
+
+def test_the_page_needs_nothing_from_elsewhere(run_dir):
+    after_demo(run_dir)
+    text = write_report(run_dir).read_text()
+    page = Page(text)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert all(image["alt"] for image in page.all("img")) and all(svg["aria-label"] for svg in page.all("svg"))
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe"}
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_captions_are_text_not_markup(run_dir):
+    after_demo(run_dir, prompt='<script>alert("x")</script>')
+    text = write_report(run_dir).read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_writing_again_replaces_the_page(run_dir):
+    first = write_report(run_dir).read_text()
+    after_demo(run_dir)
+    assert write_report(run_dir).read_text() != first
+    assert not list(run_dir.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "expected"),
+    [
+        ("kernel_distance", (1.0, 0.9, 1.1), (0.7, 0.6, 0.8), "better"),
+        ("kernel_distance", (1.0, 0.9, 1.1), (0.7, 0.6, 0.95), "no clear change"),
+        ("recall", (0.5, 0.45, 0.55), (0.3, 0.25, 0.35), "worse"),
+        ("sharpness", (1.5, 1.4, 1.6), (0.9, 0.85, 0.95), "better"),
+        ("sharpness", (0.9, 0.85, 0.95), (0.6, 0.5, 0.7), "worse"),
+        ("spread", (0.2, 0.19, 0.21), (0.1, 0.09, 0.11), "changed"),
+    ],
+)
+def test_verdict(name, before, after, expected):
+    keys = ("value", "low", "high")
+    assert verdict(name, dict(zip(keys, before, strict=True)), dict(zip(keys, after, strict=True))) == expected
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 10, 5) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.013, 0.087, 4) == [0.02, 0.04, 0.06, 0.08]
+    assert ticks(-1, 1, 4) == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_running_mean_keeps_lines_straight():
+    line = [0.5 * i for i in range(100)]
+    assert running_mean(line) == pytest.approx(line), "a centred window has no lag"
+    assert running_mean([1.0, 3.0]) == [1.0, 3.0]
+    middle = running_mean([0.0] * 50 + [11.0] + [0.0] * 50)
+    assert middle[50] == pytest.approx(1.0), "a window of eleven, five either side"
+
+
+def test_charts_place_larger_values_higher_and_further_right():
+    points = re.findall(r'class="raw" points="([^"]*)"', line_chart([1, 2, 3], [1.0, 2.0, 3.0], "rising"))[0]
+    xs, ys = zip(*(map(float, point.split(",")) for point in points.split()), strict=True)
+    assert list(xs) == sorted(xs) and list(ys) == sorted(ys, reverse=True)
+    svg = interval_chart([("a", 1, 0.5, 1.5, False), ("b <", 2, 1.5, 2.5, True)], "two rows")
+    first, second = (float(x) for x in re.findall(r'cx="([\d.]*)"', svg))
+    assert first < second and "b &lt;" in svg
+
+
+def test_figures_say_no_more_than_their_intervals():
+    assert [figure(v) for v in (0, 0.0123, 1.2, 123.4, 12345)] == ["0.00", "0.0123", "1.20", "123", "12345"]
+    estimate = {"value": 0.51234, "low": 0.4711, "high": 0.5511}
+    assert (central(estimate), interval(estimate)) == ("0.51", "0.47 to 0.55")
+
+
+def test_the_table_fits_a_page_and_marks_what_was_not_measured_here(capsys):
+    print_comparison([evaluation("lcm", 4, 1.3), evaluation("teacher", 50, 1.0, measured="shipped")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["model", "NFE", "images", "KD", "sharp"]
+    assert lines[1].split() == ["lcm", "4", "512", "1.30", "0.90"]
+    assert any(line.startswith("teacher *") for line in lines) and lines[-1].startswith("*")
