@@ -6,15 +6,15 @@ Measures the start and the model after 50, 100, 200, ... up to `train.max_train_
 style and on captions that leave it open, at the steps the recipe trains for. Run again, it goes on.
 """
 
-import json
 import sys
 from pathlib import Path
 
-from e2ed2.emoji.evaluate_emoji import evaluate_emoji
-from e2ed2.evaluation.results import EVALUATION_FILE
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.evaluation.results import EVALUATION_FILE, central, half_width, read_result
 from e2ed2.recipe.load import load_config
 from e2ed2.reports.charts import figure, line_chart
-from e2ed2.reports.table import central, half_width, metric_of
 from e2ed2.system.files import write_file
 from e2ed2.training.loop import train
 
@@ -38,11 +38,9 @@ def main() -> None:
         if n > 0:
             model = str(train(load_config(recipe, [*fields, f"train.max_train_steps={n}"])))
         for protocol in PROTOCOLS:
-            path = out / protocol / f"{n}-{EVALUATION_FILE}"
-            if not path.exists():
-                steps = whole.trajectory.num_inference_steps
-                result = evaluate_emoji(model, protocol, steps=steps, num_images=NUM_IMAGES)
-                write_file(path, (json.dumps(result, indent=1) + "\n").encode())
+            folder, steps = out / protocol / str(n), whole.trajectory.num_inference_steps
+            if not (folder / EVALUATION_FILE).exists():
+                evaluate(model, protocol, steps=steps, num_images=NUM_IMAGES, out=folder, keep="nothing")
             print(f"{n} updates, {protocol}: done")
         show(out, [m for m in updates if m <= n])
 
@@ -51,7 +49,7 @@ def show(out: Path, updates: list[int]) -> None:
     """`table.md` and a figure for each protocol, of what is measured so far."""
     lines = []
     for protocol, names in PROTOCOLS.items():
-        measured = [json.loads((out / protocol / f"{n}-{EVALUATION_FILE}").read_text())["metrics"] for n in updates]
+        measured = [read_result(out / protocol / str(n))["metrics"] for n in updates]
         lines += [f"| {protocol}: updates | " + " | ".join(metric_of(name).short for name in names) + " |"]
         lines += ["|---" * (len(names) + 1) + "|"]
         for n, metrics in zip(updates, measured, strict=True):

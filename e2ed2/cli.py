@@ -158,14 +158,15 @@ def sample(
     with _waiting(f"the images so far are in {out}; the same command goes on") as waiting:
         from functools import partial
 
-        from e2ed2.sampling.samples import load_model, make_samples, requests_for
+        from e2ed2.sampling.folder import make_files, requests_for
+        from e2ed2.sampling.model import load_model
 
         requests = requests_for(prompts, num, seed)
         waiting(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
         for prompt in loaded.too_long(prompts):
             waiting.say(f"note: only the beginning of '{prompt[:40]}...' counts, it is too long for the text encoder")
-        make_samples(loaded, requests, out, batch_size=batch_size, progress=partial(waiting, "sampling"))
+        make_files(loaded, requests, out, batch_size=batch_size, progress=partial(waiting, "sampling"))
     print(f"{len(requests)} images at {loaded.sampler.nfe} NFE: {out / 'grid.png'}")
 
 
@@ -186,20 +187,24 @@ def evaluate(
     num_images: Annotated[int | None, typer.Option(help="Images to make.", show_default="the protocol's")] = None,
     batch_size: BatchSize = 32,
     seed: Annotated[int, typer.Option(help="Another seed gives every image another noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Keep samples and result here, and go on from them.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Keeps samples and result; again, goes on.", show_default="runs/evaluations/PROTOCOL/MODEL"),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Where a protocol's captions and real images lie.")] = None,
     keep: Annotated[
         Literal["files", "shards", "nothing"],
-        typer.Option(help="Images once measured: as they are, as WebDataset shards, or not (protocols over files)."),
+        typer.Option(help="Images once they are measured: as they are, as WebDataset shards, or not."),
     ] = "files",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Measure a model under a protocol: distance to real images, alignment, variety, sharpness.
 
-    Protocols over files share the sampling among the processes of `accelerate launch -m e2ed2.cli evaluate ...`.
+    The processes of `accelerate launch -m e2ed2.cli evaluate ...` share the work.
     """
-    saved = f"the samples so far are in {out}; the same command goes on" if out else "nothing was saved (no --out)"
+    saved = f"the samples so far are in {out or 'runs/evaluations'}; the same command goes on"
     with _waiting(saved) as waiting:
+        import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
         from e2ed2.evaluation.evaluate import evaluate as run
 
         result = run(

@@ -19,6 +19,8 @@ from e2ed2.emoji.dataset import STYLES, EmojiSet, styled_caption
 from e2ed2.models.folders import bundled
 from tests.models.tiny import SIDE
 
+pytest_plugins = ["tests.evaluation.tiny"]  # fixtures of several rooms
+
 # What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
 FOREIGN = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
@@ -160,7 +162,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> EmojiSet:
     styles = list(STYLES) * 24
     captions = [styled_caption(n, s) for n, s in zip(names, styles, strict=True)]
     data = EmojiSet(images=images, captions=captions, keys=captions, styles=styles, names=names)
-    for module in ("e2ed2.emoji.protocols", "e2ed2.emoji.evaluate_emoji", "e2ed2.training.latents.training_set"):
+    for module in ("e2ed2.emoji.protocols", "e2ed2.training.latents.training_set"):
         monkeypatch.setattr(f"{module}.load_emoji", lambda split, progress=None: data)
     return data
 
@@ -181,7 +183,8 @@ def tiny_bundle(tmp_path, monkeypatch, tiny_emoji) -> Path:
         tiny_transformer(caption_channels=384).half().save_pretrained(weights / name)
         (weights / name / "inference.json").write_text(json.dumps(vars(inference)))
     metrics = {"kernel_distance": {"value": 1.0, "low": 0.9, "high": 1.1}}
-    row = {"protocol": "emoji", "num_images": 1024, "reference": "r", "metrics": metrics, "command": "e2ed2 evaluate"}
+    about = {"protocol": "emoji", "protocol_sha256": "a" * 64, "num_images": 1024, "reference": "r"}
+    row = {**about, "metrics": metrics, "command": "e2ed2 evaluate"}
     for folder, file, model, nfe in (
         ("emoji-base", "emoji-50", "emoji-base", 50),
         ("emoji-e2ed2", "emoji-4", "emoji-e2ed2", 4),

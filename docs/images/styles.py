@@ -12,18 +12,21 @@ from pathlib import Path
 
 import torch
 
-from e2ed2.emoji.protocols import load_protocol
-from e2ed2.sampling.samples import load_model
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.evaluation.protocols import read_protocol
+from e2ed2.sampling.model import load_model
 from e2ed2.system.pictures import image_grid
+from e2ed2.system.watch import silent
 
 ROWS, STEPS = 10, 4
 
 
 def main() -> None:
-    protocol = load_protocol("emoji-anystyle")
-    count = protocol.samples_per_prompt
-    places = range(0, len(protocol.prompts), len(protocol.prompts) // ROWS)
-    requests = [r for i in places[:ROWS] for r in protocol.requests(seed=0)[count * i : count * (i + 1)]]
+    asked = read_protocol("emoji-anystyle").load("emoji-anystyle", None, None, silent)
+    count = asked.samples_per_prompt
+    num_prompts = len(asked.prompts) // count
+    places = range(0, num_prompts, num_prompts // ROWS)
+    requests = [r for i in places[:ROWS] for r in asked.requests(seed=0)[count * i : count * (i + 1)]]
     blocks = []
     for name in sys.argv[1:]:
         images = load_model(name, STEPS).sampler(requests).unflatten(0, (ROWS, count))

@@ -13,18 +13,18 @@ from typing import Any
 
 import yaml
 
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.ablation.suite import Suite, folder_name, is_measured_only
 from e2ed2.ablation.table import Cost, chart, table
-from e2ed2.emoji.evaluate_emoji import evaluate_emoji
-from e2ed2.evaluation.evaluate import check_protocol
+from e2ed2.evaluation.evaluate import check_protocol, evaluate
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import changed_fields, load_config
-from e2ed2.sampling.samples import model_sha256
+from e2ed2.sampling.model import model_sha256
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, write_file
-from e2ed2.system.processes import join_processes, process_state
+from e2ed2.system.processes import ALONE, join_processes, process_state
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import Say, Tick, train
@@ -203,13 +203,12 @@ def _figures(path: Path) -> dict[str, Any]:
 
 def _measure(suite: Suite, model: str, steps: int, seed: int, folder: Path, watch: Watch) -> None:
     """Keep an evaluation without its images, which the seed makes again; one of this model and size is kept already."""
-    path = folder / EVALUATION_FILE
-    kept = _figures(path)
+    kept = _figures(folder / EVALUATION_FILE)
     asked: dict[str, Any] = {"protocol": suite.protocol, "model_sha256": model_sha256(resolve_model(model))}
     if suite.num_images:
         asked["num_images"] = suite.num_images
     if any(kept.get(name) != value for name, value in asked.items()):
-        result = evaluate_emoji(
-            model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, watch=watch
-        )
-        write_file(path, (json.dumps(result, indent=1) + "\n").encode())
+        evaluate(
+            model, suite.protocol, steps=steps, num_images=suite.num_images, seed=seed, out=folder, keep="nothing",
+            share=ALONE, watch=watch,
+        )  # fmt: skip

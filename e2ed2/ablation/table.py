@@ -6,8 +6,9 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from e2ed2.evaluation.metrics.intervals import t_quantile
+from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.evaluation.results import central, half_width
 from e2ed2.reports.charts import figure, interval_chart
-from e2ed2.reports.table import central, half_width, metric_of
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")

@@ -8,16 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2ed2.emoji.evaluate_emoji import FLOORS, evaluate_emoji
-from e2ed2.emoji.protocols import load_protocol
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.evaluation.protocols import read_protocol
+from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.models.folders import bundled
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.load import load_config
 from e2ed2.reports.run_page import NUM_PROMPTS, write_report
-from e2ed2.reports.table import evaluation_markdown
-from e2ed2.sampling.samples import save_images
+from e2ed2.sampling.folder import save_images
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
+from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.loop import Say, Tick, train
 
@@ -55,7 +57,8 @@ def run_demo(
 
     def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
         kept = out / "evaluation" / folder
-        row = evaluate_emoji(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
+        row = evaluate(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, share=ALONE, watch=watch)
+        assert row is not None
         return {**row, "model": label, "measured": "here"}
 
     start, updates = str(config.model.path), config.train.max_train_steps
@@ -78,9 +81,10 @@ def run_demo(
 
 def _reported(out: Path, table: list[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
     """Write `metrics.json`, what else the report shows, and the report."""
-    asked = load_protocol(PROTOCOL, num_images)
-    save_images(out / "evaluation" / "real", "real", asked.prompt_images[:NUM_PROMPTS], asked.prompts[:NUM_PROMPTS])
-    floors = [row for kind in FLOORS if (row := shipped(bundled.AUTOENCODER, 0, kind))]
+    asked = read_protocol(PROTOCOL).load(PROTOCOL, num_images, None, silent)
+    real = asked.floors["real"]()
+    save_images(out / "evaluation" / "real", "real", real.images[:NUM_PROMPTS], real.asked.prompts[:NUM_PROMPTS])
+    floors = [row for kind in asked.floors if (row := shipped(bundled.AUTOENCODER, 0, kind))]
     for name, rows in (("metrics.json", table), ("floors.json", floors)):
         write_file(out / name, (json.dumps(rows, indent=1) + "\n").encode())
     write_report(out)
@@ -94,7 +98,7 @@ def shipped(name: str, nfe: int, model: str | None = None) -> dict[str, Any] | N
         name: whose folder it lies in. model: what was evaluated, when that is something else (a floor).
     """
     for path in sorted((bundled.WEIGHTS / name / "evaluation").glob("*.json")):
-        row: dict[str, Any] = json.loads(path.read_text())
+        row = read_result(path)
         if (row["model"], row["protocol"], row["nfe"]) == (model or name, PROTOCOL, nfe):
             return {**row, "measured": "shipped"}
     return None

@@ -8,28 +8,24 @@ ever measures: no loss uses it. `python -m e2ed2.emoji.alignment` trains it agai
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from e2ed2.emoji.dataset import STYLES, EmojiSet, load_emoji, styled_caption
-from e2ed2.evaluation.features.efficientnet import (
-    FEATURE_DIM,
-    WEIGHTS_SHA256,
-    EfficientNetFeatures,
-    Progress,
-    cached_features,
-    cached_rows,
-    file_sha256,
-)
+from e2ed2.evaluation.features.efficientnet import FEATURE_DIM, WEIGHTS_SHA256, EfficientNetFeatures
 from e2ed2.evaluation.metrics.intervals import Estimate, mean_estimate
 from e2ed2.models.text import MINILM_SHA256, minilm_folder, token_embeds
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file, file_sha256
+from e2ed2.system.paths import cache_dir
 
 CAPTION_DIM = 384
 SHARED_DIM = 192
@@ -38,7 +34,9 @@ SEED = 0
 NUM_AUGMENTED = 2  # altered copies of every training image
 NUM_EPOCHS, BATCH_SIZE, MAX_LR, WEIGHT_DECAY, DROPOUT = 30, 512, 1e-3, 0.1, 0.2
 NEAR_DUPLICATE = 0.9  # captions whose embeddings have this cosine are not each other's negatives
-_CAPTION_CHUNK = 256
+_CAPTION_CHUNK, _IMAGE_CHUNK = 256, 32
+
+Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 class AlignmentHead(nn.Module):
@@ -96,6 +94,17 @@ def caption_embeddings(captions: list[str], progress: Progress | None = None) ->
     return rows[torch.tensor([row[caption] for caption in captions])]
 
 
+def cached_rows(name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor kept in the cache folder under this name, else computed and kept."""
+    path = cache_dir() / "evaluation" / f"{name}.safetensors"
+    with suppress(OSError, SafetensorError, KeyError):  # absent, or damaged: computed anew
+        return load_file(path)["rows"]
+    rows = compute()
+    with atomic_file(path) as temporary:
+        save_file({"rows": rows.contiguous()}, temporary)
+    return rows
+
+
 def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
     from transformers import AutoModel, AutoTokenizer
 
@@ -122,7 +131,7 @@ def train_alignment_head(progress: Progress | None = None) -> tuple[AlignmentHea
     extract = EfficientNetFeatures()
     generator = torch.Generator().manual_seed(SEED)
     versions = [train.images] + [_augment(train.images, generator) for _ in range(NUM_AUGMENTED)]
-    features = torch.stack([cached_features(images, extract, progress) for images in versions])
+    features = torch.stack([_image_features(images, extract, progress) for images in versions])
     head = _fit(features, train, generator)
     card = {
         "what": "linear maps of EfficientNet-lite0 features and mean-pooled MiniLM-L6 embeddings; their cosine",
@@ -136,6 +145,20 @@ def train_alignment_head(progress: Progress | None = None) -> tuple[AlignmentHea
         "train": _retrieval(head, train, extract),
     }
     return head, card
+
+
+def _image_features(images: Tensor, extract: EfficientNetFeatures, progress: Progress | None = None) -> Tensor:
+    """Features [N, 1280] of uint8 images [N, 3, H, W], kept in the cache."""
+
+    def measured() -> Iterator[Tensor]:
+        for start in range(0, len(images), _IMAGE_CHUNK):
+            yield extract([*images[start : start + _IMAGE_CHUNK]])
+            if progress:
+                progress(start, len(images))
+
+    key = hashlib.sha256(f"{extract.weights_sha256} {tuple(images.shape)}".encode())
+    key.update(images.contiguous().numpy().tobytes())
+    return cached_rows(f"features-{key.hexdigest()}", lambda: torch.cat([*measured()]))
 
 
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -214,7 +237,7 @@ def _fold_scaling(head: AlignmentHead, mean: Tensor, std: Tensor) -> AlignmentHe
 
 def _retrieval(head: AlignmentHead, data: EmojiSet, extract: EfficientNetFeatures) -> dict[str, float | int]:
     """Image-to-caption retrieval among all captions of the split, with and without style; mean cosines."""
-    images = head.embed_images(cached_features(data.images, extract))
+    images = head.embed_images(_image_features(data.images, extract))
     scores: dict[str, float | int] = {"num_images": len(data)}
     for kind, own in (("styled", data.captions), ("plain", data.plain_captions)):
         distinct = list(dict.fromkeys(own))

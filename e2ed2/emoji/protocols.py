@@ -8,104 +8,159 @@
 
 Prompts are drawn once by a fixed seed, so that every model answers the same ones; under `emoji` and `emoji-anystyle`
 the drawn emoji (both styles) are no reference, so that the real images of the prompts are a fair floor row.
+
+Importing this module adds them, and the metrics `alignment` and `style_share`, to the tables of `evaluation`.
 """
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from e2ed2.emoji.dataset import load_emoji
+import e2ed2.emoji.metrics  # noqa: F401 - adds its metrics
+from e2ed2.emoji.dataset import EmojiSet, load_emoji
+from e2ed2.evaluation.features.extractors import Extractor
+from e2ed2.evaluation.features.image_set import TensorImages
 from e2ed2.evaluation.metrics.distribution import NEAREST_K
-from e2ed2.evaluation.protocols import EmojiProtocol, protocol_names, read_protocol
-from e2ed2.sampling.generate import Request
+from e2ed2.evaluation.metrics.table import check_counts, metric_named
+from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Count, Floor, Networks, Protocol, RealImages
+from e2ed2.models.autoencoder import decode_all, encode_all
+from e2ed2.models.folders.bundled import AUTOENCODER, resolve_model
+from e2ed2.models.folders.pipeline import load_autoencoder
 from e2ed2.system.errors import UserError
+from e2ed2.system.typed import Part
+from e2ed2.system.watch import Watch, silent
 
 DRAW_SEED = 20260101
+BUNDLED_METRICS = [
+    "kernel_distance", "frechet_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class EmojiBenchmark:
-    """What one evaluation asks and compares with.
+class Emoji(Part):
+    """Prompts and reference from the bundled emoji set.
 
     Attributes:
-        prompts: distinct captions. samples_per_prompt: images made for each.
-        prompt_images: uint8 [P, 3, H, W], a real image of each prompt (the floor row `real`).
-        reference_images: uint8 [R, 3, H, W], what samples are compared with.
-        reference_groups: of each reference image, its emoji; reference_styles: its style.
-        reference: names the set in every result.
+        captions: `styled` (`red apple, twemoji style`) or `plain` (`red apple`).
     """
 
-    name: str
-    prompts: list[str]
-    samples_per_prompt: int
-    prompt_images: Tensor
-    reference_images: Tensor
-    reference_groups: list[str]
-    reference_styles: list[str]
-    reference: str
+    split: Literal["train", "heldout"]
+    captions: Literal["styled", "plain"]
+
+
+class EmojiProtocol(Protocol):
+    """A protocol of the emoji benchmark, by default measured in EfficientNet features."""
+
+    emoji: Emoji
+    num_images: Count
+    samples_per_prompt: Count
+    networks: Networks = Networks(features="efficientnet")
+    metrics: list[str] = BUNDLED_METRICS
 
     @property
-    def num_images(self) -> int:
-        return len(self.prompts) * self.samples_per_prompt
+    def default_num_images(self) -> int:
+        return self.num_images
 
-    def requests(self, seed: int) -> list[Request]:
-        """One request per image, samples of a prompt adjacent; image i of the whole has seed `seed` 1,000,000 + i."""
-        prompts = [prompt for prompt in self.prompts for _ in range(self.samples_per_prompt)]
-        return [Request(prompt, seed * 1_000_000 + i) for i, prompt in enumerate(prompts)]
-
-
-def emoji_protocol_names() -> list[str]:
-    """The shipped protocols of the emoji benchmark."""
-    return [name for name in protocol_names() if isinstance(read_protocol(name), EmojiProtocol)]
-
-
-def emoji_protocol(name: str) -> EmojiProtocol:
-    """A protocol of the emoji benchmark.
-
-    Raises:
-        UserError: unknown, or one over files.
-    """
-    protocol = read_protocol(name)
-    if not isinstance(protocol, EmojiProtocol):
-        raise UserError(f"protocol '{name}' is not of the emoji benchmark: choose {', '.join(emoji_protocol_names())}")
-    return protocol
-
-
-def load_protocol(name: str, num_images: int | None = None) -> EmojiBenchmark:
-    """A protocol with its prompts drawn and its reference loaded.
-
-    Args:
-        num_images: None for the protocol's own number; a multiple of its samples per prompt, enough for its metrics.
-    Raises:
-        UserError: unknown name, or a number of images that the protocol cannot give.
-    """
-    protocol = emoji_protocol(name)
-    split, per_prompt = protocol.emoji.split, protocol.samples_per_prompt
-    data = load_emoji(split)
-    captions = data.plain_captions if protocol.emoji.captions == "plain" else data.captions
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
-    rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]  # one row per distinct caption
-    wanted = protocol.num_images if num_images is None else num_images
-    least = max(2, math.ceil(2 * NEAREST_K / per_prompt)) * per_prompt  # what the metrics need
-    if wanted % per_prompt or not least <= wanted <= len(rows) * per_prompt:
-        raise UserError(
-            f"num_images {wanted}: protocol {name} makes {per_prompt} images per prompt for up to {len(rows)} prompts, "
-            f"so give a multiple of {per_prompt} from {least} to {len(rows) * per_prompt}"
+    def load(self, name: str, num_images: int | None, data: Path | None, watch: Watch = silent) -> Asked:
+        if data is not None:
+            raise UserError(f"--data {data}: protocol {name} brings its own data; leave it out")
+        emoji = load_emoji(self.emoji.split, partial(watch, "rendering emoji"))
+        captions = emoji.plain_captions if self.emoji.captions == "plain" else emoji.captions
+        rows = self._drawn(name, emoji, captions, num_images)
+        drawn = {emoji.names[i] for i in rows}
+        others = [i for i in range(len(emoji)) if self.emoji.split != "train" or emoji.names[i] not in drawn]
+        note = ", prompts' emoji left out" if self.emoji.split == "train" else ""
+        asked = Asked(
+            name=name,
+            protocol=self,
+            prompts=[captions[i] for i in rows for _ in range(self.samples_per_prompt)],
+            samples_per_prompt=self.samples_per_prompt,
+            real={"reference": _reference(emoji, others)},
+            reference=f"emoji {self.emoji.split}, {len(others)} images{note}",
+            metrics=self.metrics,
+            notes=[],
         )
-    rows = rows[: wanted // per_prompt]
-    drawn = {data.names[i] for i in rows}
-    others = list(range(len(data)))
-    if split == "train":
-        others = [i for i in others if data.names[i] not in drawn]
-    return EmojiBenchmark(
-        name=name,
-        prompts=[captions[i] for i in rows],
-        samples_per_prompt=per_prompt,
-        prompt_images=data.images[rows],
-        reference_images=data.images[others],
-        reference_groups=[data.names[i] for i in others],
-        reference_styles=[data.styles[i] for i in others],
-        reference=f"emoji {split}, {len(others)} images" + (", prompts' emoji left out" if split == "train" else ""),
+        counts = {"samples": len(asked.prompts), "reference": len(others)}
+        notes = check_counts(self.metrics, counts, self.samples_per_prompt)
+        floors = {kind: partial(_floor, kind, asked, emoji, captions, rows) for kind in ("real", "autoencoder")}
+        return replace(asked, notes=notes, floors=floors)
+
+    def _drawn(self, name: str, emoji: EmojiSet, captions: list[str], num_images: int | None) -> list[int]:
+        """The rows whose captions are asked, one for each distinct caption."""
+        order = torch.randperm(len(emoji), generator=torch.Generator().manual_seed(DRAW_SEED)).tolist()
+        rows = list({captions[i]: i for i in reversed(order)}.values())[::-1]
+        wanted, count = self.num_images if num_images is None else num_images, self.samples_per_prompt
+        least = max(2, math.ceil(2 * NEAREST_K / count)) * count  # what the metrics need
+        if wanted % count or not least <= wanted <= len(rows) * count:
+            makes = f"protocol {name} makes {count} images per prompt for up to {len(rows)} prompts"
+            allowed = f"a multiple of {count} from {least} to {len(rows) * count}"
+            raise UserError(f"--num-images {wanted}: {makes}, so give {allowed}")
+        return rows[: wanted // count]
+
+    def facts(self, asked: Asked, real_sha256: Mapping[str, str], formats: str) -> dict[str, Any]:
+        """Prompts and images follow from pinned packages and a fixed draw, so that number and names stand for them."""
+        num_prompts = len(asked.prompts) // asked.samples_per_prompt
+        return {"protocol": Path(asked.name).stem, "num_prompts": num_prompts, "reference": asked.reference}
+
+    def network_facts(self, networks: Mapping[str, Extractor]) -> dict[str, Any]:
+        """Of the network that the protocol chooses; the alignment head looks through the same one."""
+        chosen = networks.get(self.networks.features)
+        return {"features_sha256": chosen.weights_sha256 if chosen else ""}
+
+
+KINDS["emoji"] = EmojiProtocol
+FOLDERS.append(Path(__file__).parent / "assets")
+
+
+def _reference(emoji: EmojiSet, rows: list[int]) -> RealImages:
+    """The images of a split that count; features are kept of all of it, whatever part is asked for."""
+    return RealImages(
+        TensorImages(emoji.images, "reference"),
+        rows,
+        groups=[emoji.names[i] for i in rows],
+        labels=[emoji.styles[i] for i in rows],
     )
+
+
+def _floor(kind: str, asked: Asked, emoji: EmojiSet, captions: list[str], rows: list[int]) -> Floor:
+    """What no model can be expected to beat: real images of the prompts, or what the autoencoder keeps of them.
+
+    One image a prompt, so that there is no `spread`. A copy of a reference image is no floor: where the prompts' real
+    images are among the reference (`emoji-heldout`, which has no other images), half of the emoji are asked, and the
+    other half are the reference.
+    """
+    reference, real = asked.reference, asked.real["reference"]
+    assert real.groups is not None and real.rows is not None
+    if kind == "real" and set(rows) & set(real.rows):
+        half = set(sorted({emoji.names[i] for i in real.rows})[::2])
+        rows = [i for i in rows if emoji.names[i] in half]
+        others = [i for i in real.rows if emoji.names[i] not in half]
+        real = _reference(emoji, others)
+        reference = f"emoji heldout, {len(others)} images of the other half of the emoji"
+    images, rate = emoji.images[rows], None
+    if kind == "autoencoder":
+        images, rate = _reconstructed(images)
+    asked = replace(
+        asked,
+        prompts=[captions[i] for i in rows],
+        samples_per_prompt=1,
+        real={"reference": real},
+        reference=reference,
+        metrics=[name for name in asked.metrics if metric_named(name).least_samples < 2],
+    )
+    return Floor(asked, images, rate)
+
+
+def _reconstructed(images: Tensor) -> tuple[Tensor, float]:
+    """(uint8 images decoded from their own latents, images per second) by the bundled autoencoder."""
+    autoencoder = load_autoencoder(resolve_model(AUTOENCODER))
+    started = time.perf_counter()
+    with torch.inference_mode():
+        decoded = decode_all(autoencoder, encode_all(autoencoder, images))
+    return decoded, len(images) / (time.perf_counter() - started)

@@ -1,17 +1,37 @@
-"""One evaluation under any protocol: what `e2ed2 evaluate`, a training and a notebook call."""
+"""One evaluation under any protocol: samples to a folder, by one process or many, then every metric.
 
+What `e2ed2 evaluate`, a training and a notebook call.
+"""
+
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from e2ed2.emoji.evaluate_emoji import FLOORS, evaluate_emoji, evaluate_floor, load_emoji_protocol
-from e2ed2.evaluation.evaluate_files import evaluate_files, load_asked
-from e2ed2.evaluation.protocols import FileProtocol, read_protocol
-from e2ed2.reports.table import METRICS
-from e2ed2.sampling.finished_images import finished_images
-from e2ed2.sampling.sample_files import Keep
-from e2ed2.system.errors import UserError
-from e2ed2.system.processes import Share
+from torch import Tensor
+
+import e2ed2.evaluation.file_protocols  # noqa: F401 - adds the protocols over files
+from e2ed2.evaluation.features.image_set import FileImages
+from e2ed2.evaluation.measurement import Measurement
+from e2ed2.evaluation.metrics.distribution import nearest_training
+from e2ed2.evaluation.metrics.intervals import Estimate
+from e2ed2.evaluation.metrics.table import CHOICE, metric_named
+from e2ed2.evaluation.protocols import Asked, facts_sha256, read_protocol
+from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, sampling_environment
+from e2ed2.sampling.finished_images import finished_images, images_of_prompts, name_images
+from e2ed2.sampling.folder import Keep, claim_folder, image_files, make_files, put_away, read_png, save_images
+from e2ed2.sampling.model import LoadedModel, device_name, load_model
+from e2ed2.system.errors import UserError, check_range
+from e2ed2.system.files import write_file
+from e2ed2.system.pictures import labelled_grid, png_bytes
+from e2ed2.system.processes import Share, join_processes
 from e2ed2.system.watch import Watch, silent
+
+NUM_NEAREST = 12  # samples shown beside their nearest training image
+MAX_SEED = 1_000_000
+DEFAULT_OUT = Path("runs/evaluations")
+
+About = dict[str, Any]  # what a result says of how its images came about
 
 
 def evaluate(
@@ -28,33 +48,63 @@ def evaluate(
     share: Share | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any] | None:
-    """Sample a model under a protocol and measure it; for the arguments see `evaluate_emoji` and `evaluate_files`.
+    """Sample a model to files and measure them, or measure images that something else made.
+
+    Under `accelerate launch` each process makes its share of samples and features; the first measures, the others get
+    None.
 
     Args:
-        model: or a floor of the emoji protocols (`real`, `autoencoder`), or a folder of images (protocols over files).
-        share: of the sampling; None shares it among the processes of `accelerate launch` (protocols over files).
+        model: a model folder, a bundled model, a hub id or a baseline; a folder of images, one for each prompt in the
+            order of their paths, or one of ours in the order of its manifest; or a floor of the protocol.
+        protocol: one that ships, or a YAML file. Those of the emoji benchmark are there once
+            `e2ed2.emoji.protocols` is imported.
+        steps: sampler steps, None for what the model was made for.
+        num_images: None for the protocol's own number.
+        seed: another one gives every image another noise.
+        out: keeps samples, features and the result; run again, only what is missing is made. None for a folder under
+            `runs/evaluations` that is named after protocol, model and what is not the default.
+        data: the folder that a protocol's paths are relative to.
+        keep: the images once they are measured: as they are, as WebDataset shards, or not.
+        share: of the work; None shares it among the processes of `accelerate launch`.
     Returns:
-        The result; None in the processes that only sample.
+        The result, `results.Result` as plain values; None in the processes that only help.
     Raises:
-        UserError: an argument that this protocol or model does not take, or what the two above raise.
+        UserError: something is missing, unreadable, out of range, or does not go together.
     """
-    if isinstance(read_protocol(protocol), FileProtocol):
-        return evaluate_files(
-            model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, data=data,
-            keep=keep, share=share, watch=watch,
-        )  # fmt: skip
-    if keep != "files":
-        raise UserError(f"--keep {keep}: protocol {protocol} is of few images, which stay; leave it out")
-    _refuse_data(protocol, data)
-    if finished_images(model) is not None:
-        raise UserError(f"{model}: no model, and protocol {protocol} samples one; for images give one over files")
-    if model not in FLOORS:
-        return evaluate_emoji(
-            model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, watch=watch
-        )
-    if steps is not None:
-        raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
-    return evaluate_floor(model, protocol, num_images=num_images, out=out, watch=watch)
+    check_range("--seed", seed, 0, MAX_SEED)
+    asked = read_protocol(protocol).load(protocol, num_images, data, watch)
+    share = share or join_processes()
+    watch = watch if share.rank == 0 else silent
+    folder = finished_images(model)
+    if model in asked.floors or folder is not None:
+        if steps is not None:
+            raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
+        if keep != "files":
+            raise UserError(f"--keep {keep}: the images of {model} are not ours to move; leave it out")
+        asked, about, files, out = _finished(model, folder, asked, out)
+        real_sha256 = _real_sha256(asked, watch)
+    else:
+        watch(f"loading {model}", 0, 0)
+        loaded = load_model(model, steps)
+        out = out or _default_out(model, loaded.sha256, asked, steps, seed)
+        claim_folder(out, EVALUATION_FILE)
+        real_sha256 = _real_sha256(asked, watch)
+        if (before := _measured_before(loaded, asked, real_sha256, seed, out)) is not None:
+            return before if share.rank == 0 else None
+        _check_size(loaded, asked, seed, out)
+        # what this refuses, it refuses before sampling; its networks then make room for the sampler
+        _measurement(asked, real_sha256, out, watch).store_share(_features(asked), share)
+        about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
+    measurement = _measurement(asked, real_sha256, out, watch, files)
+    if share.world > 1:
+        measurement.store_share(_features(asked), share)
+        share.leave()
+    if share.rank > 0:
+        return None
+    result, metrics = _measured(about, measurement, real_sha256, asked, out, watch)
+    keep_result(result, metrics, out)
+    put_away(out, asked.requests(seed), files, keep)
+    return result
 
 
 def check_protocol(protocol: str, num_images: int | None, data: Path | None, watch: Watch = silent) -> list[str]:
@@ -63,15 +113,151 @@ def check_protocol(protocol: str, num_images: int | None, data: Path | None, wat
     Raises:
         UserError: as `evaluate` would.
     """
-    spec = read_protocol(protocol)
-    if isinstance(spec, FileProtocol):
-        load_asked(protocol, spec, num_images, data)
-        return spec.metrics
-    _refuse_data(protocol, data)
-    load_emoji_protocol(protocol, num_images, watch)
-    return list(METRICS)
+    return read_protocol(protocol).load(protocol, num_images, data, watch).metrics
 
 
-def _refuse_data(protocol: str, data: Path | None) -> None:
-    if data is not None:
-        raise UserError(f"--data {data}: protocol {protocol} brings its own data; leave it out")
+def _features(asked: Asked) -> list[tuple[str, str]]:
+    """(set, network) of all that is measured."""
+    return [which for name in asked.metrics for which in metric_named(name).features()]
+
+
+def _default_out(model: str, sha256: str, asked: Asked, steps: int | None, seed: int) -> Path:
+    """`coco30k/model-1a2b3c4d`, then what was asked that is not the default: `-4-steps-seed-1-500-images`."""
+    parts = [Path(model).resolve().name, sha256[:8]]
+    parts += [f"{steps}-steps"] if steps else []
+    parts += [f"seed-{seed}"] if seed else []
+    count = len(asked.prompts)
+    parts += [f"{count}-images"] if count != asked.protocol.default_num_images else []
+    return DEFAULT_OUT / Path(asked.name).stem / "-".join(parts)
+
+
+def _real_sha256(asked: Asked, watch: Watch) -> dict[str, str]:
+    watch("hashing real images", 0, 0)
+    return {kind: real.images.sha256() for kind, real in asked.real.items()}
+
+
+def _finished(
+    model: str, folder: Path | None, asked: Asked, out: Path | None
+) -> tuple[Asked, About, list[Path], Path]:
+    """Images that are there, a floor's or a folder's: what they are asked, what a result says of them, their files."""
+    whole, rate = asked, None
+    if folder is None:
+        floor = asked.floors[model]()
+        asked, rate = floor.asked, floor.images_per_second
+    out = out or _default_out(model, facts_sha256({"path": str(Path(model).resolve())}), whole, None, 0)
+    claim_folder(out, EVALUATION_FILE)
+    if folder is None:
+        files = save_images(out, model, floor.images, asked.prompts)
+    else:
+        files = images_of_prompts(model, folder, asked.prompts)
+        name_images(out, model, files, asked.prompts)
+    command = f"e2ed2 evaluate {model} --protocol {asked.name} --num-images {len(whole.prompts)}"
+    return asked, {"model": model, "nfe": 0, "images_per_second": rate, "command": command}, files, out
+
+
+def _measured_before(
+    loaded: LoadedModel, asked: Asked, real_sha256: Mapping[str, str], seed: int, out: Path
+) -> dict[str, Any] | None:
+    """The result of an earlier run whose images were packed or removed; None where there is none of the same."""
+    files = image_files(loaded, asked.requests(seed), out)
+    if not (out / EVALUATION_FILE).exists() or any(file.exists() for file in files):
+        return None
+    try:
+        result = read_result(out / EVALUATION_FILE)
+    except UserError:
+        return None
+    facts = asked.protocol.facts(asked, real_sha256, _formats(files))
+    same = facts.items() <= result.get("protocol_facts", {}).items()
+    same = same and result.get("networks") == asked.protocol.networks.model_dump()
+    of_model = (result.get("model_sha256"), result["nfe"], result.get("seed"))
+    is_whole = list(dict.fromkeys(name.partition("/")[0] for name in result["metrics"])) == asked.metrics
+    return result if same and is_whole and of_model == (loaded.sha256, loaded.sampler.nfe, seed) else None
+
+
+def _check_size(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> None:
+    """Raise UserError where the model makes images that would have to be enlarged."""
+    size, request = asked.protocol.images.size, asked.requests(seed)[0]
+    if size is None:
+        return
+    image = read_png(image_files(loaded, [request], out)[0])
+    image = loaded.sampler([request], 1)[0] if image is None else image
+    height, width = image.shape[1:]
+    if min(height, width) < size:
+        what = f"makes images of {width}x{height} pixels, but the protocol measures at {size} and enlarges none"
+        raise UserError(f"model {loaded.name}: {what}; choose a protocol of smaller images")
+
+
+def _sampled(
+    loaded: LoadedModel, asked: Asked, batch_size: int, seed: int, out: Path, share: Share, watch: Watch
+) -> tuple[About, list[Path]]:
+    """What a result says of the model, and the images that all processes have made."""
+    model, requests = loaded.name, asked.requests(seed)
+    progress = partial(watch, f"{model}, {loaded.num_inference_steps} steps: sampling")
+    made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share)
+    about = {
+        "model": model,
+        "nfe": loaded.sampler.nfe,
+        "num_parameters": loaded.num_parameters,
+        "images_per_second": made.images_per_second,
+        "seed": seed,
+        "model_sha256": loaded.sha256,
+        "environment": sampling_environment(loaded.sampler.dtype, batch_size, share.world),
+        "command": f"e2ed2 evaluate {model} --protocol {asked.name} --steps {loaded.num_inference_steps} "
+        f"--num-images {len(requests)} --seed {seed}",
+    }
+    return about, made.files
+
+
+def _measurement(
+    asked: Asked, real_sha256: Mapping[str, str], out: Path, watch: Watch, files: list[Path] | None = None
+) -> Measurement:
+    """Of the samples and the real images, or of the latter alone."""
+    images = asked.protocol.images
+    samples = None if files is None else FileImages(files, "samples", images.size, images.resample)
+    return Measurement(asked, real_sha256, out, watch, samples)
+
+
+def _measured(
+    about: About, m: Measurement, real_sha256: Mapping[str, str], asked: Asked, out: Path, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    metrics: dict[str, Estimate] = {}
+    for name in asked.metrics:
+        metrics |= metric_named(name).measure(name, m)
+        watch(f"{name} measured", 0, 0)
+    if "authenticity" in metrics:
+        write_file(out / "nearest_training.png", png_bytes(labelled_grid(_nearest_training(m))))
+    assert m.samples is not None
+    facts = asked.protocol.facts(asked, real_sha256, _formats(m.samples.paths))
+    facts |= asked.protocol.network_facts(m.networks)
+    result = {
+        **about,
+        "protocol": Path(asked.name).stem,
+        "protocol_sha256": facts_sha256(facts),
+        "num_images": len(asked.prompts),
+        "reference": asked.reference,
+        "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
+        "notes": asked.notes,
+        "device": device_name(),
+        "networks": asked.protocol.networks.model_dump(),
+        "protocol_facts": facts,
+    }
+    return result, metrics
+
+
+def _nearest_training(m: Measurement) -> dict[str, list[tuple[str, Tensor]]]:
+    """The samples that are nearest to a training image, and those images: columns of `pictures.labelled_grid`."""
+    assert m.samples is not None
+    ratios, rows = nearest_training(m.features("samples", CHOICE), m.features("training", CHOICE))
+    first = ratios.argsort()[:NUM_NEAREST].tolist()
+    labels = [f"{ratios[i]:.2f}: {m.prompts[i]}" for i in first]
+    training = m.asked.real["training"].images
+    columns = {
+        "sample": [m.samples.read(i) for i in first],
+        "nearest training image": [training.read(int(rows[i])) for i in first],
+    }
+    return {name: list(zip(labels, images, strict=True)) for name, images in columns.items()}
+
+
+def _formats(files: list[Path]) -> str:
+    """Of image files: what a lossy one leaves is in the figures."""
+    return "+".join(sorted({file.suffix.lower().lstrip(".").replace("jpeg", "jpg") for file in files}))

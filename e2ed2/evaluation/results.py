@@ -2,26 +2,59 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from e2ed2.emoji.protocols import emoji_protocol
 from e2ed2.evaluation.metrics.intervals import Estimate
+from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.system.environment import environment
-from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_file, file_sha256, write_file
+from e2ed2.system.json_file import read_json, read_typed
+from e2ed2.system.typed import Record, checked
 
 EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"
-_REMEDY = "`e2ed2 evaluate MODEL --out DIR` makes one"
+REMEDY = "`e2ed2 evaluate MODEL --out DIR` makes one"
 _OF_EVALUATION = "evaluation_sha256"  # in the jackknife's metadata
-_FIELDS = ("model", "protocol", "nfe", "num_images", "reference", "metrics")
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Interval(Record):
+    """A figure and its 95% interval."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    value: float
+    low: float
+    high: float
+
+
+class Result(Record):
+    """`evaluation.json`: what was measured of what, under what, and all that another measurement needs."""
+
+    model: str
+    protocol: str
+    protocol_sha256: str
+    nfe: Count
+    num_images: Count
+    reference: str
+    metrics: dict[str, Interval]
+    images_per_second: float | None = None
+    num_parameters: Count | None = None
+    seed: Count | None = None
+    model_sha256: str | None = None
+    notes: list[str] = []
+    command: str = ""
+    protocol_facts: dict[str, Any] = {}
 
 
 def keep_result(result: dict[str, Any], metrics: Mapping[str, Estimate], out: Path) -> None:
@@ -34,26 +67,32 @@ def keep_result(result: dict[str, Any], metrics: Mapping[str, Estimate], out: Pa
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """An `evaluation.json`, or that of a folder.
+    """An `evaluation.json`, or that of a folder, as plain values of the kinds that `Result` says.
 
     Raises:
         UserError: unreadable, or no evaluation.
     """
     path = path / EVALUATION_FILE if path.is_dir() else path
-    try:
-        result = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable evaluation ({error}); {_REMEDY}") from error
-    missing = [name for name in _FIELDS if not isinstance(result, dict) or name not in result]
-    if missing:
-        raise UserError(f"{path}: not an evaluation, `{missing[0]}` is missing; {_REMEDY}")
-    return result
+    return read_typed(path, Result, "evaluation", REMEDY).model_dump(exclude_unset=True)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """A file of several evaluations, as `read_result`; none where there is no file.
+
+    Raises:
+        UserError: as `read_result`.
+    """
+    if not path.is_file():
+        return []
+    rows = read_json(path, "evaluations", REMEDY)
+    typed = [checked(Result, row, f"evaluations {path}") for row in (rows if isinstance(rows, list) else [rows])]
+    return [row.model_dump(exclude_unset=True) for row in typed]
 
 
 def read_jackknife(path: Path) -> dict[str, tuple[Tensor, ...]]:
     """metric -> its jackknife, from beside an `evaluation.json` (or in its folder).
 
-    Empty where none was kept, or where it is of another evaluation.
+    Empty where none was kept, where it is damaged, or where it is of another evaluation.
     """
     evaluation = path / EVALUATION_FILE if path.is_dir() else path
     try:
@@ -62,6 +101,8 @@ def read_jackknife(path: Path) -> dict[str, tuple[Tensor, ...]]:
                 return {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
     except (OSError, SafetensorError):
+        return {}
+    if any(tensor.ndim != 1 or tensor.dtype != torch.float64 for tensor in tensors.values()):
         return {}
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {name: tuple(tensors[f"{name}/{i}"] for i in range(2) if f"{name}/{i}" in tensors) for name in names}
@@ -73,23 +114,42 @@ def sampling_environment(dtype: torch.dtype, batch_size: int, num_processes: int
     return {**about, **environment()}
 
 
-def facts_sha256(facts: dict[str, Any]) -> str:
-    """The hash of all that must be equal for two figures to be comparable."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def decimals(estimate: Mapping[str, float]) -> int:
+    """Decimal places worth printing: one or two digits of the interval's half width."""
+    half = (estimate["high"] - estimate["low"]) / 2
+    return min(6, max(0, -math.floor(math.log10(half / 2)))) if half > 0 else 3
 
 
-def emoji_sha256(result: dict[str, Any]) -> str:
-    """The protocol hash of an emoji evaluation, from what even the first ones recorded.
+def central(estimate: Mapping[str, float], beside: Mapping[str, float] | None = None) -> str:
+    """The value, as far as its interval (and that of the figure `beside` it) bears it: `0.12`."""
+    return f"{estimate['value']:.{min(decimals(e) for e in (estimate, beside or estimate))}f}"
 
-    Prompts and images follow from pinned packages and a fixed draw, so that their number and names stand for them. A
-    floor (`nfe` 0) has one image for each prompt that models are asked several times.
-    """
-    per_prompt = emoji_protocol(result["protocol"]).samples_per_prompt if result["nfe"] else 1
-    return facts_sha256(
-        {
-            "protocol": result["protocol"],
-            "num_prompts": result["num_images"] // per_prompt,
-            "reference": result["reference"],
-            "features_sha256": result["features"]["sha256"],
-        }
-    )
+
+def half_width(estimate: Mapping[str, float]) -> str:
+    """`±0.02`: half the width of the interval."""
+    return f"±{(estimate['high'] - estimate['low']) / 2:.{decimals(estimate)}f}"
+
+
+def interval(estimate: Mapping[str, float]) -> str:
+    """`0.10 to 0.14`."""
+    places = decimals(estimate)
+    return f"{estimate['low']:.{places}f} to {estimate['high']:.{places}f}"
+
+
+def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Of each metric its title, value, interval `0.10 to 0.14`, and the way that is better."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, estimate in result["metrics"].items():
+        metric = metric_of(name)
+        better = "" if metric.better == "shown" else metric.better
+        rows.append((metric.title, central(estimate), interval(estimate), better))
+    return rows
+
+
+def evaluation_markdown(result: Mapping[str, Any]) -> str:
+    """One evaluation as Markdown: what was measured, then a row per metric with its 95% interval."""
+    about = f"Protocol `{result['protocol']}`, {result['num_images']:,} images at {result['nfe']} NFE"
+    lines = [f"{about}, seed {result.get('seed') or 0}; reference: {result['reference']}.", ""]
+    lines += ["| metric | value | 95% interval | better |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in metric_rows(result)]
+    return "\n".join([*lines, *(f"\nNote: {note}" for note in result.get("notes", []))]) + "\n"

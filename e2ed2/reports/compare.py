@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.intervals import Estimate, paired_difference
-from e2ed2.evaluation.results import emoji_sha256, read_jackknife, read_result
+from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.evaluation.results import decimals, read_jackknife, read_result
 from e2ed2.reports.published import Published, published_figures, published_for
-from e2ed2.reports.table import decimals, figure, metric_of
+from e2ed2.system.console import figure
 from e2ed2.system.errors import UserError
 
 
@@ -73,17 +75,8 @@ def compare(
         raise UserError(f"--metric {unknown[0]}: none of the evaluations has it; there are {', '.join(known)}")
     tables: dict[str, list[Row]] = {}
     for row in rows:
-        tables.setdefault(_protocol_sha256(row), []).append(row)
+        tables.setdefault(row.result["protocol_sha256"], []).append(row)
     return [_comparison(sha256, own, baseline, metrics) for sha256, own in tables.items()]
-
-
-def _protocol_sha256(row: Row) -> str:
-    if "protocol_sha256" in row.result:
-        return str(row.result["protocol_sha256"])
-    try:
-        return emoji_sha256(row.result)
-    except (UserError, KeyError) as error:
-        raise UserError(f"{row.path}: says nothing of how it was measured; evaluate that model again") from error
 
 
 def _comparison(sha256: str, rows: list[Row], baseline: Path | None, metrics: Sequence[str]) -> Comparison:
@@ -142,7 +135,7 @@ def heads(comparison: Comparison) -> list[str]:
 
 def cells(comparison: Comparison) -> list[list[str]]:
     """The rows of a table, published methods that were not measured last."""
-    lines = []
+    lines, protocol = [], comparison.protocol
     names = _published_metrics(comparison)
     for row in comparison.rows:
         result = row.result
@@ -150,10 +143,10 @@ def cells(comparison: Comparison) -> list[list[str]]:
         line = [row.label, *size, str(result["nfe"] or "-"), f"{result['num_images']:,}"]
         line += [bracketed(result["metrics"].get(name)) for name in comparison.metrics]
         line.append(figure(result["images_per_second"]) if result.get("images_per_second") else "-")
-        lines.append(line + _published(published_for(result), names))
+        lines.append(line + _published(published_for(result), protocol, names))
     for other in comparison.others:
         blank = ["-"] * (len(comparison.metrics) + 1)
-        lines.append([other.method, other.size, str(other.nfe), "-", *blank, *_published(other, names)])
+        lines.append([other.method, other.size, str(other.nfe), "-", *blank, *_published(other, protocol, names)])
     return lines
 
 
@@ -231,15 +224,16 @@ def _has_sizes(comparison: Comparison) -> bool:
 
 def _published_metrics(comparison: Comparison) -> list[str]:
     rows = published_figures(comparison.protocol)
-    return list(dict.fromkeys(name for row in rows for name in row.figures))
+    return list(dict.fromkeys(name for row in rows for name in row.figures[comparison.protocol]))
 
 
-def _published(row: Published | None, names: list[str]) -> list[str]:
+def _published(row: Published | None, protocol: str, names: list[str]) -> list[str]:
     if not names:
         return []
     if row is None:
         return ["-"] * (len(names) + 1)
-    return [f"{row.figures[name]:.2f}" if name in row.figures else "-" for name in names] + [row.source]
+    figures = row.figures[protocol]
+    return [f"{figures[name]:.2f}" if name in figures else "-" for name in names] + [row.source]
 
 
 def _size(parameters: int | None) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from e2ed2.reports.compare import Comparison, cells, difference_cells, difference_titles, heads, markdown
-from e2ed2.reports.grids import Zoom, common_samples, comparison_grid
+from e2ed2.reports.grids import common_samples
 from e2ed2.system.files import write_file
-from e2ed2.system.pictures import png_bytes
+from e2ed2.system.pictures import Zoom, labelled_grid, png_bytes
 
 
 def write_comparison(
@@ -27,7 +27,7 @@ def write_comparison(
     for c in comparisons:
         folders = {f"{row.label}, {row.result['nfe']} NFE": _folder(row.path) for row in c.rows}
         columns = common_samples(folders, num_prompts)
-        png = png_bytes(comparison_grid(columns, zoom)) if columns else b""
+        png = png_bytes(labelled_grid(columns, zoom)) if columns else b""
         if png:
             written.append(out / f"grid-{c.protocol}-{c.sha256[:6]}.png")
             write_file(written[-1], png)

@@ -1,35 +1,44 @@
 """Figures from papers, `assets/published.yaml`: shown in columns apart, never as if they were comparable to ours."""
 
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from e2ed2.system.typed import Part, checked
+from e2ed2.system.yaml_file import read_yaml
 
 FILE = Path(__file__).parent / "assets" / "published.yaml"
 
 
-@dataclass(frozen=True)
-class Published:
-    """What a paper says of a method under a protocol of this name: metric -> figure."""
+class Published(Part):
+    """What a paper says of a method: protocol -> metric -> figure.
+
+    Attributes:
+        models: names of evaluations that it stands beside.
+    """
 
     method: str
     models: list[str]
     size: str
     nfe: int
-    figures: dict[str, float]
+    figures: dict[str, dict[str, float]]
     source: str
+
+
+class Papers(Part):
+    """The file."""
+
+    methods: list[Published]
+
+
+@cache
+def _papers() -> Papers:
+    return checked(Papers, read_yaml(FILE, "published figures", FILE.parent), f"published figures {FILE}")
 
 
 def published_figures(protocol: str) -> list[Published]:
     """All that is known under a protocol, in the papers' order."""
-    found = []
-    for paper in yaml.safe_load(FILE.read_text()):
-        for row in paper["methods"]:
-            if protocol in row:
-                about = {name: row[name] for name in ("method", "models", "size", "nfe")}
-                found.append(Published(**about, figures=row[protocol], source=paper["source"]))
-    return found
+    return [method for method in _papers().methods if protocol in method.figures]
 
 
 def published_for(result: dict[str, Any]) -> Published | None:

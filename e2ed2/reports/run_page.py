@@ -1,19 +1,24 @@
 """`report.html`: a run folder as one page, with nothing loaded from elsewhere: pictures, curves, figures, settings."""
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
+from e2ed2.evaluation.metrics.table import is_better, metric_of
+from e2ed2.evaluation.results import central, interval, read_results
 from e2ed2.reports.charts import band_chart, interval_chart, line_chart
-from e2ed2.reports.table import METRICS, central, figure, interval, is_better, metric_of
-from e2ed2.sampling.samples import read_images
+from e2ed2.sampling.folder import read_images
+from e2ed2.system.console import figure
+from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
+from e2ed2.system.json_file import read_json
 from e2ed2.system.pictures import png_bytes, to_picture
+from e2ed2.system.text import read_text
+from e2ed2.system.yaml_file import parse_yaml
 from e2ed2.training.log import read_metrics
 from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 
@@ -33,9 +38,8 @@ def write_report(run_dir: Path) -> Path:
         UserError: the folder cannot be written.
     """
     rows = read_metrics(run_dir / "metrics.jsonl")
-    evaluations = _read_json(run_dir / "metrics.json") or []
-    floors = _read_json(run_dir / "floors.json") or []
-    config = (run_dir / "config.yaml").read_text()
+    evaluations, floors = read_results(run_dir / "metrics.json"), read_results(run_dir / "floors.json")
+    config, settings = _config(run_dir / "config.yaml")
     names = list(dict.fromkeys(name for row in [*evaluations, *floors] for name in row["metrics"]))
     environment = Environment(
         loader=PackageLoader("e2ed2.reports", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -43,19 +47,19 @@ def write_report(run_dir: Path) -> Path:
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         run_dir=run_dir,
-        stage=yaml.safe_load(config)["stage"],
+        stage=settings.get("stage", ""),
         facts=_facts(rows),
         changes=_changes(evaluations),
         prompts=_prompts(run_dir / "evaluation"),
         previews=_previews(run_dir / "samples"),
         curves=_curves(rows),
-        measured=_measured(run_dir, yaml.safe_load(config).get("evaluation") or {}),
+        measured=_measured(run_dir, settings.get("evaluation") or {}),
         metrics=[(name, metric_of(name)) for name in names],
         evaluations=evaluations,
         floors=floors,
         dots=_dots(evaluations, floors, names),
         config=config,
-        environment=_read_json(run_dir / "environment.json") or {},
+        environment=_read_json(run_dir / "environment.json"),
         central=central,
         interval=interval,
     )
@@ -82,7 +86,7 @@ def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = [name for name in HEADLINE if name in before["metrics"] and name in after["metrics"]]
     return [
         {
-            "metric": METRICS[name],
+            "metric": metric_of(name),
             "before": before["metrics"][name],
             "after": after["metrics"][name],
             "verdict": verdict(name, before["metrics"][name], after["metrics"][name]),
@@ -93,9 +97,9 @@ def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _prompts(folder: Path) -> list[dict[str, Any]]:
     """The first prompts with their real image, and the samples before and after from the same noise."""
-    real = {row["prompt"]: image for row, image in read_images(folder / "real")}
-    before = {(row["prompt"], row["seed"]): image for row, image in read_images(folder / "before")}
-    after = {(row["prompt"], row["seed"]): image for row, image in read_images(folder / "after")}
+    real = {row.prompt: image for row, image in read_images(folder / "real")}
+    before = {(row.prompt, row.seed): image for row, image in read_images(folder / "before")}
+    after = {(row.prompt, row.seed): image for row, image in read_images(folder / "after")}
     shown = []
     for prompt in [p for p in dict.fromkeys(p for p, _ in before) if p in real][:NUM_PROMPTS]:
         both = [key for key in before if key[0] == prompt and key in after][:SEEDS_PER_PROMPT]
@@ -189,8 +193,22 @@ def _facts(rows: list[dict[str, float]]) -> list[str]:
     ]
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    """A run's recipe as text and as values; nothing where somebody broke it."""
+    try:
+        text = read_text(path, "recipe")
+        values = parse_yaml(text)
+    except ValueError:
+        return "", {}
+    return text, values if isinstance(values, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(path, "environment", "")
+    except UserError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _inline(image: Any) -> str:

@@ -8,10 +8,10 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from e2ed2.models.families import family_of, network_of
@@ -19,32 +19,43 @@ from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.pipeline import LOADING_ERRORS, refuse_pickles, replace_network
 from e2ed2.sampling.generate import Request, check_finite
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.errors import UserError, check_range, first_line
 from e2ed2.system.files import file_sha256
+from e2ed2.system.text import shown
+from e2ed2.system.typed import Part, checked, in_words
 from e2ed2.system.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent / "assets"
+SET_HERE = {"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"}
+ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
+CALL_ERRORS = (TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError, RuntimeError)
 
 
-class Baseline(BaseModel):
+class SchedulerChange(Part):
+    """A scheduler of diffusers by its class; what else is given differs from the model's own settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(alias="class")]
+
+
+class Baseline(Part):
     """How a model is to be sampled.
 
     Attributes:
         model: a diffusers folder or hub id; revision, variant: of a hub model.
         network: weights that replace the denoiser's, a file or `org/name/file` of the hub.
-        scheduler: `class` and what differs from the model's own settings; None keeps its own.
+        scheduler: None keeps the model's own.
         call: arguments of the pipeline's call; its defaults hold for the rest.
         dtype: on a GPU; a CPU computes in float32.
         source: who prescribes this.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     model: str
     revision: str | None = None
     variant: str | None = None
     network: str | None = None
-    scheduler: dict[str, Any] | None = None
+    scheduler: SchedulerChange | None = None
     call: dict[str, Any] = {}
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     source: str = ""
@@ -64,12 +75,7 @@ def read_baseline(name: str) -> Baseline | None:
     path = FOLDER / f"{name}.yaml" if name in baseline_names() else Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return None
-    values = read_yaml(path, "baseline", FOLDER)
-    try:
-        return Baseline.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"baseline {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return checked(Baseline, read_yaml(path, "baseline", FOLDER), f"baseline {shown(path)}")
 
 
 class PipelineSampler:
@@ -88,11 +94,11 @@ class PipelineSampler:
         dtype = getattr(torch, baseline.dtype) if device == "cuda" else torch.float32
         self.pipeline = _pipeline(self.folder, baseline, dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
+        self._kind = type(self.pipeline).__name__
         self.dtype = next(network_of(self.pipeline).parameters()).dtype
         listed = {name: baseline.call[name] for name in ("timesteps", "sigmas") if baseline.call.get(name) is not None}
         self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
-        defaults = {name: p.default for name, p in inspect.signature(self.pipeline.__call__).parameters.items()}
-        asked = defaults | self._call
+        asked = _checked_call(self.pipeline, self._call)
         steps_asked = {"num_inference_steps": asked["num_inference_steps"]}
         evaluations = _evaluations(self.pipeline.scheduler, listed or steps_asked)
         self.num_inference_steps = evaluations if listed else asked["num_inference_steps"]
@@ -102,7 +108,7 @@ class PipelineSampler:
         guided = asked["guidance_scale"] > 1 and not family_of(self.pipeline).embeds_guidance(self.pipeline)
         self.nfe = evaluations * (2 if guided else 1)
         network = file_sha256(weights_file(baseline.network)) if baseline.network else None
-        how = {"network": network, "scheduler": baseline.scheduler, "dtype": str(dtype), "call": self._call}
+        how = {"network": network, "scheduler": _settings(baseline.scheduler), "dtype": str(dtype), "call": self._call}
         self.how_sha256 = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()
@@ -115,7 +121,12 @@ class PipelineSampler:
             batch = requests[start : start + batch_size]
             generators = [torch.Generator().manual_seed(r.seed) for r in batch]
             prompts = [r.prompt for r in batch]
-            made = self.pipeline(prompts, generator=generators, output_type="np", **self._call).images
+            try:
+                made = self.pipeline(prompts, generator=generators, output_type="np", **self._call).images
+            except torch.OutOfMemoryError:
+                raise
+            except CALL_ERRORS as error:
+                raise UserError(f"baseline: its call is refused by {self._kind} ({first_line(error)})") from error
             check_finite(torch.from_numpy(made), batch)
             images.append(torch.from_numpy((made * 255).round().astype("uint8")).permute(0, 3, 1, 2))
             if progress:
@@ -134,10 +145,12 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
         )
         if baseline.network:
             replace_network(pipeline, baseline.network)
-        if baseline.scheduler:
-            changes = dict(baseline.scheduler)
-            scheduler = getattr(diffusers, changes.pop("class"))
-            pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **changes)
+        if changes := _settings(baseline.scheduler):
+            name = changes.pop("class")
+            scheduler = getattr(diffusers, name, None)
+            if not (inspect.isclass(scheduler) and issubclass(scheduler, diffusers.SchedulerMixin)):
+                raise ValueError(f"scheduler.class: {name} is no scheduler of diffusers")
+            pipeline.scheduler = cast(Any, scheduler).from_config(pipeline.scheduler.config, **changes)
     except (*LOADING_ERRORS, KeyError) as error:
         raise UserError(f"baseline {baseline.model}: cannot be loaded ({first_line(error)})") from error
     if getattr(pipeline, "safety_checker", None) is not None:
@@ -145,6 +158,33 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
     if getattr(pipeline, "watermark", None) is not None:
         pipeline.watermark = None  # SDXL marks its images wherever invisible-watermark is installed
     return pipeline
+
+
+def _settings(scheduler: SchedulerChange | None) -> dict[str, Any] | None:
+    return None if scheduler is None else scheduler.model_dump(by_alias=True)
+
+
+def _checked_call(pipeline: Any, call: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a pipeline's call, those of `call` beside its defaults.
+
+    Raises:
+        UserError: one that the call does not have, that is set here, or of another type.
+    """
+    parameters = {n: p for n, p in inspect.signature(pipeline.__call__).parameters.items() if n not in SET_HERE}
+    hints = get_type_hints(pipeline.__call__)
+    for name, value in call.items():
+        if name not in parameters:
+            kind, known = type(pipeline).__name__, ", ".join(parameters)
+            raise UserError(f"call.{name}: {kind} has no such argument, or it is set here; there are {known}")
+        try:
+            hint = hints.get(name, Any)
+            allowed = TypeAdapter(hint if parameters[name].default is not None else hint | None, config=ANY_TYPE)
+            allowed.validate_python(value, strict=not isinstance(value, list))  # YAML has lists, and no tuples
+        except ValidationError as error:
+            raise UserError(f"call.{name}: {in_words(error)}") from error
+    asked = {name: p.default for name, p in parameters.items()} | call
+    check_range("call.num_inference_steps", asked["num_inference_steps"], 1, 1000)
+    return asked
 
 
 def _evaluations(scheduler: Any, grid: dict[str, Any]) -> int:

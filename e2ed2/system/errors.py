@@ -28,3 +28,9 @@ def refusal(error: OSError) -> str | None:
     if error.filename is None or error.errno not in REFUSALS:
         return None
     return f"{error.filename}: {error.strerror}; name another, or mend this one"
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Raise UserError when a number is out of range."""
+    if not low <= value <= high:
+        raise UserError(f"{name} {value}: must be {low} to {high}")

@@ -17,26 +17,28 @@ def fit_text(text: str) -> str:
     """The text itself.
 
     Raises:
-        ValueError: it holds a lone surrogate (half of an emoji, cut off) or a NUL; says in which line.
+        ValueError: it holds a lone surrogate (half of an emoji, cut off) or a NUL.
     """
-    if (found := _UNFIT.search(text)) is None:
-        return text
-    what = "a NUL character" if found[0] == "\0" else f"half a character (\\u{ord(found[0]):x} alone)"
-    raise ValueError(f"line {_line(text[: found.start()])} holds {what}")
+    if (found := _UNFIT.search(text)) is not None:
+        raise ValueError(f"a text holds {_named(found[0])}")
+    return text
 
 
 def decode_text(content: bytes) -> str:
     """The text of a file's bytes, without the mark.
 
     Raises:
-        ValueError: not UTF-8, or as `fit_text`; says in which line.
+        ValueError: not UTF-8, or it holds a NUL; says in which line.
     """
     try:
         text = content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"line {line} is not UTF-8 text (byte 0x{content[error.start]:02x})") from None
-    return fit_text(text)
+    if (found := _UNFIT.search(text)) is not None:
+        line = text[: found.start()].count("\n") + 1
+        raise ValueError(f"line {line} holds {_named(found[0])}")
+    return text
 
 
 def read_text(path: Path, kind: str, remedy: str = "save it as UTF-8 text") -> str:
@@ -81,5 +83,5 @@ def lines_of(text: str) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def _line(before: str) -> int:
-    return before.count("\n") + 1
+def _named(character: str) -> str:
+    return "a NUL character" if character == "\0" else f"half a character (\\u{ord(character):x} alone)"

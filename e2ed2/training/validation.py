@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
-from e2ed2.evaluation.results import EVALUATION_FILE, read_result
+from e2ed2.evaluation.metrics.table import is_better, metric_of
+from e2ed2.evaluation.results import EVALUATION_FILE, central, evaluation_markdown, half_width, read_result
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.config import Config, EvaluationConfig
-from e2ed2.reports.table import central, evaluation_markdown, half_width, is_better, metric_of
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, replace_folder
 from e2ed2.system.processes import ALONE
@@ -60,7 +61,8 @@ class Validation:
         try:
             result = evaluate(
                 str(model), str(settings.protocol), steps=settings.steps, num_images=settings.num_images,
-                batch_size=settings.batch_size, out=folder, data=_folder(settings), share=ALONE, watch=watch,
+                batch_size=settings.batch_size, out=folder, data=_folder(settings), keep="nothing", share=ALONE,
+                watch=watch,
             )  # fmt: skip
         except KeyboardInterrupt:
             return f"step {step}: interrupted, and measured when the run goes on"

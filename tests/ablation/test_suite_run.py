@@ -17,6 +17,7 @@ from e2ed2.ablation.suite import load_suite
 from e2ed2.ablation.table import over_seeds
 from e2ed2.cli import app
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import write_file
 from e2ed2.system.processes import Share
 from e2ed2.training.precision import resolve_precision
 
@@ -60,16 +61,18 @@ def calls(monkeypatch):
         (config.run.dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return config.run.dir / "model"
 
-    def evaluate(model, protocol, *, steps, num_images, seed, watch):
+    def evaluate(model, protocol, *, steps, num_images, seed, out, **options):
         made["evaluate"].append((model, steps, seed))
         value = 0.1 * steps + seed
         metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
         about = {"model": model, "model_sha256": made["weights"], "protocol": protocol, "nfe": steps, "seed": seed}
         about["reference"] = "emoji"
-        return {**about, "num_images": num_images or 8, "metrics": metrics}
+        about |= {"protocol_sha256": "a" * 64, "num_images": num_images or 8, "metrics": metrics}
+        write_file(out / "evaluation.json", json.dumps(about).encode())
+        return about
 
     monkeypatch.setattr(ablation, "train", train)
-    monkeypatch.setattr(ablation, "evaluate_emoji", evaluate)
+    monkeypatch.setattr(ablation, "evaluate", evaluate)
     monkeypatch.setattr(ablation, "resolve_model", Path)
     monkeypatch.setattr(ablation, "model_sha256", lambda folder: made["weights"])
     return made

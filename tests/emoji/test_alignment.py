@@ -100,3 +100,13 @@ def test_altered_copies_keep_size_and_white_ground():
     assert altered.shape == images.shape and altered.dtype == torch.uint8
     assert not torch.equal(altered, images)
     assert altered[:, :, :4, :4].float().mean() > 200  # what moves in at the edge is white
+
+
+def test_a_damaged_cache_entry_is_measured_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path))
+    rows = torch.arange(6.0).view(2, 3)
+    align.cached_rows("some", lambda: rows)
+    (tmp_path / "evaluation" / "some.safetensors").write_bytes(b"half a fi")
+    assert torch.equal(align.cached_rows("some", lambda: rows + 1), rows + 1)
+    assert torch.equal(align.cached_rows("some", lambda: rows), rows + 1)
+    assert [p.name for p in (tmp_path / "evaluation").iterdir()] == ["some.safetensors"]

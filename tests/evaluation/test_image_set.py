@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from e2ed2.evaluation.features import image_set
-from e2ed2.evaluation.features.image_set import ImageSet, list_images, store_segments, stored_features
+from e2ed2.evaluation.features.image_set import FileImages, TensorImages, store_segments, stored_features
+from e2ed2.sampling.finished_images import list_images
 from e2ed2.system.errors import UserError
 from e2ed2.system.processes import Share
-from tests.evaluation.conftest import StubInception, draw_images
+from tests.evaluation.tiny import StubInception, draw_images
 
 
 def silent(done, total):
@@ -21,17 +22,17 @@ def test_the_central_square_is_resized(tmp_path):
     pixels[:, 10:50] = np.linspace(0, 255, 40, dtype=np.uint8)[None, :, None]
     pixels[:, :10] = pixels[:, 50:] = 77  # cut off
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    found = ImageSet([tmp_path / "wide.png"], "reference", 20).read(0)
+    found = FileImages([tmp_path / "wide.png"], "reference", 20).read(0)
     expected = Image.fromarray(pixels[:, 10:50]).resize((20, 20), Image.Resampling.LANCZOS)
     assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(expected))
-    assert ImageSet([tmp_path / "wide.png"], "reference").read(0).shape == (3, 40, 60)
+    assert FileImages([tmp_path / "wide.png"], "reference").read(0).shape == (3, 40, 60)
 
 
 def test_small_images_are_enlarged_only_when_the_protocol_says_so(tmp_path):
     paths = list_images(draw_images(tmp_path, 1, side=16), "reference")
     with pytest.raises(UserError, match="0000.png: 16x16 pixels, but the protocol measures at 20"):
-        ImageSet(paths, "reference", 20).read(0)
-    assert ImageSet(paths, "reference", 20, may_enlarge=True).read(0).shape == (3, 20, 20)
+        FileImages(paths, "reference", 20).read(0)
+    assert FileImages(paths, "reference", 20, may_enlarge=True).read(0).shape == (3, 20, 20)
 
 
 def test_what_a_folder_must_not_hold(tmp_path):
@@ -47,11 +48,11 @@ def test_what_a_folder_must_not_hold(tmp_path):
         list_images(tmp_path, "reference")
     (tmp_path / "0001.png").write_bytes(b"half a fi")
     with pytest.raises(UserError, match="reference image .*0001.png: cannot be decoded"):
-        ImageSet([tmp_path / "0001.png"], "reference").read(0)
+        FileImages([tmp_path / "0001.png"], "reference").read(0)
 
 
 def test_features_are_measured_once_and_whatever_the_chunks(tmp_path, monkeypatch):
-    images = ImageSet(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
+    images = FileImages(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
     calls = []
     first = stored_features(images, images.sha256(), StubInception(), tmp_path, lambda done, total: calls.append(done))
     assert calls == [10] and first.shape == (10, 12)
@@ -78,7 +79,7 @@ def test_processes_share_features_and_a_kill_loses_only_a_segment(tmp_path, monk
             return super().__call__(images)
 
     monkeypatch.setattr(image_set, "CHUNK", 2)
-    images = ImageSet(list_images(draw_images(tmp_path / "real", 22), "reference"), "reference", 16)
+    images = FileImages(list_images(draw_images(tmp_path / "real", 22), "reference"), "reference", 16)
     expected = stored_features(images, "x", StubInception(), tmp_path / "alone", silent)
     monkeypatch.setattr(image_set, "SEGMENT", 4)  # six: the first process has 0, 2 and 4, the second 1, 3 and 5
     first, killed, last = Counting(99), Counting(6), Counting(99)
@@ -96,7 +97,7 @@ def test_two_evaluations_may_measure_the_same_images_at_once(tmp_path, monkeypat
     """The other one joins the segments, and removes them, while this one measures its last."""
     monkeypatch.setattr(image_set, "CHUNK", 2)
     monkeypatch.setattr(image_set, "SEGMENT", 4)
-    images = ImageSet(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
+    images = FileImages(list_images(draw_images(tmp_path / "real", 10), "reference"), "reference", 16)
 
     class Overtaken(StubInception):
         calls = 0
@@ -117,7 +118,23 @@ def test_features_that_are_not_finite_name_the_image(tmp_path):
         def __call__(self, images):
             return super().__call__(images) * torch.tensor([1.0] * (len(images) - 1) + [torch.nan])[:, None]
 
-    images = ImageSet(list_images(draw_images(tmp_path, 4), "samples"), "samples")
+    images = FileImages(list_images(draw_images(tmp_path, 4), "samples"), "samples")
     with pytest.raises(UserError, match="samples image .*0003.png: features of stub inception are not finite"):
         stored_features(images, "x", Broken(), tmp_path, silent)
     assert not list(tmp_path.glob("*.npy"))
+
+
+def test_features_of_images_in_memory_and_damaged_ones_measured_anew(tmp_path):
+    pixels = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images, calls = TensorImages(pixels, "reference"), []
+    note = lambda done, total: calls.append(done)  # noqa: E731
+    first = stored_features(images, images.sha256(), StubInception(), tmp_path, note).clone()
+    assert torch.equal(first, StubInception()([*pixels])) and calls == [10]
+    [file] = tmp_path.glob("*.npy")
+    whole = file.read_bytes()
+    for damaged in (whole[:50], whole[:-4], b"", whole.replace(b"<f4", b"<f8")):
+        file.write_bytes(damaged)
+        again = stored_features(images, images.sha256(), StubInception(), tmp_path, note)
+        assert torch.equal(first, again) and file.read_bytes() == whole
+    assert calls == [10] * 5
+    assert TensorImages(255 - pixels, "reference").sha256() != images.sha256()

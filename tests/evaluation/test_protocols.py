@@ -1,30 +1,26 @@
 """Protocol files: what ships is valid, what is wrong is named, captions come in the forms the field has."""
 
 import json
+import shutil
 
 import pytest
 
-from e2ed2.evaluation.metrics.measures import check_counts, measure_named
-from e2ed2.evaluation.protocols import (
-    EmojiProtocol,
-    FileProtocol,
-    Prompts,
-    protocol_names,
-    read_prompts,
-    read_protocol,
-    resolve,
-)
+from e2ed2.emoji.protocols import EmojiProtocol
+from e2ed2.evaluation.file_protocols import FileProtocol, Prompts, read_prompts
+from e2ed2.evaluation.metrics.table import check_counts, metric_named
+from e2ed2.evaluation.protocols import protocol_names, read_protocol
 from e2ed2.system.errors import UserError
-from tests.evaluation.conftest import draw_images
+from e2ed2.system.watch import silent
+from tests.evaluation.tiny import draw_images
 
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_what_ships_is_valid(name):
     protocol = read_protocol(name)
+    assert all(metric_named(metric) for metric in protocol.metrics)
     if isinstance(protocol, FileProtocol):
-        assert all(measure_named(metric) for metric in protocol.metrics)
         with pytest.raises(UserError, match=f"--data: protocol {name} needs"):
-            resolve(protocol.prompts.path, name, None)
+            protocol.load(name, None, None, silent)
 
 
 def test_coco30k_is_what_the_field_measures():
@@ -64,8 +60,12 @@ def test_unknown_names_and_unreadable_files(tmp_path):
 
 def test_paths_are_beside_the_file_or_under_data(protocol, tmp_path):
     path = str(protocol())
-    assert resolve(read_protocol(path).reference.path, path, None) == tmp_path / "real"
-    assert resolve(read_protocol(path).reference.path, path, tmp_path / "data") == tmp_path / "data" / "real"
+    beside = read_protocol(path).load(path, None, None, silent)
+    assert beside.real["reference"].images.paths[0].parent == tmp_path / "real"
+    shutil.copytree(tmp_path / "real", tmp_path / "data" / "real")
+    shutil.copy(tmp_path / "captions.txt", tmp_path / "data")
+    under = read_protocol(path).load(path, None, tmp_path / "data", silent)
+    assert under.real["reference"].images.paths[0].parent == tmp_path / "data" / "real"
 
 
 def test_captions_in_every_form(tmp_path):
@@ -101,7 +101,7 @@ def test_captions_that_do_not_fit(tmp_path):
     (tmp_path / "empty.txt").write_text("one\n\nthree\n")
     with pytest.raises(UserError, match="empty.txt: caption 2 is empty"):
         read_prompts(tmp_path / "empty.txt", asked)
-    with pytest.raises(UserError, match="none.csv: not readable as captions"):
+    with pytest.raises(UserError, match="prompts .*none.csv: No such file or directory; give .txt lines"):
         read_prompts(tmp_path / "none.csv", asked)
     pairs = draw_images(tmp_path / "pairs", 3)
     (pairs / "0000.txt").write_text("one")
@@ -140,15 +140,12 @@ def test_only_a_newline_ends_a_caption(tmp_path, separator):
         assert read_prompts(tmp_path / name, Prompts(path="x", num=2)) == captions
 
 
-def test_only_the_sets_that_a_metric_reads_count(protocol):
+def test_only_the_sets_that_a_metric_reads_count():
     """Five training images are too few for authenticity alone; eight real ones do not matter to the CLIP score."""
-    parts = {"training": {"path": "seen"}, "prompts": {"path": "captions.txt", "num": 12, "samples_per_prompt": 2}}
-    few = read_protocol(str(protocol(metrics=["clip_score", "spread", "kid"], **parts)))
-    assert check_counts(few, {"samples": 24, "reference": 40, "training": 5}) == []
+    few = ["clip_score", "spread", "kid"]
+    assert check_counts(few, {"samples": 24, "reference": 40, "training": 5}, 2) == []
     with pytest.raises(UserError, match="kid needs at least 10 images, but there are 8 .reference."):
-        check_counts(few, {"samples": 24, "reference": 8, "training": 40})
-    alone = read_protocol(str(protocol(metrics=["clip_score", "spread"], **parts)))
-    assert check_counts(alone, {"samples": 24, "reference": 8, "training": 5}) == []
-    copies = read_protocol(str(protocol(metrics=["authenticity"], **parts)))
+        check_counts(few, {"samples": 24, "reference": 8, "training": 40}, 2)
+    assert check_counts(["clip_score", "spread"], {"samples": 24, "reference": 8, "training": 5}, 2) == []
     with pytest.raises(UserError, match="authenticity needs at least 10 images, but there are 5 .training."):
-        check_counts(copies, {"samples": 24, "reference": 40, "training": 5})
+        check_counts(["authenticity"], {"samples": 24, "reference": 40, "training": 5}, 2)

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from e2ed2.evaluation.evaluate_files import evaluate_files
+from e2ed2.evaluation.evaluate import evaluate
 
 
 def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
     """The same in this process."""
-    result = evaluate_files(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
+    result = evaluate(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
     assert result is not None
     return result
 

@@ -13,7 +13,7 @@ from e2ed2.models.folders.bundled import WEIGHTS
 from e2ed2.reports.compare import Comparison, Row, compare, difference_cells, difference_titles, markdown
 from e2ed2.reports.compare_page import write_comparison
 from e2ed2.system.errors import UserError
-from tests.evaluation.conftest import draw_images
+from tests.evaluation.tiny import draw_images
 
 ROOT = Path(__file__).parent.parent.parent
 README_COLUMNS = ("kernel_distance", "alignment", "recall", "sharpness")
@@ -116,10 +116,10 @@ def test_a_jackknife_of_another_result_is_left_aside(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     path = evaluation(tmp_path / "a", "one", 0)
-    with pytest.raises(UserError, match="none: .*not a readable evaluation"):
+    with pytest.raises(UserError, match="none: No such file or directory; `e2ed2 evaluate MODEL --out DIR` makes one"):
         compare([tmp_path / "none"])
     (tmp_path / "other.json").write_text('{"model": "x"}')
-    with pytest.raises(UserError, match="other.json: not an evaluation, `protocol` is missing"):
+    with pytest.raises(UserError, match="other.json: protocol is missing; `e2ed2 evaluate MODEL --out DIR` makes one"):
         compare([tmp_path / "other.json"])
     with pytest.raises(UserError, match="--baseline .*b: is not among the evaluations"):
         compare([path], baseline=tmp_path / "b")

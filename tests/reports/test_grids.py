@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from e2ed2.reports.grids import CELL, GAP, HEAD, Zoom, common_samples, comparison_grid, parse_zoom
+from e2ed2.reports.grids import common_samples, parse_zoom
 from e2ed2.system.errors import UserError
-from tests.evaluation.conftest import draw_images
+from e2ed2.system.pictures import CELL, GAP, HEAD, Zoom, labelled_grid
+from tests.evaluation.tiny import draw_images
 
 
 def folder(path, rows):
@@ -32,13 +33,13 @@ def test_cells_hold_the_pictures_and_the_zoomed_square():
     image[0] = 255
     image[:, 4:8, 8:12] = torch.tensor([0, 255, 0], dtype=torch.uint8).view(3, 1, 1)
     columns = {"a": [("cat", image)], "b": [("cat", 255 - image)]}
-    sheet = comparison_grid(columns, Zoom(0.5, 0.25, 0.25))
+    sheet = labelled_grid(columns, Zoom(0.5, 0.25, 0.25))
     assert sheet.size == (4 * CELL + GAP, 2 * HEAD + CELL)
     middle = 2 * HEAD + CELL // 2
     assert sheet.getpixel((3, middle)) == (255, 0, 0)
     assert sheet.getpixel((CELL + CELL // 2, middle)) == (0, 255, 0), "all green: the square alone"
     assert sheet.getpixel((2 * CELL + GAP + 3, middle)) == (0, 255, 255)
-    assert comparison_grid(columns).size == (2 * CELL + GAP, 2 * HEAD + CELL)
+    assert labelled_grid(columns).size == (2 * CELL + GAP, 2 * HEAD + CELL)
 
 
 @pytest.mark.parametrize("text", ["0.5,0.5", "a,b,c", "0.9,0.5,0.2", "0,0,0"])

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from e2ed2.evaluation.results import central, interval
 from e2ed2.reports.charts import interval_chart, line_chart, running_mean, ticks
 from e2ed2.reports.run_page import verdict, write_report
-from e2ed2.reports.table import central, figure, interval, print_comparison
-from e2ed2.sampling.samples import save_images
+from e2ed2.reports.table import print_comparison
+from e2ed2.sampling.folder import save_images
+from e2ed2.system.console import figure
 from e2ed2.system.pictures import image_grid
 
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
@@ -48,6 +50,7 @@ def evaluation(model: str, nfe: int, distance: float, **more: object) -> dict[st
         "sharpness": {"value": 0.9, "low": 0.8, "high": 1.0},
     }
     row = {"model": model, "protocol": "emoji", "nfe": nfe, "num_images": 512, "reference": "r", "metrics": metrics}
+    row["protocol_sha256"] = "a" * 64
     return {**row, "measured": "here", "command": f"e2ed2 evaluate {model}", **more}
 
 

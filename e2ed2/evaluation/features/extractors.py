@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from e2ed2.evaluation.features.efficientnet import EfficientNetFeatures
 from e2ed2.evaluation.features.inception import SIDE, load_inception, tensorflow_resize
 from e2ed2.system.errors import UserError, first_line
 from e2ed2.system.pictures import to_picture
@@ -124,6 +125,7 @@ EXTRACTORS: dict[str, Callable[[Any, str], Extractor]] = {  # name -> made of (n
     "clip_cmmd": lambda networks, device: ClipFeatures(networks.clip_cmmd, device),
     "dinov2": lambda networks, device: Dinov2Features(networks.dinov2, device),
     "pickscore": lambda networks, device: ClipFeatures(networks.pickscore, device),
+    "efficientnet": lambda networks, device: EfficientNetFeatures(device),
 }
 
 

@@ -1,4 +1,4 @@
-"""Evaluations over files: every metric end to end on tiny copies, and what is refused before an image is made."""
+"""An evaluation: every metric end to end on tiny copies, and what is refused before an image is made."""
 
 import dataclasses
 import json
@@ -15,35 +15,37 @@ from PIL import Image
 
 from e2ed2.data.columns import Columns
 from e2ed2.data.shards import tar_shards
-from e2ed2.evaluation import evaluate_files as evaluate_files_module
-from e2ed2.evaluation.evaluate_files import evaluate_files
-from e2ed2.evaluation.features.image_set import ImageSet, list_images
+from e2ed2.evaluation import evaluate as module
+from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.evaluation.features.image_set import FileImages
 from e2ed2.evaluation.metrics.distribution import frechet_distance, kernel_distance
-from e2ed2.evaluation.metrics.measures import MEASURES
+from e2ed2.evaluation.metrics.table import METRICS
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import read_jackknife
-from e2ed2.reports.grids import comparison_grid
-from e2ed2.sampling import sample_files
-from e2ed2.sampling.generate import Request
-from e2ed2.sampling.sample_files import make_files
-from e2ed2.sampling.samples import (
+from e2ed2.sampling import folder as sample_folder
+from e2ed2.sampling.finished_images import list_images
+from e2ed2.sampling.folder import (
     claim_folder,
     file_name,
     image_files,
-    load_model,
+    make_files,
     rate_before,
     read_manifest,
     requests_for,
 )
+from e2ed2.sampling.generate import Request
+from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
+from e2ed2.system.pictures import labelled_grid
 from e2ed2.system.processes import Share
-from tests.evaluation.conftest import LINE, StubInception, draw_images
+from tests.evaluation.tiny import LINE, StubInception, draw_images
 
-ALL = [name for name in MEASURES if name not in ("hpsv2", "hpsv3", "image_reward", "spread", "authenticity")]
+PACKAGED = ("hpsv2", "hpsv3", "image_reward")
+ALL = [name for name in METRICS if name not in (*PACKAGED, "spread", "authenticity", "alignment", "style_share")]
 
 
 def result_of(model, protocol, **options):
-    found = evaluate_files(str(model), str(protocol), **options)
+    found = evaluate(str(model), str(protocol), **options)
     assert found is not None
     return found
 
@@ -58,12 +60,13 @@ def test_every_metric_from_a_model_to_one_json(tiny_model, protocol, tmp_path):
     assert (result["nfe"], result["num_images"], result["protocol"]) == (2, 24, "tiny")
     assert list(result["metrics"]) == [*ALL, "spread", "authenticity"]
     assert all(m["low"] <= m["value"] <= m["high"] for m in result["metrics"].values())
-    assert "fid: biased at 24 images (samples); compare at equal counts only; kid is unbiased" in result["notes"][0]
+    note = "fid: biased at 24 images (samples); compare at equal counts only; kid is unbiased at any count"
+    assert note in result["notes"]
     assert set(read_jackknife(out)) == set(result["metrics"])
     assert (out / "nearest_training.png").exists()
     # the same figures from the kept images, by the functions over features in memory
-    samples = ImageSet(list_images(out / "images", "samples"), "samples", 32)
-    real = ImageSet(list_images(tmp_path / "real", "reference"), "reference", 32)
+    samples = FileImages(list_images(out / "images", "samples"), "samples", 32)
+    real = FileImages(list_images(tmp_path / "real", "reference"), "reference", 32)
     x, y = (StubInception()([s.read(i) for i in range(len(s))]) for s in (samples, real))
     captions = [i // 2 for i in range(24)]
     assert result["metrics"]["fid"] == pytest.approx(frechet_distance(x, y, captions).to_json(), rel=1e-6)
@@ -115,7 +118,7 @@ def test_a_process_does_not_refuse_what_another_has_just_begun(tmp_path, monkeyp
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", exists)
-    assert claim_folder(tmp_path, "manifest.json", "grid.png")["nfe"] == 4
+    assert claim_folder(tmp_path, "manifest.json", "grid.png").nfe == 4
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="manifest.json there is not from e2ed2 and stays"):
         claim_folder(tmp_path, "manifest.json", "grid.png")
@@ -209,7 +212,7 @@ def test_a_result_says_how_it_was_sampled(tiny_model, protocol, tmp_path):
 
 
 def test_what_can_be_refused_is_refused_before_an_image_is_made(tiny_model, protocol, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_files_module, "make_files", lambda *args, **options: pytest.fail("sampled"))
+    monkeypatch.setattr(module, "make_files", lambda *args, **options: pytest.fail("sampled"))
     monkeypatch.setitem(sys.modules, "ImageReward", None)
     networks = read_protocol(str(protocol())).networks.model_dump()
     missing = networks | {"clip": str(tmp_path / "nowhere")}
@@ -287,7 +290,7 @@ def test_the_nearest_training_images_are_shown_copies_first(protocol, tmp_path, 
     folder, seen = draw_images(tmp_path / "theirs", 24, seed=7), draw_images(tmp_path / "seen", 30, seed=8)
     (folder / "0017.png").write_bytes((seen / "0005.png").read_bytes())
     shown = []
-    monkeypatch.setattr(evaluate_files_module, "comparison_grid", lambda c: shown.append(c) or comparison_grid(c))
+    monkeypatch.setattr(module, "labelled_grid", lambda c: shown.append(c) or labelled_grid(c))
     path = protocol(metrics=["authenticity"], training={"path": "seen"})
     result = result_of(folder, path, out=tmp_path / "out")
     samples, training = shown[0]["sample"], shown[0]["nearest training image"]
@@ -302,14 +305,14 @@ def test_measured_images_are_packed_or_removed_and_not_made_again(tiny_model, pr
     path, out = protocol(metrics=["kid"]), tmp_path / "out"
     whole = result_of(tiny_model, path, steps=1, out=tmp_path / "whole")
     expected = [file.read_bytes() for file in sorted((tmp_path / "whole" / "images").iterdir())]
-    monkeypatch.setattr(sample_files, "IMAGES_PER_SHARD", 10)
+    monkeypatch.setattr(sample_folder, "IMAGES_PER_SHARD", 10)
     result = result_of(tiny_model, path, steps=1, out=out, keep="shards")
     assert result["metrics"] == whole["metrics"] and not any((out / "images").iterdir())
     assert [file.name for file in sorted(out.glob("*.tar"))] == [f"images-{i:05d}.tar" for i in range(3)]
     items = [item for shard in tar_shards(str(out), Columns()) for item in shard(0)]  # as a training would read them
     assert [item.image for item in items] == expected
     assert [item.captions for item in items] == [(f"a {word}",) for word in LINE.split()]
-    monkeypatch.setattr(evaluate_files_module, "make_files", lambda *args, **options: pytest.fail("made again"))
+    monkeypatch.setattr(module, "make_files", lambda *args, **options: pytest.fail("made again"))
     assert result_of(tiny_model, path, steps=1, out=out) == result
     for changed in ({"seed": 1}, {"steps": 2}):
         with pytest.raises(pytest.fail.Exception):

@@ -1,0 +1,88 @@
+"""The images of one evaluation and their features, each measured once, when a metric first asks for it."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
+from e2ed2.evaluation.features.image_set import FileImages, ImageSet, Progress, store_segments, stored_features
+from e2ed2.evaluation.metrics.table import CHOICE
+from e2ed2.evaluation.protocols import Asked, RealImages
+from e2ed2.system.paths import cache_dir
+from e2ed2.system.processes import Share
+from e2ed2.system.watch import Watch
+
+
+class Measurement:
+    """What metrics are functions of.
+
+    Attributes:
+        samples: one for each prompt of `asked`; None before they are made.
+        real_sha256: of each set of real images by its name.
+        out: where features of the samples are kept; those of real images are in the cache folder.
+        networks: those used so far, by name.
+    """
+
+    def __init__(
+        self, asked: Asked, real_sha256: Mapping[str, str], out: Path, watch: Watch, samples: FileImages | None = None
+    ) -> None:
+        self.asked, self.samples = asked, samples
+        self.networks: dict[str, Extractor] = {}
+        self._out, self._watch, self._sha256 = out, watch, dict(real_sha256)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        if samples is not None:
+            watch("hashing images", 0, 0)
+            self._sha256["samples"] = samples.sha256()
+
+    @property
+    def prompts(self) -> list[str]:
+        """The caption of each sample."""
+        return self.asked.prompts
+
+    @property
+    def reference(self) -> RealImages:
+        return self.asked.real["reference"]
+
+    def network(self, name: str) -> Extractor:
+        """A network of `EXTRACTORS`, or the protocol's choice, loaded once."""
+        name = self.asked.protocol.networks.features if name == CHOICE else name
+        if name not in self.networks:
+            self._watch(f"loading {name}", 0, 0)
+            self.networks[name] = EXTRACTORS[name](self.asked.protocol.networks, self._device)
+        return self.networks[name]
+
+    def features(self, kind: str, network: str) -> Tensor:
+        """Features [N, D] of a set, memory-mapped where all of it counts."""
+        found = stored_features(*self._stored(kind, network))
+        rows = None if kind == "samples" else self.asked.real[kind].rows
+        return found if rows is None else found[rows]
+
+    def images(self, kind: str) -> Iterator[list[Tensor]]:
+        """The images of a set in order, uint8 [3, H, W], some at a time."""
+        if kind == "samples":
+            assert self.samples is not None
+            return self.samples.chunks(range(len(self.samples)))
+        real = self.asked.real[kind]
+        return real.images.chunks(range(len(real.images)) if real.rows is None else real.rows)
+
+    def store_share(self, needed: list[tuple[str, str]], share: Share) -> None:
+        """This process' share of some features, (set, network) each, so that `features` finds them made.
+
+        Of the sets that are there: before the samples are made, every network is loaded and every real image is read.
+        """
+        for kind, network in dict.fromkeys(needed):
+            if kind == "samples" and self.samples is None:
+                self.network(network)
+            else:
+                store_segments(*self._stored(kind, network), share)
+
+    def _stored(self, kind: str, network: str) -> tuple[ImageSet, str, Extractor, Path, Progress]:
+        images: ImageSet | None = self.samples if kind == "samples" else self.asked.real[kind].images
+        assert images is not None
+        folder = self._out / "features" if kind == "samples" else cache_dir() / "evaluation"
+        extract = self.network(network)
+        progress = partial(self._watch, f"{kind}: {extract.name.partition(',')[0]} features")
+        return images, self._sha256[kind], extract, folder, progress
