@@ -12,28 +12,31 @@ STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-slow lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
-	@echo 'make test-all  the same with the slow tests'
-	@echo 'make lint      ruff and mypy alone'
+	@echo 'make test-slow the slow tests alone'
+	@echo 'make lint      ruff, mypy and import-linter alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
 demo: $(STAMP)
 	$(VENV)/bin/e2ed2 demo
 
-# The figures that tests know are a CPU's.
-test: lint
-	CUDA_VISIBLE_DEVICES= $(RUN) pytest
+# The figures that tests know are a CPU's. A process for each core, at most four, of one thread each.
+PYTEST := CUDA_VISIBLE_DEVICES= $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-test-all: lint
-	CUDA_VISIBLE_DEVICES= $(RUN) pytest -m "not download"
+test: lint
+	$(PYTEST)
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(RUN) ruff check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports
 
 # Only a complete install leaves the stamp; a half-made .venv (no working pip) is made anew.
 $(STAMP): pyproject.toml

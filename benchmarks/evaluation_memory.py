@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from e2ed2.evaluation.features.image_set import ImageSet, stored_features
-from e2ed2.evaluation.metrics.distribution import coverage, kernel_distance
-from e2ed2.evaluation.metrics.moments import frechet_from_moments, moments_of
+from e2ed2.data.image_set import FileImages
+from e2ed2.evaluation.features.store import stored_features
+from e2ed2.evaluation.metrics.distribution import coverage, frechet_distance, kernel_distance
 from e2ed2.sampling.model import device_name
 
 SIDE, WIDTH = 32, 256
@@ -50,11 +50,11 @@ def measure(count: int) -> dict[str, float]:
         random = np.random.default_rng(0)
         for path in paths:
             Image.fromarray(random.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)).save(path, compress_level=1)
-        images = ImageSet(paths, "samples")
+        images = FileImages(paths, "samples")
         features = stored_features(images, images.sha256(), Projection(), folder, lambda done, total: None)
         found["features_mib"] = peak_mib()
         others = features.flip(0) + 0.1  # a second set of as many
-        frechet_from_moments(moments_of(features), moments_of(others))
+        frechet_distance(features, others)
         found["frechet_mib"] = peak_mib()
         if count <= MOST_PAIRED:
             kernel_distance(features, others)

@@ -1,6 +1,6 @@
 """One row of an ablation against others, seed by seed: mean difference and 95% interval over the seeds (Student's t).
 
-    python benchmarks/seed_differences.py docs/ablation/table2 recommended start L2 L2+LPIPS
+    python benchmarks/seed_differences.py results/ablation/table2 recommended start L2 L2+LPIPS
 
 Reads what `e2ed2 ablate` left. The same seed is the same captions and noise for both: what is hard for both cancels.
 """

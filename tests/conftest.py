@@ -2,6 +2,10 @@
 
 import json
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: workers share the cores, and so do their children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import socket
 import subprocess
@@ -35,7 +39,8 @@ def known_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         for name in [*os.environ]:
             if name in FOREIGN or name.startswith("GIT_"):
                 patch.delenv(name)
-        patch.setenv("E2ED2_CACHE", str(tmp_path_factory.mktemp("cache")))
+        base = tmp_path_factory.getbasetemp()  # what is kept, such as drawn emoji, is the same for all workers
+        patch.setenv("E2ED2_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         if sys.platform == "linux":
             patch.setenv("GLOO_SOCKET_IFNAME", "lo")  # not what the machine's name resolves to
         yield

@@ -115,12 +115,12 @@ def _read_cache(path: Path) -> tuple[torch.Tensor, list[tuple[str, str]]] | None
     """The cached renderings, or None when absent or when their checksum is wrong."""
     try:
         with safe_open(path, "pt") as file:
-            images, metadata = file.get_tensor("images"), file.metadata()
+            images, metadata = file.get_tensor("images"), file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    if hashlib.sha256(images.numpy().tobytes()).hexdigest() != metadata["sha256"]:
-        return None
-    return images, [tuple(line.split("\t")) for line in metadata["keys"].split("\n")]
+    keys = [(style, name) for style, _, name in (line.partition("\t") for line in metadata.get("keys", "").split("\n"))]
+    is_whole = hashlib.sha256(images.numpy().tobytes()).hexdigest() == metadata.get("sha256")
+    return (images, keys) if is_whole and len(keys) == len(images) else None
 
 
 def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tuple[torch.Tensor, list[tuple[str, str]]]:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 import e2ed2.emoji.metrics  # noqa: F401 - adds its metrics
+from e2ed2.data.image_set import TensorImages
 from e2ed2.emoji.dataset import EmojiSet, load_emoji
 from e2ed2.evaluation.features.extractors import Extractor
-from e2ed2.evaluation.features.image_set import TensorImages
 from e2ed2.evaluation.metrics.distribution import NEAREST_K
 from e2ed2.evaluation.metrics.table import check_counts, metric_named
 from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Count, Floor, Networks, Protocol, RealImages

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 import e2ed2.evaluation.file_protocols  # noqa: F401 - adds the protocols over files
-from e2ed2.evaluation.features.image_set import FileImages
+from e2ed2.data.image_set import FileImages
 from e2ed2.evaluation.measurement import Measurement
 from e2ed2.evaluation.metrics.distribution import nearest_training
 from e2ed2.evaluation.metrics.intervals import Estimate

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from e2ed2.data.image_set import ImageSet
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
-from e2ed2.evaluation.features.image_set import ImageSet
 from e2ed2.evaluation.metrics.intervals import Groups
 from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError

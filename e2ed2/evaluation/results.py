@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -54,6 +54,7 @@ class Result(Record):
     model_sha256: str | None = None
     notes: list[str] = []
     command: str = ""
+    measured: Literal["here", "shipped"] | None = None
     protocol_facts: dict[str, Any] = {}
 
 
@@ -86,7 +87,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         return []
     rows = read_json(path, "evaluations", REMEDY)
     typed = [checked(Result, row, f"evaluations {path}") for row in (rows if isinstance(rows, list) else [rows])]
-    return [row.model_dump(exclude_unset=True) for row in typed]
+    return [row.model_dump() for row in typed]
 
 
 def read_jackknife(path: Path) -> dict[str, tuple[Tensor, ...]]:
@@ -117,7 +118,7 @@ def sampling_environment(dtype: torch.dtype, batch_size: int, num_processes: int
 def decimals(estimate: Mapping[str, float]) -> int:
     """Decimal places worth printing: one or two digits of the interval's half width."""
     half = (estimate["high"] - estimate["low"]) / 2
-    return min(6, max(0, -math.floor(math.log10(half / 2)))) if half > 0 else 3
+    return min(6, max(0, -math.floor(math.log10(half / 2)))) if 0 < half < math.inf else 3
 
 
 def central(estimate: Mapping[str, float], beside: Mapping[str, float] | None = None) -> str:

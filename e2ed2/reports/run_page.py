@@ -10,7 +10,7 @@ from markupsafe import Markup
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.evaluation.results import central, interval, read_results
-from e2ed2.reports.charts import band_chart, interval_chart, line_chart
+from e2ed2.system.charts import band_chart, interval_chart, line_chart
 from e2ed2.sampling.folder import read_images
 from e2ed2.system.console import figure
 from e2ed2.system.errors import UserError

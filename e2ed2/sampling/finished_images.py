@@ -1,12 +1,11 @@
 """A folder of images in place of a model: which files they are, and which prompt each is of."""
 
+import os
 from pathlib import Path
 
-from e2ed2.data.folder import IMAGE_SUFFIXES, visible_files
+from e2ed2.data.image_set import list_images
 from e2ed2.sampling.folder import MAKER, Manifest, ManifestRow, read_manifest, write_manifest
 from e2ed2.system.errors import UserError
-
-BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 
 
 def finished_images(model: str) -> Path | None:
@@ -36,7 +35,7 @@ def images_of_prompts(model: str, folder: Path, prompts: list[str]) -> list[Path
         if row.prompt != prompt:
             what = f"{file.name} is of {row.prompt!r}, but the protocol asks {prompt!r} there"
             raise UserError(f"model {model}: {what}; give images of its prompts")
-        if not file.exists():
+        if not os.path.isfile(file):  # False too where no file can have such a name
             raise UserError(f"model {model}: {file.name} of its manifest.json is missing; make the images again")
     return files
 
@@ -45,22 +44,3 @@ def name_images(out: Path, model: str, files: list[Path], prompts: list[str]) ->
     """Write the manifest of images that lie elsewhere."""
     rows = [ManifestRow(file=str(f.resolve()), prompt=p) for f, p in zip(files, prompts, strict=True)]
     write_manifest(out, Manifest(made_by=MAKER, model=model, images=rows))
-
-
-def list_images(folder: Path, kind: str) -> list[Path]:
-    """The images of a folder and its subfolders, by path.
-
-    Raises:
-        UserError: no such folder, none in it, or a file that is neither image nor caption.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{kind} {folder}: no such folder; give one of images, its place by --data or in the protocol")
-    paths = []
-    for path in sorted(p for p in visible_files(folder) if p.is_file()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            paths.append(path)
-        elif path.suffix.lower() not in BESIDE_IMAGES:
-            raise UserError(f"{kind} {folder}: {path.relative_to(folder)} is no image; remove it from the folder")
-    if not paths:
-        raise UserError(f"{kind} {folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from e2ed2.emoji import alignment as align
-from e2ed2.emoji.dataset import STYLES, EmojiSet, load_emoji
+from e2ed2.emoji.dataset import STYLES, EmojiSet, load_emoji, styled_caption
 from e2ed2.evaluation.features.efficientnet import EfficientNetFeatures
 from e2ed2.system.errors import UserError
+from e2ed2.weights.alignment import train as training
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +41,10 @@ def test_heldout_images_fit_their_captions_best():
     """Unseen emoji: the own caption beats a shuffled one and the other style's."""
     data = load_emoji("heldout")
     rows = list(range(0, len(data), 17))
-    features = EfficientNetFeatures()(data.images[rows])
+    features = EfficientNetFeatures()([*data.images[rows]])
     captions = [data.captions[i] for i in rows]
     own = align.alignment(features, captions)
-    other_style = [align.styled_caption(data.names[i], STYLES[data.styles[i] == STYLES[0]]) for i in rows]
+    other_style = [styled_caption(data.names[i], STYLES[data.styles[i] == STYLES[0]]) for i in rows]
     assert own.low > align.alignment(features, captions[1:] + captions[:1]).high
     assert own.value > align.alignment(features, other_style).value + 0.05
 
@@ -60,11 +61,11 @@ def test_info_nce_by_hand():
     logits = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
     expected = torch.stack([-F.log_softmax(logits, 1).diag().mean(), -F.log_softmax(logits, 0).diag().mean()]).sum()
     nothing = torch.zeros(2, 2, dtype=torch.bool)
-    assert torch.allclose(align._info_nce(logits, nothing), expected)
+    assert torch.allclose(training._info_nce(logits, nothing), expected)
     ignored = torch.tensor([[True, False], [True, True]])  # image 1 and caption 0; the diagonal always stays
     kept = torch.tensor([[2.0, 0.0], [-torch.inf, 3.0]])
     expected = -F.log_softmax(kept, 1).diag().mean() - F.log_softmax(kept, 0).diag().mean()
-    assert torch.allclose(align._info_nce(logits, ignored), expected)
+    assert torch.allclose(training._info_nce(logits, ignored), expected)
 
 
 def test_folding_the_scaling_changes_no_score():
@@ -73,7 +74,7 @@ def test_folding_the_scaling_changes_no_score():
     mean, std = torch.rand(1280), torch.rand(1280) + 0.5
     with torch.no_grad():
         expected = head.embed_images((features - mean) / std) @ head.embed_captions(captions * 384**0.5).T
-        folded = align._fold_scaling(head, mean, std)
+        folded = training._fold_scaling(head, mean, std)
         assert (folded.embed_images(features) @ folded.embed_captions(captions).T - expected).abs().max() < 1e-5
 
 
@@ -83,11 +84,11 @@ def test_fitting_learns_toy_pairs_and_repeats_exactly(monkeypatch):
     features = torch.rand(1, 64, 1280, generator=generator)
     embeddings = F.normalize(features[0] @ torch.randn(1280, 384, generator=generator), dim=1)
     embeddings = F.normalize(embeddings - embeddings.mean(0), dim=1)
-    monkeypatch.setattr(align, "caption_embeddings", lambda captions: embeddings)
-    monkeypatch.setattr(align, "BATCH_SIZE", 32)
+    monkeypatch.setattr(training, "caption_embeddings", lambda captions: embeddings)
+    monkeypatch.setattr(training, "BATCH_SIZE", 32)
     captions = [str(i) for i in range(64)]
     data = EmojiSet(torch.zeros(64, 3, 8, 8), captions, captions, ["twemoji", "openmoji"] * 32, captions)
-    heads = [align._fit(features, data, torch.Generator().manual_seed(1)) for _ in range(2)]
+    heads = [training._fit(features, data, torch.Generator().manual_seed(1)) for _ in range(2)]
     cosines = heads[0].embed_images(features[0]) @ heads[0].embed_captions(embeddings).T
     assert (cosines.argmax(1) == torch.arange(64)).float().mean() > 0.9
     assert torch.equal(heads[0].image.weight, heads[1].image.weight)
@@ -96,7 +97,7 @@ def test_fitting_learns_toy_pairs_and_repeats_exactly(monkeypatch):
 def test_altered_copies_keep_size_and_white_ground():
     images = torch.full((6, 3, 64, 64), 255, dtype=torch.uint8)
     images[:, :, 24:40, 24:40] = 0
-    altered = align._augment(images, torch.Generator().manual_seed(0))
+    altered = training._augment(images, torch.Generator().manual_seed(0))
     assert altered.shape == images.shape and altered.dtype == torch.uint8
     assert not torch.equal(altered, images)
     assert altered[:, :, :4, :4].float().mean() > 200  # what moves in at the edge is white

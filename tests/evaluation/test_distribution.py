@@ -230,3 +230,30 @@ def test_groups_that_do_not_fit_are_refused():
         dist.kernel_distance(normal(20, 3), normal(20, 3), ["a"] * 20)
     with pytest.raises(UserError, match=r"shape \[20, 4\]"):
         dist.kernel_distance(normal(20, 3), normal(20, 4))
+
+
+@pytest.mark.parametrize(("num_x", "num_y", "width"), [(90, 120, 8), (9, 120, 20), (90, 12, 20), (9, 12, 20)])
+def test_frechet_equals_the_matrix_square_root_and_its_replicates_those_of_fewer_rows(num_x, num_y, width):
+    """As pytorch-fid and clean-fid compute it, with fewer and with more images than features, each block left out."""
+    generator = torch.Generator().manual_seed(5)
+    x, y = (torch.randn(n, width, generator=generator, dtype=torch.float64) + 3 for n in (num_x, num_y))
+
+    def expected(x, y):
+        cov_x, cov_y = (np.cov(s.numpy(), rowvar=False) for s in (x, y))
+        root = scipy.linalg.sqrtm(cov_x @ cov_y).real
+        return float((x.mean(0) - y.mean(0)).square().sum()) + np.trace(cov_x + cov_y - 2 * root)
+
+    found, captions = dist.frechet_distance(x, y, [i // 3 for i in range(num_x)]), torch.arange(num_x) // 3
+    assert found.value == pytest.approx(expected(x, y), rel=1e-6)
+    blocks = dist.deal_blocks(captions)
+    replicates = [expected(x[blocks != b], y) for b in range(int(blocks.max()) + 1)]
+    assert found.without[0].tolist() == pytest.approx(replicates, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_frechet_does_not_depend_on_the_chunks(monkeypatch, rows):
+    generator = torch.Generator().manual_seed(6)
+    x, y = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (90, 120))
+    whole = dist.frechet_distance(x, y)
+    monkeypatch.setattr(dist, "_SUM_BLOCK", rows)
+    assert dist.frechet_distance(x, y).to_json() == pytest.approx(whole.to_json(), rel=1e-9)

@@ -14,16 +14,15 @@ import torch
 from PIL import Image
 
 from e2ed2.data.columns import Columns
+from e2ed2.data.image_set import FileImages, list_images
 from e2ed2.data.shards import tar_shards
 from e2ed2.evaluation import evaluate as module
 from e2ed2.evaluation.evaluate import evaluate
-from e2ed2.evaluation.features.image_set import FileImages
 from e2ed2.evaluation.metrics.distribution import frechet_distance, kernel_distance
 from e2ed2.evaluation.metrics.table import METRICS
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import read_jackknife
 from e2ed2.sampling import folder as sample_folder
-from e2ed2.sampling.finished_images import list_images
 from e2ed2.sampling.folder import (
     claim_folder,
     file_name,

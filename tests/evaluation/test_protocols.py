@@ -105,13 +105,13 @@ def test_captions_that_do_not_fit(tmp_path):
         read_prompts(tmp_path / "none.csv", asked)
     pairs = draw_images(tmp_path / "pairs", 3)
     (pairs / "0000.txt").write_text("one")
-    with pytest.raises(UserError, match="0001.txt is missing: every image needs a caption"):
+    with pytest.raises(UserError, match="0001.png: no caption: 0001.txt is missing: every image needs a caption"):
         read_prompts(pairs, asked)
     (pairs / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": "one"}\n')
-    with pytest.raises(UserError, match="metadata.jsonl: no row has the file_name 0001.png: every image needs"):
+    with pytest.raises(UserError, match="prompts .*0001.png: no row in metadata.jsonl: every image needs a caption"):
         read_prompts(pairs, asked)
     (pairs / "metadata.jsonl").write_text('{"text": "one"}\n')
-    with pytest.raises(UserError, match="metadata.jsonl: not readable as captions .no 'file_name'.*`file_name`"):
+    with pytest.raises(UserError, match="0000.png: no row in metadata.jsonl: every image needs a .*`file_name`"):
         read_prompts(pairs, asked)
 
 

@@ -15,7 +15,7 @@ distance zero, so kernel distances are biased and neighbourhoods shrink to nothi
   too wide, since neighbourhoods grow where a neighbour is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ NEAREST_K = 5  # the neighbourhood of precision, recall and coverage
 FRECHET_BLOCKS = 10
 CMMD_SIGMA = 10.0
 _SAME_IMAGE = 1e-4  # of their length: features nearer than that are of one image, up to rounding
+_SUM_BLOCK = 1024  # rows that are summed at a time
 _ROW_BLOCK = 128  # rows of a pairwise matrix held at a time: 31 MB beside 30,000 images
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # rows [N, D], rows [M, D] -> [N, M]
@@ -80,8 +81,10 @@ def frechet_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Gr
 
     Biased upwards, the more the smaller the sample: compare only at equal N and M. The interval says how the
     figure varies at this N and M. Groups are dealt at random to ten blocks a side, each block left out once.
+
+    The sets are read some rows at a time: of features in a mapped file any number fits in memory.
     """
-    x, y = _checked(x, y)
+    _check(x, y)
     x_blocks = deal_blocks(group_index(x_groups, len(x)))
     y_blocks = deal_blocks(group_index(y_groups, len(y)))
     value, *without_x = _frechet_without(x, x_blocks, y)
@@ -144,8 +147,8 @@ def nearest_training(x: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     return (torch.cat([n.values for n in nearest]) / _squared_radii_to_others(training)[rows]).sqrt(), rows
 
 
-def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
-    """Both sets in float64, or a UserError when they are too few, unlike in width, or not finite."""
+def _check(x: Tensor, y: Tensor, at_least: int = 2) -> None:
+    """Raise UserError when the sets are too few, unlike in width, or not finite."""
     for name, rows in (("generated", x), ("reference", y)):
         if rows.ndim != 2 or rows.shape[1] != x.shape[1]:
             raise UserError(f"{name} features have shape {list(rows.shape)}: both need [count, same width]")
@@ -154,6 +157,11 @@ def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
         if not rows.isfinite().all():
             first = int((~rows.isfinite()).any(1).nonzero()[0])
             raise UserError(f"{name} features of image {first} are not finite: check the image or its model")
+
+
+def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
+    """Both sets in float64, or as `_check`."""
+    _check(x, y, at_least)
     return x.double(), y.double()
 
 
@@ -180,36 +188,55 @@ def deal_blocks(group: Tensor) -> Tensor:
     return (order % min(FRECHET_BLOCKS, num_groups))[group]
 
 
-def _covariance_root(x: Tensor) -> Tensor:
+def _chunks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows at a time, in float64."""
+    for start in range(0, len(x), _SUM_BLOCK):
+        rows = slice(start, start + _SUM_BLOCK)
+        yield rows, x[rows].double()
+
+
+def _mean(x: Tensor) -> Tensor:
+    return torch.stack([rows.sum(0) for _, rows in _chunks(x)]).sum(0) / len(x)
+
+
+def _covariance_root(x: Tensor, mean: Tensor) -> Tensor:
     """Some R [D, min(N, D)] with R R^T the covariance of x."""
-    rows = (x - x.mean(0)) / (len(x) - 1) ** 0.5
     if len(x) <= x.shape[1]:
-        return rows.T
-    values, vectors = torch.linalg.eigh(rows.T @ rows)
+        return (x.double() - mean).T / (len(x) - 1) ** 0.5
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for _, rows in _chunks(x):
+        covariance.addmm_((rows - mean).T, rows - mean)
+    values, vectors = torch.linalg.eigh(covariance / (len(x) - 1))
     return vectors * values.clamp_min(0).sqrt()
 
 
 def _frechet_without(x: Tensor, block: Tensor, y: Tensor) -> list[Tensor]:
     """The Frechet distance of all x to y, then with each block of x left out: 1 + blocks scalars.
 
-    With S_y = R R^T, the eigenvalues of (S_x S_y)^(1/2) are the square roots of those of R^T S_x R, which
-    changes by the block's own rows: a replicate costs one symmetric eigenvalue problem.
+    With S_y = R R^T, the eigenvalues of (S_x S_y)^(1/2) are the square roots of those of R^T S_x R. What is needed of
+    each block of x is summed once, so that a replicate costs one symmetric eigenvalue problem.
     """
-    root = _covariance_root(y)
-    mean = x.mean(0)
-    rows = x - mean
-    projected = rows @ root
-    gram = projected.T @ projected
-    distances = []
-    for b in range(-1, int(block.max()) + 1):
-        out = block == b  # none at b = -1
-        left = len(x) - int(out.sum())
-        shift = -rows[out].sum(0) / left  # the mean of what is left, seen from the mean of all
+    mean, mean_y, num_blocks = _mean(x), _mean(y), int(block.max()) + 1
+    root = _covariance_root(y, mean_y)
+    sums, squares = mean.new_zeros(num_blocks, len(mean)), mean.new_zeros(num_blocks)
+    grams = mean.new_zeros(num_blocks, root.shape[1], root.shape[1])
+    for rows, features in _chunks(x):
+        for b in block[rows].unique().tolist():
+            own = features[block[rows] == b] - mean
+            sums[b] += own.sum(0)
+            squares[b] += own.square().sum()
+            projected = own @ root
+            grams[b].addmm_(projected.T, projected)
+    distances, counts, gram = [], block.bincount(), grams.sum(0)
+    for b in range(-1, num_blocks):  # none is left out at -1
+        kept = torch.arange(num_blocks) != b
+        left = int(counts[kept].sum())
+        shift = sums[kept].sum(0) / left  # the mean of what is left, seen from the mean of all
         moved = shift @ root
-        inner = gram - projected[out].T @ projected[out] - left * torch.outer(moved, moved)
-        trace = (rows[~out].square().sum() - left * shift.square().sum()) / (left - 1)
+        inner = (gram if b < 0 else gram - grams[b]) - left * torch.outer(moved, moved)
+        trace = (squares[kept].sum() - left * shift.square().sum()) / (left - 1)
         overlap = torch.linalg.eigvalsh(inner / (left - 1)).clamp_min(0).sqrt().sum()
-        means = (mean + shift - y.mean(0)).square().sum()
+        means = (mean + shift - mean_y).square().sum()
         distances.append(means + trace + root.square().sum() - 2 * overlap)
     return distances
 

@@ -75,8 +75,8 @@ def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
     variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
     variance = sum(variances)
     # Welch-Satterthwaite: the degrees of freedom of a sum of estimated variances
-    shares = sum(v**2 / (count - 1) for v, count in zip(variances, counts, strict=True))
-    half = t_quantile(variance**2 / shares) * variance**0.5 if variance > 0 else 0.0
+    shares = sum(v * v / (count - 1) for v, count in zip(variances, counts, strict=True))
+    half = t_quantile(variance * variance / shares) * variance**0.5 if shares > 0 else 0.0
     return Estimate(float(value), float(value) - half, float(value) + half, without)
 
 

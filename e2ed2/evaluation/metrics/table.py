@@ -29,7 +29,6 @@ from e2ed2.evaluation.metrics.distribution import (
     recall,
 )
 from e2ed2.evaluation.metrics.intervals import Estimate, mean_estimate
-from e2ed2.evaluation.metrics.moments import frechet_from_moments, moments_of
 from e2ed2.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ Measured = Estimate | dict[str, Estimate]
 Scores = Callable[[list[Path], list[str]], Sequence[float] | Tensor]  # of image files and captions, one each
 
 CMMD_UNIT = 1000  # as its authors print it
-MOMENTS_FROM = 2**28  # numbers of features in float64 (2 GiB) from which on only their sums are held
 CHOICE = "features"  # the network that the protocol names
 
 
@@ -87,10 +85,7 @@ def _kernel(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
 
 
 def _frechet(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
-    groups = m.reference.groups
-    if max(samples.numel(), reference.numel()) < MOMENTS_FROM:
-        return frechet_distance(samples, reference, m.prompts, groups)
-    return frechet_from_moments(moments_of(samples, m.prompts), moments_of(reference, groups))
+    return frechet_distance(samples, reference, m.prompts, m.reference.groups)
 
 
 def _cmmd(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
@@ -152,76 +147,47 @@ def _preference(title: str, short: str, source: str, function: Callable[..., Mea
 
 METRICS: dict[str, Metric] = {
     "kernel_distance": Metric(
-        "kernel distance", "KD", "lower",
-        "How far samples and real images lie apart in the protocol's features. Unbiased at any count; forgives blur.",
-        _kernel, CHOICE,
-    ),
+        "kernel distance", "KD", "lower", "How far samples and real images lie apart in the protocol's features. "
+        "Unbiased at any count; forgives blur.", _kernel, CHOICE),
     "frechet_distance": Metric(
-        "Fréchet distance", "FD", "lower",
-        "The same with two Gaussians. Compare only at equal image counts.",
-        _frechet, CHOICE, enough=10_000, instead="kernel_distance",
-    ),
-    "fid": Metric(
-        "FID", "FID", "lower", "Fréchet distance in Inception features, clean resizing.",
-        _frechet, "inception", enough=10_000, instead="kid",
-    ),
-    "fid_legacy": Metric(
-        "FID, legacy", "FIDleg", "lower", "The same with the first FID code's resizing.",
-        _frechet, "inception_legacy", enough=10_000, instead="kid",
-    ),
-    "kid": Metric(
-        "KID", "KID", "lower", "Kernel distance in Inception features; unbiased at any count.", _kernel, "inception"
-    ),
-    "fd_dinov2": Metric(
-        "FD-DINOv2", "FDdino", "lower", "Fréchet distance in DINOv2 features.",
-        _frechet, "dinov2", enough=10_000, instead="cmmd",
-    ),
-    "cmmd": Metric(
-        "CMMD", "CMMD", "lower", "Kernel distance in CLIP features, times 1000; unbiased at any count.",
-        _cmmd, "clip_cmmd",
-    ),
-    "precision": Metric(
-        "precision", "prec", "higher", "Share of samples that look like some real image.",
-        partial(_by_prompt, precision), CHOICE, enough=1000,
-    ),
-    "recall": Metric(
-        "recall", "recall", "higher", "Share of real images that look like some sample: variety.",
-        partial(_by_image, recall), CHOICE, enough=1000, given_samples=True,
-    ),
-    "density": Metric(
-        "density", "densit", "higher", "How many real neighbourhoods hold a sample, over their size.",
-        partial(_by_prompt, density), CHOICE, enough=1000,
-    ),
+        "Fréchet distance", "FD", "lower", "The same with two Gaussians. Compare only at equal image counts.",
+        _frechet, CHOICE, enough=10_000, instead="kernel_distance"),
+    "fid": Metric("FID", "FID", "lower", "Fréchet distance in Inception features, clean resizing.",
+                  _frechet, "inception", enough=10_000, instead="kid"),
+    "fid_legacy": Metric("FID, legacy", "FIDleg", "lower", "The same with the first FID code's resizing.",
+                         _frechet, "inception_legacy", enough=10_000, instead="kid"),
+    "kid": Metric("KID", "KID", "lower", "Kernel distance in Inception features; unbiased at any count.",
+                  _kernel, "inception"),
+    "fd_dinov2": Metric("FD-DINOv2", "FDdino", "lower", "Fréchet distance in DINOv2 features.",
+                        _frechet, "dinov2", enough=10_000, instead="cmmd"),
+    "cmmd": Metric("CMMD", "CMMD", "lower", "Kernel distance in CLIP features, times 1000; unbiased at any count.",
+                   _cmmd, "clip_cmmd"),
+    "precision": Metric("precision", "prec", "higher", "Share of samples that look like some real image.",
+                        partial(_by_prompt, precision), CHOICE, enough=1000),
+    "recall": Metric("recall", "recall", "higher", "Share of real images that look like some sample: variety.",
+                     partial(_by_image, recall), CHOICE, enough=1000, given_samples=True),
+    "density": Metric("density", "densit", "higher", "How many real neighbourhoods hold a sample, over their size.",
+                      partial(_by_prompt, density), CHOICE, enough=1000),
     "coverage": Metric(
         "coverage", "cover", "higher", "Share of real images with a sample in their neighbourhood; harder to fool.",
-        partial(_by_image, coverage), CHOICE, enough=1000, given_samples=True,
-    ),
+        partial(_by_image, coverage), CHOICE, enough=1000, given_samples=True),
     "authenticity": Metric(
         "authenticity", "authen", "higher", "Share of samples that are no near copies of a training image.",
-        partial(_by_prompt, authenticity), CHOICE, ("samples", "training"), enough=1000,
-    ),
-    "clip_score": Metric(
-        "CLIP score", "CLIP", "higher", "100 times the cosine of image and caption in CLIP.",
-        _clip_score, "clip", ("samples",),
-    ),
+        partial(_by_prompt, authenticity), CHOICE, ("samples", "training"), enough=1000),
+    "clip_score": Metric("CLIP score", "CLIP", "higher", "100 times the cosine of image and caption in CLIP.",
+                         _clip_score, "clip", ("samples",)),
     "spread": Metric(
-        "spread", "spread", "shown",
-        "Pixel deviation between samples of one caption. Near zero, the model ignores its noise.",
-        _spread, kinds=("samples",), least_samples=2,
-    ),
+        "spread", "spread", "shown", "Pixel deviation between samples of one caption. Near zero, the model ignores its "
+        "noise.", _spread, kinds=("samples",), least_samples=2),
     "sharpness": Metric(
-        "sharpness", "sharp", "nearer to 1",
-        "Fine detail relative to real images. Blur lowers it and noise raises it, so read it beside the others.",
-        _sharpness,
-    ),
-    "pickscore": Metric(
-        "PickScore", "pick", "higher", "Preference score (arXiv:2305.01569).", _pickscore, "pickscore", ("samples",)
-    ),
+        "sharpness", "sharp", "nearer to 1", "Fine detail relative to real images. Blur lowers it and noise raises it, "
+        "so read it beside the others.", _sharpness),
+    "pickscore": Metric("PickScore", "pick", "higher", "Preference score (arXiv:2305.01569).",
+                        _pickscore, "pickscore", ("samples",)),
     "hpsv2": _preference("HPS v2.1", "HPSv2", "arXiv:2306.09341", partial(_reward, "hpsv2", rewards.hpsv2)),
     "hpsv3": _preference("HPS v3", "HPSv3", "arXiv:2508.03789", partial(_reward, "hpsv3", rewards.hpsv3)),
-    "image_reward": _preference(
-        "ImageReward", "reward", "arXiv:2304.05977", partial(_reward, "image_reward", rewards.image_reward)
-    ),
+    "image_reward": _preference("ImageReward", "reward", "arXiv:2304.05977",
+                                partial(_reward, "image_reward", rewards.image_reward)),
 }  # fmt: skip
 
 
