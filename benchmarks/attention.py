@@ -14,8 +14,8 @@ from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
-from e2ed2.sampling.model import device_name
 from e2ed2.schedule import lcm_timesteps
+from e2ed2.system.environment import device_name
 from e2ed2.trajectory import draw_noises, unroll
 
 BATCH, STEPS, ROUNDS = 32, 4, 12

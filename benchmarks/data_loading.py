@@ -32,7 +32,7 @@ from e2ed2.data.order import Order, ShuffledOrder
 from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import ShardStream, StreamSet
-from e2ed2.sampling.model import device_name
+from e2ed2.system.environment import device_name
 
 NUM_IMAGES, NUM_ROUNDS, BATCH = 512, 48, 8
 NUM_LARGE, LARGE_ROUNDS = 8, 6

@@ -20,7 +20,7 @@ from PIL import Image
 from e2ed2.data.image_set import FileImages
 from e2ed2.evaluation.features.store import stored_features
 from e2ed2.evaluation.metrics.distribution import coverage, frechet_distance, kernel_distance
-from e2ed2.sampling.model import device_name
+from e2ed2.system.environment import device_name
 
 SIDE, WIDTH = 32, 256
 MOST_PAIRED = 30_000  # images for which kernels and neighbours are measured too: they take count^2 time

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.recipe.load import build_config
-from e2ed2.sampling.model import device_name
+from e2ed2.system.environment import device_name
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.stages.create import create_stage
 from e2ed2.training.step import Trained, update

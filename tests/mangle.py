@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, refusal
 
 MAX_SECONDS = 20.0  # of one reading
 MAX_GROWTH = 2**30  # of the process, over all readings of a test
@@ -111,6 +111,9 @@ def read_or_refuse(read: Callable[[], object], seed: int) -> bool:
         message = str(error)
         message.encode()  # half a character could not be printed
         assert message and "\n" not in message.strip(), f"seed {seed}: {message!r}"
+        return False
+    except OSError as error:  # of a path that the machine refuses, which the command line puts into one line
+        assert refusal(error) is not None, f"seed {seed}: {error!r}"
         return False
     except Exception as error:
         pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")

@@ -213,6 +213,7 @@ def test_numbers_out_of_range_and_empty_prompts_are_refused(monkeypatch, capsys,
         (("--seed", -1), "--seed -1"),
         (("--batch-size", 0), "--batch-size 0"),
         ((" ",), "prompt 2"),
+        (("a cat \ud83d",), "prompt 2: a text holds half a character"),
     ):
         assert run(monkeypatch, "sample", tiny_model, "cat", *arguments, "--out", tmp_path / "out") == 2
         assert named in capsys.readouterr().err

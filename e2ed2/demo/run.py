@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.demo.page import NUM_PROMPTS, compared
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.models.folders import bundled
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.load import load_config
-from e2ed2.reports.run_page import NUM_PROMPTS, write_report
+from e2ed2.reports.run_page import write_report
 from e2ed2.sampling.folder import save_images
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
@@ -87,7 +88,7 @@ def _reported(out: Path, table: list[dict[str, Any]], num_images: int) -> list[d
     floors = [row for kind in asked.floors if (row := shipped(bundled.AUTOENCODER, 0, kind))]
     for name, rows in (("metrics.json", table), ("floors.json", floors)):
         write_file(out / name, (json.dumps(rows, indent=1) + "\n").encode())
-    write_report(out)
+    write_report(out, compared(out))
     return table
 
 

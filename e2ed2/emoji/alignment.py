@@ -29,8 +29,6 @@ SHARED_DIM = 192
 HEAD_FILE = Path(__file__).parents[1] / "weights" / "alignment" / "alignment.safetensors"
 _CAPTION_CHUNK = 256
 
-Progress = Callable[[int, int], None]  # called with (done, total)
-
 
 class AlignmentHead(nn.Module):
     """Two linear maps to a shared unit sphere; the score of an image and a caption is their cosine."""
@@ -49,7 +47,7 @@ class AlignmentHead(nn.Module):
         return F.normalize(self.caption(captions), dim=1)
 
 
-def alignment(features: Tensor, prompts: list[str], progress: Progress | None = None) -> Estimate:
+def alignment(features: Tensor, prompts: list[str]) -> Estimate:
     """Mean over the images of the cosine between image and caption, in [-1, 1].
 
     The interval leaves out each caption with all its samples, once. The head's card says what real images
@@ -60,7 +58,7 @@ def alignment(features: Tensor, prompts: list[str], progress: Progress | None = 
         prompts: the caption of each.
     """
     head = load_alignment_head()
-    captions = head.embed_captions(caption_embeddings(prompts, progress))
+    captions = head.embed_captions(caption_embeddings(prompts))
     cosines = (head.embed_images(features.float()) * captions).sum(1)
     return mean_estimate(cosines, prompts)
 
@@ -75,7 +73,7 @@ def load_alignment_head() -> AlignmentHead:
     return head.eval().requires_grad_(False)
 
 
-def caption_embeddings(captions: list[str], progress: Progress | None = None) -> Tensor:
+def caption_embeddings(captions: list[str]) -> Tensor:
     """Mean of MiniLM's token embeddings over each caption, unit length, [N, 384]; cached by the captions.
 
     As sentence-transformers pools this model (Reimers & Gurevych 2019, arXiv:1908.10084). Repeated captions are
@@ -83,7 +81,7 @@ def caption_embeddings(captions: list[str], progress: Progress | None = None) ->
     """
     row = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     key = hashlib.sha256(json.dumps([MINILM_SHA256, *row]).encode()).hexdigest()
-    rows = cached_rows(f"captions-{key}", lambda: torch.cat(list(_embed(list(row), progress))))
+    rows = cached_rows(f"captions-{key}", lambda: torch.cat(list(_embed(list(row)))))
     return rows[torch.tensor([row[caption] for caption in captions])]
 
 
@@ -98,7 +96,7 @@ def cached_rows(name: str, compute: Callable[[], Tensor]) -> Tensor:
     return rows
 
 
-def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
+def _embed(captions: list[str]) -> Iterator[Tensor]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = minilm_folder()
@@ -107,5 +105,3 @@ def _embed(captions: list[str], progress: Progress | None) -> Iterator[Tensor]:
         chunk = captions[start : start + _CAPTION_CHUNK]
         embeds, mask = token_embeds(chunk, tokenizer, encoder)
         yield F.normalize((embeds * mask[..., None]).sum(1), dim=1)
-        if progress:
-            progress(start + len(chunk), len(captions))

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 import e2ed2.evaluation.file_protocols  # noqa: F401 - adds the protocols over files
-from e2ed2.data.image_set import FileImages
 from e2ed2.evaluation.measurement import Measurement
 from e2ed2.evaluation.metrics.distribution import nearest_training
 from e2ed2.evaluation.metrics.intervals import Estimate
@@ -20,7 +19,8 @@ from e2ed2.evaluation.protocols import Asked, facts_sha256, read_protocol
 from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, sampling_environment
 from e2ed2.sampling.finished_images import finished_images, images_of_prompts, name_images
 from e2ed2.sampling.folder import Keep, claim_folder, image_files, make_files, put_away, read_png, save_images
-from e2ed2.sampling.model import LoadedModel, device_name, load_model
+from e2ed2.sampling.model import LoadedModel, load_model
+from e2ed2.system.environment import device_name
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.files import write_file
 from e2ed2.system.pictures import labelled_grid, png_bytes
@@ -93,15 +93,15 @@ def evaluate(
             return before if share.rank == 0 else None
         _check_size(loaded, asked, seed, out)
         # what this refuses, it refuses before sampling; its networks then make room for the sampler
-        _measurement(asked, real_sha256, out, watch).store_share(_features(asked), share)
+        Measurement(asked, real_sha256, out, watch).store_share(share)
         about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
-    measurement = _measurement(asked, real_sha256, out, watch, files)
+    measurement = Measurement(asked, real_sha256, out, watch, files)
     if share.world > 1:
-        measurement.store_share(_features(asked), share)
+        measurement.store_share(share)
         share.leave()
     if share.rank > 0:
         return None
-    result, metrics = _measured(about, measurement, real_sha256, asked, out, watch)
+    result, metrics = _measured(about, measurement, out, watch)
     keep_result(result, metrics, out)
     put_away(out, asked.requests(seed), files, keep)
     return result
@@ -114,11 +114,6 @@ def check_protocol(protocol: str, num_images: int | None, data: Path | None, wat
         UserError: as `evaluate` would.
     """
     return read_protocol(protocol).load(protocol, num_images, data, watch).metrics
-
-
-def _features(asked: Asked) -> list[tuple[str, str]]:
-    """(set, network) of all that is measured."""
-    return [which for name in asked.metrics for which in metric_named(name).features()]
 
 
 def _default_out(model: str, sha256: str, asked: Asked, steps: int | None, seed: int) -> Path:
@@ -208,26 +203,14 @@ def _sampled(
     return about, made.files
 
 
-def _measurement(
-    asked: Asked, real_sha256: Mapping[str, str], out: Path, watch: Watch, files: list[Path] | None = None
-) -> Measurement:
-    """Of the samples and the real images, or of the latter alone."""
-    images = asked.protocol.images
-    samples = None if files is None else FileImages(files, "samples", images.size, images.resample)
-    return Measurement(asked, real_sha256, out, watch, samples)
-
-
-def _measured(
-    about: About, m: Measurement, real_sha256: Mapping[str, str], asked: Asked, out: Path, watch: Watch
-) -> tuple[dict[str, Any], dict[str, Estimate]]:
-    metrics: dict[str, Estimate] = {}
+def _measured(about: About, m: Measurement, out: Path, watch: Watch) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    asked, metrics = m.asked, dict[str, Estimate]()
     for name in asked.metrics:
         metrics |= metric_named(name).measure(name, m)
         watch(f"{name} measured", 0, 0)
     if "authenticity" in metrics:
         write_file(out / "nearest_training.png", png_bytes(labelled_grid(_nearest_training(m))))
-    assert m.samples is not None
-    facts = asked.protocol.facts(asked, real_sha256, _formats(m.samples.paths))
+    facts = asked.protocol.facts(asked, m.sha256, _formats(m.samples.paths))
     facts |= asked.protocol.network_facts(m.networks)
     result = {
         **about,
@@ -246,7 +229,6 @@ def _measured(
 
 def _nearest_training(m: Measurement) -> dict[str, list[tuple[str, Tensor]]]:
     """The samples that are nearest to a training image, and those images: columns of `pictures.labelled_grid`."""
-    assert m.samples is not None
     ratios, rows = nearest_training(m.features("samples", CHOICE), m.features("training", CHOICE))
     first = ratios.argsort()[:NUM_NEAREST].tolist()
     labels = [f"{ratios[i]:.2f}: {m.prompts[i]}" for i in first]

@@ -10,7 +10,7 @@ from torch import Tensor
 from e2ed2.data.image_set import FileImages, ImageSet
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.features.store import Progress, store_segments, stored_features
-from e2ed2.evaluation.metrics.table import CHOICE
+from e2ed2.evaluation.metrics.table import CHOICE, metric_named
 from e2ed2.evaluation.protocols import Asked, RealImages
 from e2ed2.system.paths import cache_dir
 from e2ed2.system.processes import Share
@@ -21,22 +21,25 @@ class Measurement:
     """What metrics are functions of.
 
     Attributes:
-        samples: one for each prompt of `asked`; None before they are made.
-        real_sha256: of each set of real images by its name.
-        out: where features of the samples are kept; those of real images are in the cache folder.
+        sha256: of each set by its name.
         networks: those used so far, by name.
+    Args:
+        real_sha256: of each set of real images.
+        out: where features of the samples are kept; those of real images are in the cache folder.
+        files: of the samples, one for each prompt; None before they are made.
     """
 
     def __init__(
-        self, asked: Asked, real_sha256: Mapping[str, str], out: Path, watch: Watch, samples: FileImages | None = None
+        self, asked: Asked, real_sha256: Mapping[str, str], out: Path, watch: Watch, files: list[Path] | None = None
     ) -> None:
-        self.asked, self.samples = asked, samples
+        images = asked.protocol.images
+        self.asked, self.samples = asked, FileImages(files or [], "samples", images.size, images.resample)
         self.networks: dict[str, Extractor] = {}
-        self._out, self._watch, self._sha256 = out, watch, dict(real_sha256)
+        self.sha256, self._out, self._watch = dict(real_sha256), out, watch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        if samples is not None:
+        if files is not None:
             watch("hashing images", 0, 0)
-            self._sha256["samples"] = samples.sha256()
+            self.sha256["samples"] = self.samples.sha256()
 
     @property
     def prompts(self) -> list[str]:
@@ -64,26 +67,25 @@ class Measurement:
     def images(self, kind: str) -> Iterator[list[Tensor]]:
         """The images of a set in order, uint8 [3, H, W], some at a time."""
         if kind == "samples":
-            assert self.samples is not None
             return self.samples.chunks(range(len(self.samples)))
         real = self.asked.real[kind]
         return real.images.chunks(range(len(real.images)) if real.rows is None else real.rows)
 
-    def store_share(self, needed: list[tuple[str, str]], share: Share) -> None:
-        """This process' share of some features, (set, network) each, so that `features` finds them made.
+    def store_share(self, share: Share) -> None:
+        """This process' share of the features of all metrics, so that `features` finds them made.
 
         Of the sets that are there: before the samples are made, every network is loaded and every real image is read.
         """
+        needed = [which for name in self.asked.metrics for which in metric_named(name).features()]
         for kind, network in dict.fromkeys(needed):
-            if kind == "samples" and self.samples is None:
-                self.network(network)
-            else:
+            if kind in self.sha256:
                 store_segments(*self._stored(kind, network), share)
+            else:
+                self.network(network)
 
     def _stored(self, kind: str, network: str) -> tuple[ImageSet, str, Extractor, Path, Progress]:
-        images: ImageSet | None = self.samples if kind == "samples" else self.asked.real[kind].images
-        assert images is not None
+        images: ImageSet = self.samples if kind == "samples" else self.asked.real[kind].images
         folder = self._out / "features" if kind == "samples" else cache_dir() / "evaluation"
         extract = self.network(network)
         progress = partial(self._watch, f"{kind}: {extract.name.partition(',')[0]} features")
-        return images, self._sha256[kind], extract, folder, progress
+        return images, self.sha256[kind], extract, folder, progress

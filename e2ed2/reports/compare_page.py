@@ -1,13 +1,11 @@
 """What `e2ed2 compare --out DIR` writes: `table.md`, a grid for each protocol, and all of it as one HTML file."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from e2ed2.reports.compare import Comparison, cells, difference_cells, difference_titles, heads, markdown
 from e2ed2.reports.grids import common_samples
+from e2ed2.reports.page import data_uri, write_page
 from e2ed2.system.files import write_file
 from e2ed2.system.pictures import Zoom, labelled_grid, png_bytes
 
@@ -32,13 +30,7 @@ def write_comparison(
             written.append(out / f"grid-{c.protocol}-{c.sha256[:6]}.png")
             write_file(written[-1], png)
         sections.append(_section(c, png))
-    environment = Environment(
-        loader=PackageLoader("e2ed2.reports", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("compare.html.j2").render(comparisons=sections)
-    write_file(out / "compare.html", page.encode())
-    return [*written, out / "compare.html"]
+    return [*written, write_page(out / "compare.html", "compare.html.j2", comparisons=sections)]
 
 
 def _folder(evaluation: Path) -> Path:
@@ -61,5 +53,5 @@ def _section(c: Comparison, grid: bytes) -> dict[str, object]:
         "titles": difference_titles(c),
         "differences": difference_cells(c),
         "notes": list(dict.fromkeys([*c.notes, *own])),
-        "grid": "data:image/png;base64," + base64.b64encode(grid).decode() if grid else "",
+        "grid": data_uri(grid) if grid else "",
     }

@@ -6,7 +6,6 @@ Those of Table 1 ship in `assets/baselines/`; `e2ed2 evaluate my.yaml` takes any
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_type_hints
 
@@ -112,9 +111,7 @@ class PipelineSampler:
         self.how_sha256 = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()
-    def __call__(
-        self, requests: list[Request], batch_size: int = 32, progress: Callable[[int, int], None] | None = None
-    ) -> Tensor:
+    def __call__(self, requests: list[Request], batch_size: int = 32) -> Tensor:
         """uint8 images [N, 3, H, W], one per request, in order."""
         images = []
         for start in range(0, len(requests), batch_size):
@@ -129,8 +126,6 @@ class PipelineSampler:
                 raise UserError(f"baseline: its call is refused by {self._kind} ({first_line(error)})") from error
             check_finite(torch.from_numpy(made), batch)
             images.append(torch.from_numpy((made * 255).round().astype("uint8")).permute(0, 3, 1, 2))
-            if progress:
-                progress(start + len(batch), len(requests))
         return torch.cat(images)
 
 

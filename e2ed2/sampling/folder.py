@@ -32,6 +32,7 @@ from e2ed2.system.files import atomic_file, write_file
 from e2ed2.system.json_file import read_typed
 from e2ed2.system.pictures import image_grid, png_bytes, to_picture
 from e2ed2.system.processes import ALONE, Share
+from e2ed2.system.text import fit_text
 from e2ed2.system.typed import Record
 
 MADE_BY = "e2ed2"
@@ -76,13 +77,17 @@ def requests_for(prompts: list[str], num: int, seed: int) -> list[Request]:
     """`num` images for each prompt, with seeds `seed`, `seed` + 1, ...
 
     Raises:
-        UserError: an empty prompt, or a number out of range.
+        UserError: an empty prompt, one that is no text, or a number out of range.
     """
     check_range("--num", num, 1, 100_000)
     check_range("--seed", seed, 0, 2**62)
     for i, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise UserError(f"prompt {i} is empty: say what to draw")
+        try:
+            fit_text(prompt)
+        except ValueError as error:
+            raise UserError(f"prompt {i}: {error}; give it as UTF-8") from error
     return [Request(prompt, seed + i) for prompt in prompts for i in range(num)]
 
 

@@ -1,6 +1,6 @@
 """Seeded samples: every image has its own noise, so that it does not depend on how images are batched."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,6 @@ from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.models.text import encode_prompts, encode_uncond, text_encoders
 from e2ed2.system.errors import UserError
 from e2ed2.trajectory import draw_noises, unroll
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Sampler:
         denoisers = [denoiser_of(pipeline, network, inference.guidance_scale, uncond) for network in networks]
         self._denoisers = denoisers if len(denoisers) > 1 else denoisers * len(self.timesteps)
 
-    def __call__(self, requests: list[Request], batch_size: int = 32, progress: Progress | None = None) -> Tensor:
+    def __call__(self, requests: list[Request], batch_size: int = 32) -> Tensor:
         """uint8 images [N, 3, H, W], one per request, in order."""
         if not requests:
             raise UserError("nothing to sample: give at least one prompt")
@@ -69,11 +67,10 @@ class Sampler:
         place = {prompt: i for i, prompt in enumerate(prompts)}
         embeds = encode_prompts(prompts, self._pipeline, self._inference.max_sequence_length)
         images = []
-        for batch in _batches(requests, batch_size):
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
             rows = torch.tensor([place[r.prompt] for r in batch])
             images.append(self._sample(embeds.select(rows).to(self._device), batch))
-            if progress:
-                progress(sum(map(len, images)), len(requests))
         return torch.cat(images)
 
     @torch.inference_mode()
@@ -106,8 +103,3 @@ def check_finite(pixels: Tensor, requests: Sequence[Request]) -> None:
             f"prompt {request.prompt!r}, seed {request.seed}: the image has pixels that are not finite; "
             "check the weights, or sample them in bfloat16 or float32"
         )
-
-
-def _batches(requests: list[Request], size: int) -> Iterator[list[Request]]:
-    for start in range(0, len(requests), size):
-        yield requests[start : start + size]

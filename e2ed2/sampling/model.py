@@ -1,7 +1,6 @@
 """A model ready to sample: ours by the chain it was trained as, a baseline or plain pipeline by its own call."""
 
 import hashlib
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +82,6 @@ def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedMode
         tokenizer=tokenizer,
         max_sequence_length=tokenizer.model_max_length,
     )
-
-
-def device_name() -> str:
-    """What the figures on speed were measured on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def model_sha256(folder: Path) -> str:

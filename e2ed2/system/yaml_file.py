@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import fit_values
+from e2ed2.system.json_file import MAX_DEPTH, fit_values
 from e2ed2.system.text import read_text, shown
 from e2ed2.system.typed import MAX_SHOWN
 
@@ -45,13 +45,21 @@ def parse_yaml(text: str) -> Any:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem}") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply, or holds itself") from error
     except yaml.YAMLError as error:  # a character that no YAML text holds
         raise ValueError(" ".join(str(error).split())) from error
 
 
 class _UniqueKeys(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1  # told before the parser is there: its time grows with the square of the depth
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self.get_mark())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()

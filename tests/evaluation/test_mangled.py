@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from e2ed2.demo.page import compared
 from e2ed2.evaluation.file_protocols import SHIPPED, Prompts, read_prompts
 from e2ed2.evaluation.metrics.intervals import mean_estimate, paired_difference
 from e2ed2.evaluation.protocols import read_protocol
@@ -64,7 +65,7 @@ def test_mangled_tables_of_a_run(tmp_path):
             (tmp_path / "config.yaml").write_bytes(mangled_bytes(b"stage: e2ed2\nevaluation: {metric: fid}\n", rng))
             (tmp_path / "environment.json").write_bytes(mangled_json({"torch": "2", "commit": None}, rng))
             read_or_refuse(lambda: read_results(tmp_path / "metrics.json"), seed)
-            read_or_refuse(lambda: write_report(tmp_path), seed)
+            read_or_refuse(lambda: write_report(tmp_path, compared(tmp_path)), seed)
 
 
 def test_mangled_jackknife_is_none_or_pairs(tmp_path):

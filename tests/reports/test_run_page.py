@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from e2ed2.demo.page import compared, verdict
 from e2ed2.evaluation.results import central, interval
-from e2ed2.reports.charts import interval_chart, line_chart, running_mean, ticks
-from e2ed2.reports.run_page import verdict, write_report
+from e2ed2.reports.run_page import write_report
 from e2ed2.reports.table import print_comparison
 from e2ed2.sampling.folder import save_images
+from e2ed2.system.charts import interval_chart, line_chart, running_mean, ticks
 from e2ed2.system.console import figure
 from e2ed2.system.pictures import image_grid
 
@@ -89,7 +90,7 @@ def test_a_training_run_gets_a_page_with_curves_and_previews(run_dir):
 
 def test_a_demo_page_compares_the_same_prompts_before_and_after(run_dir):
     after_demo(run_dir)
-    page = Page(write_report(run_dir).read_text())
+    page = Page(write_report(run_dir, compared(run_dir)).read_text())
     alts = [image["alt"] for image in page.all("img")]
     assert alts[:3] == [
         "Real image of red apple",
@@ -104,7 +105,7 @@ def test_a_demo_page_compares_the_same_prompts_before_and_after(run_dir):
 
 def test_the_page_needs_nothing_from_elsewhere(run_dir):
     after_demo(run_dir)
-    text = write_report(run_dir).read_text()
+    text = write_report(run_dir, compared(run_dir)).read_text()
     page = Page(text)
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
     assert all(image["alt"] for image in page.all("img")) and all(svg["aria-label"] for svg in page.all("svg"))
@@ -114,14 +115,14 @@ def test_the_page_needs_nothing_from_elsewhere(run_dir):
 
 def test_captions_are_text_not_markup(run_dir):
     after_demo(run_dir, prompt='<script>alert("x")</script>')
-    text = write_report(run_dir).read_text()
+    text = write_report(run_dir, compared(run_dir)).read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
 def test_writing_again_replaces_the_page(run_dir):
     first = write_report(run_dir).read_text()
     after_demo(run_dir)
-    assert write_report(run_dir).read_text() != first
+    assert write_report(run_dir, compared(run_dir)).read_text() != first
     assert not list(run_dir.glob(".*.tmp"))
 
 

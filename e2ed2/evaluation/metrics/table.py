@@ -129,7 +129,6 @@ def _sharpness(m: "Measurement") -> Estimate:
 
 def _reward(name: str, scores_of: Scores, m: "Measurement") -> Estimate:
     """Mean of what a function of image files and captions gives."""
-    assert m.samples is not None
     paths = m.samples.paths
     scores = torch.as_tensor(scores_of(paths, m.prompts), dtype=torch.float64).flatten()
     if len(scores) != len(paths):

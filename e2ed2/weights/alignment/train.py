@@ -6,7 +6,7 @@ python -m e2ed2.weights.alignment.train
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from e2ed2.emoji.alignment import (
     CAPTION_DIM,
     HEAD_FILE,
     AlignmentHead,
-    Progress,
     cached_rows,
     caption_embeddings,
 )
@@ -32,6 +31,8 @@ NUM_AUGMENTED = 2  # altered copies of every training image
 NUM_EPOCHS, BATCH_SIZE, MAX_LR, WEIGHT_DECAY, DROPOUT = 30, 512, 1e-3, 0.1, 0.2
 NEAR_DUPLICATE = 0.9  # captions whose embeddings have this cosine are not each other's negatives
 _IMAGE_CHUNK = 32
+
+Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 def train_alignment_head(progress: Progress | None = None) -> tuple[AlignmentHead, dict[str, Any]]:

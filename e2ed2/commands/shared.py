@@ -1,0 +1,39 @@
+"""What verbs share: arguments, and progress that tells what Ctrl-C leaves."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
+EVALUATED_HELP = (
+    f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
+    "a floor of the emoji protocols: real, autoencoder."
+)
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
+BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says what was saved."""
+
+
+@contextmanager
+def waiting_for(saved: str) -> Iterator[Any]:
+    """Progress bars for a verb; `saved` tells what Ctrl-C leaves, where the work does not tell it itself."""
+    from e2ed2.system.console import Waiting, quiet_libraries
+
+    try:
+        with Waiting() as waiting:
+            waiting("starting", 0, 0)
+            quiet_libraries()
+            yield waiting
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error) or saved) from None

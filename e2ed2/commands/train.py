@@ -1,0 +1,34 @@
+"""`e2ed2 train`."""
+
+from typing import Annotated
+
+import typer
+
+from e2ed2.commands.shared import Overrides, Recipe, waiting_for
+
+EXAMPLES = (
+    "[dim]Examples[/dim]\n\n"
+    "e2ed2 train recipes/emoji/e2ed2.yaml model.path=emoji-lcm\n\n"
+    "e2ed2 train recipes/emoji/e2ed2.yaml model.path=emoji-lcm run.dir=runs/try train.lr=5e-5"
+)
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
+) -> None:
+    """Train a stage. The same command again resumes it, exactly."""
+    from e2ed2.recipe.load import load_config
+
+    config = load_config(recipe, overrides)
+    if dry_run:
+        print(config.to_yaml(), end="")
+        return
+    with waiting_for(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
+        from e2ed2.reports.run_page import write_report
+        from e2ed2.training.loop import train as run
+
+        waiting("preparing", 0, 0)
+        model = run(config, waiting.say, waiting.tick, waiting)
+        print(f"model: {model}\nreport: {write_report(config.run.dir)}")

@@ -1,0 +1,24 @@
+"""A template of `assets/` as one HTML file, with nothing loaded from elsewhere."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from e2ed2.system.files import write_file
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("e2ed2.reports", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)  # fmt: skip
+
+
+def write_page(path: Path, template: str, **values: object) -> Path:
+    """Write the template, filled in; UserError where the disk refuses."""
+    write_file(path, _TEMPLATES.get_template(template).render(values).encode())
+    return path
+
+
+def data_uri(png: bytes) -> str:
+    """A picture for a page's own text."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
