@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 from e2ed2.evaluation.metrics.intervals import Estimate
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.system.environment import environment
+from e2ed2.system.figures import central, interval
 from e2ed2.system.files import atomic_file, file_sha256, write_file
 from e2ed2.system.json_file import read_json, read_typed
 from e2ed2.system.typed import Record, checked
@@ -113,28 +113,6 @@ def sampling_environment(dtype: torch.dtype, batch_size: int, num_processes: int
     """What pixels and speed depend on beside model, prompts and seed; dtype: of the sampling network."""
     about = {"dtype": str(dtype).removeprefix("torch."), "batch_size": batch_size, "num_processes": num_processes}
     return {**about, **environment()}
-
-
-def decimals(estimate: Mapping[str, float]) -> int:
-    """Decimal places worth printing: one or two digits of the interval's half width."""
-    half = (estimate["high"] - estimate["low"]) / 2
-    return min(6, max(0, -math.floor(math.log10(half / 2)))) if 0 < half < math.inf else 3
-
-
-def central(estimate: Mapping[str, float], beside: Mapping[str, float] | None = None) -> str:
-    """The value, as far as its interval (and that of the figure `beside` it) bears it: `0.12`."""
-    return f"{estimate['value']:.{min(decimals(e) for e in (estimate, beside or estimate))}f}"
-
-
-def half_width(estimate: Mapping[str, float]) -> str:
-    """`±0.02`: half the width of the interval."""
-    return f"±{(estimate['high'] - estimate['low']) / 2:.{decimals(estimate)}f}"
-
-
-def interval(estimate: Mapping[str, float]) -> str:
-    """`0.10 to 0.14`."""
-    places = decimals(estimate)
-    return f"{estimate['low']:.{places}f} to {estimate['high']:.{places}f}"
 
 
 def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

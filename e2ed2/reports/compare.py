@@ -10,10 +10,10 @@ from torch import Tensor
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.intervals import Estimate, paired_difference
 from e2ed2.evaluation.metrics.table import metric_of
-from e2ed2.evaluation.results import decimals, read_jackknife, read_result
+from e2ed2.evaluation.results import read_jackknife, read_result
 from e2ed2.reports.published import Published, published_figures, published_for
-from e2ed2.system.console import figure
 from e2ed2.system.errors import UserError
+from e2ed2.system.figures import bracketed, figure
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,6 @@ def cells(comparison: Comparison) -> list[list[str]]:
         blank = ["-"] * (len(comparison.metrics) + 1)
         lines.append([other.method, other.size, str(other.nfe), "-", *blank, *_published(other, protocol, names)])
     return lines
-
-
-def bracketed(estimate: dict[str, float] | None) -> str:
-    """`0.12 [0.10, 0.14]`."""
-    if estimate is None:
-        return "-"
-    places = decimals(estimate)
-    return f"{estimate['value']:.{places}f} [{estimate['low']:.{places}f}, {estimate['high']:.{places}f}]"
 
 
 def difference_titles(comparison: Comparison) -> list[str]:

@@ -9,11 +9,10 @@ from markupsafe import Markup
 
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
-from e2ed2.evaluation.results import central, interval
 from e2ed2.reports.page import data_uri, write_page
 from e2ed2.system.charts import band_chart, line_chart
-from e2ed2.system.console import figure
 from e2ed2.system.errors import UserError
+from e2ed2.system.figures import central, figure, interval
 from e2ed2.system.json_file import read_json
 from e2ed2.system.text import read_text
 from e2ed2.system.yaml_file import parse_yaml

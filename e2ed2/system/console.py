@@ -13,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from e2ed2.system.figures import figure
+
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
 
@@ -88,8 +90,3 @@ def quiet_libraries() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-
-def figure(value: float) -> str:
-    """Three significant digits: 0.0123, 1.20, 123, 4567."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")

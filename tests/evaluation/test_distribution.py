@@ -233,7 +233,8 @@ def test_groups_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("num_x", "num_y", "width", "error"), [(90, 120, 8, 1e-9), (9, 120, 20, 1e-6), (90, 12, 20, 1e-6), (9, 12, 20, 1e-6)]
+    ("num_x", "num_y", "width", "error"),
+    [(90, 120, 8, 1e-9), (9, 120, 20, 1e-6), (90, 12, 20, 1e-6), (9, 12, 20, 1e-6)],
 )
 def test_frechet_equals_the_matrix_square_root_and_its_replicates_those_of_fewer_rows(num_x, num_y, width, error):
     """As pytorch-fid and clean-fid compute it, with fewer and with more images than features, each block left out."""
