@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from e2ed2.data.refusals import one_line
+
 
 @dataclass(frozen=True)
 class SkippedItem:
@@ -17,7 +19,7 @@ class SkippedItem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return one_line(f"{self.path}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, row: int) -> RawItem:
-        """Raises ValueError with the reason when the row cannot be used."""
+    def __getitem__(self, row: int) -> RawItem | SkippedItem: ...
 
     def fingerprint(self) -> str:
         """Changes with the data."""

@@ -29,10 +29,11 @@ def bucket_shapes(size: int, max_ratio: float, step: int, sizes: Sequence[int] =
 def nearest_shape(height: int, width: int, shapes: Sequence[Shape]) -> int:
     """Index of the shape that an image is fitted to: the nearest ratio of sides, on a logarithmic scale.
 
-    Of several sizes the largest to which the image need not be enlarged, or else the smallest.
+    Of several sizes the largest to which the image need not be enlarged, or else the smallest. Shapes without a square
+    are of one size.
     """
     ratio = math.log(height / width)
-    squares = [i for i, shape in enumerate(shapes) if shape[0] == shape[1]]
+    squares = [i for i, shape in enumerate(shapes) if shape[0] == shape[1]] or [0]
     nearest = []
     for first, end in zip(squares, [*squares[1:], len(shapes)], strict=True):
         nearest.append(min(range(first, end), key=lambda i: abs(ratio - math.log(shapes[i][0] / shapes[i][1]))))

@@ -6,18 +6,31 @@ at all, so that a kill leaves nothing torn or doubled.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from e2ed2.data.buckets import bucket_shapes
+from e2ed2.data.cache_files import (
+    ANY,
+    FLOATS,
+    Row,
+    Tensors,
+    read_empty,
+    read_first_captions,
+    read_index,
+    read_manifest,
+    read_shard_metadata,
+    read_tensor,
+    shard_path,
+    whole,
+)
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_file, write_file
 
@@ -25,8 +38,6 @@ SHARD_SIZE = 256  # items
 OPEN_SHARDS = 256
 PLAIN, EMPTY = -1, -2  # numbers of the plain and of the empty caption beside those of an item's own
 MADE_BY = "run `e2ed2 precompute RECIPE.yaml --out DIR` and give DIR"
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,21 +71,8 @@ def write_shard(folder: Path, number: int, items: Iterable[CachedItem], state: d
             tensors |= {f"{name}.{i}.{caption}": value.clone() for name, value in embeds.items()}  # some are the same
         num_captions = sum(caption >= 0 for caption in item.embeds)
         rows.append([num_captions, PLAIN in item.embeds, *item.micro, item.first_caption])
-    with atomic_file(_shard_path(folder, number)) as temporary:
+    with atomic_file(shard_path(folder, number)) as temporary:
         save_file(tensors, temporary, metadata={"shard": json.dumps([rows, state])})
-
-
-def read_shard_metadata(folder: Path, number: int) -> tuple[list[list[Any]], dict[str, Any] | None] | None:
-    """(Rows, state of the stream after them) of a shard, None where there is none yet."""
-    try:
-        with safe_open(_shard_path(folder, number), "pt") as file:
-            metadata = file.metadata()
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{_shard_path(folder, number)}: damaged ({error}); remove it, and precompute again") from error
-    rows, state = json.loads(metadata["shard"])
-    return rows, state
 
 
 def num_shards(folder: Path) -> int:
@@ -84,12 +82,12 @@ def num_shards(folder: Path) -> int:
 
 def write_index(folder: Path) -> None:
     """What a reader needs of all items together."""
-    rows: list[list[Any]] = []
+    rows: list[Row] = []
     places: list[tuple[int, int]] = []
     number = 0
     while (found := read_shard_metadata(folder, number)) is not None:
-        rows += found[0]
-        places += [(number, i) for i in range(len(found[0]))]
+        rows += found.rows
+        places += [(number, i) for i in range(len(found.rows))]
         number += 1
     if not rows:
         raise UserError("data: no item is usable, so that there is nothing to keep")
@@ -97,14 +95,6 @@ def write_index(folder: Path) -> None:
     with atomic_file(folder / "index.safetensors") as temporary:
         save_file(index, temporary)
     write_file(folder / "captions.txt", "".join(f"{row[-1]}\n" for row in rows).encode())
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """`cache.json`, None where there is none."""
-    try:
-        return json.loads((folder / "cache.json").read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -128,39 +118,33 @@ class CachedSet:
         manifest = read_manifest(folder)
         if manifest is None:
             raise UserError(f"data.path: {folder} is no cache; {MADE_BY}")
-        if not manifest["complete"]:
+        if not manifest.complete:
             raise UserError(f"data.path: the cache {folder} is unfinished; run the same `e2ed2 precompute` again")
-        self.made_with: dict[str, Any] = manifest["made_with"]
-        self.parts = [tuple(part) for part in manifest["parts"]]
-        self.has_images: bool = manifest["has_images"]
-        self.size: int = self.made_with["data.size"]
-        try:
-            index = load_file(folder / "index.safetensors")
-            self.empty = load_file(folder / "empty.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"data.path: the cache {folder} is damaged ({error}); precompute again") from error
-        self._places, items = index["places"], index["items"]
+        self.made_with: dict[str, Any] = manifest.made_with.model_dump(by_alias=True)
+        self.parts, self.has_images, self.size = manifest.parts, manifest.has_images, manifest.made_with.size
+        self._places, items, buckets = read_index(folder, manifest.made_with.shapes, manifest.parts)
+        self.buckets: Tensor | None = None if manifest.made_with.buckets is None else buckets
         self.num_captions, self.micro = items[:, 0], items[:, 2:]
         self.has_plain = bool(items[:, 1].any())
-        self.buckets: Tensor | None = None
-        if self.made_with["data.buckets"]:
-            numbers = {shape: i for i, shape in enumerate(bucket_shapes(self.size, **self.made_with["data.buckets"]))}
-            self.buckets = torch.tensor([numbers[tuple(shape)] for shape in items[:, -2:].tolist()])
+        self.empty = read_empty(folder)
+        self._set_x0()
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def first_captions(self) -> list[str]:
-        return (self.folder / "captions.txt").read_text().splitlines()
+        return read_first_captions(self.folder, len(self))
 
     def x0(self, row: int) -> Tensor:
         """Scaled latents [C, h, w]."""
-        return self._tensor(row, "x0.{}")
+        height, width = self._sides(row)
+        shape = (self._channels, height // self._factor, width // self._factor)
+        return self._tensor(row, "x0.{}", self._x0_type, shape)
 
     def image(self, row: int) -> Tensor:
         """uint8 [3, H, W]."""
-        return self._tensor(row, "image.{}")
+        return self._tensor(row, "image.{}", torch.uint8, (3, *self._sides(row)))
 
     def embeds(self, row: int, caption: int) -> Tensors:
         """The tensors of one caption's embeddings, of one row each."""
@@ -168,19 +152,32 @@ class CachedSet:
             return self.empty
         if caption == PLAIN and not self.has_plain:
             caption = 0
-        return {name: self._tensor(row, f"{name}.{{}}.{caption}") for name in self.empty}
+        found: Tensors = {}
+        for name, empty in sorted(self.empty.items()):  # embeds, mask, pooled
+            length = ANY if name == "embeds" and "mask" in self.empty else empty.shape[1]
+            length = found["embeds"].shape[1] if name == "mask" else length
+            shape = (1, length, *empty.shape[2:])
+            found[name] = self._tensor(row, f"{name}.{{}}.{caption}", empty.dtype, shape)
+        return found
 
-    def _tensor(self, row: int, name: str) -> Tensor:
+    def _sides(self, row: int) -> list[int]:
+        """Of the picture: height and width in pixels."""
+        return self.micro[row, -2:].tolist()
+
+    def _set_x0(self) -> None:
+        """The first latents tell what all are like."""
+        shard, i = self._places[0].tolist()
+        path = shard_path(self.folder, shard)
+        with whole(path), safe_open(path, "pt") as file:
+            x0 = read_tensor(file, f"x0.{i}", FLOATS, (ANY, ANY, ANY))
+            if 0 in x0.shape:
+                raise ValueError(f"x0.{i} is empty")
+        self._x0_type, self._channels, self._factor = x0.dtype, len(x0), max(1, self._sides(0)[0] // x0.shape[1])
+
+    def _tensor(self, row: int, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
         shard, i = self._places[row].tolist()
-        try:
-            return self._shard(shard).get_tensor(name.format(i))
-        except (OSError, SafetensorError) as error:
-            path = _shard_path(self.folder, shard)
-            raise UserError(f"{path}: cannot be read ({error}); remove it and run the same precompute again") from error
+        with whole(shard_path(self.folder, shard)):
+            return read_tensor(self._shard(shard), name.format(i), (dtype,), shape)
 
     def _open_shard(self, number: int) -> Any:
-        return safe_open(_shard_path(self.folder, number), "pt")
-
-
-def _shard_path(folder: Path, number: int) -> Path:
-    return folder / "shards" / f"{number:06d}.safetensors"
+        return safe_open(shard_path(self.folder, number), "pt")

@@ -1,12 +1,15 @@
 """Which columns or fields of a row hold the image and its captions."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem
+from e2ed2.data.refusals import one_line
 from e2ed2.system.errors import UserError
+from e2ed2.system.text import decode_text, fit_text
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bmp", "gif", "img")
 CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")
@@ -36,25 +39,33 @@ class Columns:
         ):
             if not names & ({wanted} if wanted else set(usual)):
                 missing = f"no column '{wanted}'" if wanted else f"no column of a usual name ({', '.join(usual)})"
-                raise UserError(
-                    f"data.{kind}_column: {where} has {missing}; it has {', '.join(sorted(names))}: name one of them"
-                )
+                has = ", ".join(sorted(names)) or "none at all"
+                raise UserError(one_line(f"data.{kind}_column: {where} has {missing}; it has {has}: name one of them"))
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of a row's columns that image and captions may be in; nothing else of it has to be readable."""
+        wanted = {*([self.image] if self.image else IMAGE_COLUMNS)}
+        wanted |= {self.caption} if self.caption else {*CAPTION_COLUMNS, JSON_COLUMN}
+        return [name for name in names if name in wanted | {name.partition(".")[0] for name in wanted}]
 
     def item(self, row: Mapping[str, Any], key: str, place: Path | str) -> RawItem:
         """The row's image and captions; ValueError says why it cannot be used."""
         image = _first(row, (self.image,) if self.image else IMAGE_COLUMNS)
         if isinstance(image, dict):  # of Hugging Face datasets
-            image = image["bytes"] if image.get("bytes") is not None else Path(image["path"])
+            path, image = image.get("path"), image.get("bytes")
+            image = Path(path) if image is None and isinstance(path, str) else image
+        if image is None or image == b"":
+            raise ValueError("no image")
         if not isinstance(image, bytes | Path):
-            raise ValueError("no image" if image is None else f"image is not bytes but {type(image).__name__}")
+            raise ValueError(f"image is not bytes but {type(image).__name__}")
         return RawItem(key, image, self.captions(row), place)
 
     def captions(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The row's captions; ValueError says why there are none."""
         found = _first(row, (self.caption,) if self.caption else CAPTION_COLUMNS)
-        json = row.get(JSON_COLUMN)
-        if found is None and self.caption is None and isinstance(json, dict):
-            found = _first(json, CAPTION_COLUMNS)
+        fields = row.get(JSON_COLUMN)
+        if found is None and self.caption is None and isinstance(fields, dict):
+            found = _first(fields, CAPTION_COLUMNS)
         return clean_captions(found, self.caption_per_line)
 
 
@@ -68,17 +79,30 @@ def clean_captions(value: object, per_line: bool = False) -> tuple[str, ...]:
         raise ValueError("no caption")
     texts: list[str] = []
     for text in value if isinstance(value, list | tuple) else [value]:
-        try:
-            text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        except UnicodeDecodeError:
-            raise ValueError("caption is not UTF-8 text") from None
-        if not isinstance(text, str):
+        if not isinstance(text, str | bytes):
             raise ValueError(f"caption is not text but {type(text).__name__}")
+        try:
+            text = decode_text(text) if isinstance(text, bytes) else fit_text(text).removeprefix("\ufeff")
+        except ValueError as error:
+            what = str(error).removeprefix("line 1 ").removeprefix("a text ")
+            raise ValueError(f"caption {what}") from None
         texts += text.splitlines() if per_line else [text]
     captions = tuple(caption for caption in (" ".join(text.split()) for text in texts) if caption)
     if not captions:
         raise ValueError("caption is empty")
     return captions
+
+
+def parse_fields(text: str | bytes) -> Any:
+    """A row's JSON, as it is: only what is asked for has to fit.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:

@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
+
+from pydantic import PositiveInt, TypeAdapter
 
 from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
@@ -12,8 +14,11 @@ from e2ed2.data.transforms import decode_image, fitted_tensor
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, write_file
 from e2ed2.system.paths import cache_dir
+from e2ed2.system.text import shown
 
 Progress = Callable[[int, int], None]
+Verdict = tuple[PositiveInt, PositiveInt] | tuple[str, str] | None  # (height, width), (place, reason), not known
+VERDICTS = TypeAdapter(list[Verdict])
 
 SCANNED_AT_A_TIME = 64  # between two reports of progress
 CAPTIONING = (
@@ -49,35 +54,47 @@ def scan(
     path = cache_dir() / "scans" / f"{sha256(source.fingerprint().encode()).hexdigest()[:24]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):  # the first of several processes does it
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            found = [None] * len(source)
+        found = _kept(path, len(source))
         missing = [row for row, verdict in enumerate(found) if verdict is None]
         if missing:
             found, unread = _scan(source, found, missing, num_workers, progress)
             kept = [None if row in unread else verdict for row, verdict in enumerate(found)]
             write_file(path, json.dumps(kept).encode())
-    sides: list[tuple[int, int] | None] = [(row[0], row[1]) if isinstance(row[0], int) else None for row in found]
-    return sides, [SkippedItem(row[0], row[1]) for row in found if not isinstance(row[0], int)]
+    sides: list[tuple[int, int] | None] = []
+    skipped = []
+    for verdict in found:
+        assert verdict is not None  # all are known by now
+        sides.append(None if isinstance(verdict[0], str) else (verdict[0], int(verdict[1])))
+        if isinstance(verdict[0], str):
+            skipped.append(SkippedItem(verdict[0], str(verdict[1])))
+    return sides, skipped
+
+
+def _kept(path: Path, num_items: int) -> list[Verdict]:
+    """What an earlier scan found; nothing where its file is missing or damaged."""
+    try:
+        found = VERDICTS.validate_json(path.read_text(), strict=True)
+    except (OSError, ValueError):
+        found = []
+    return found if len(found) == num_items else [None] * num_items
 
 
 def _scan(
-    source: Source, found: Sequence[Any], missing: Sequence[int], num_workers: int, progress: Progress | None
-) -> tuple[list[Any], set[int]]:
-    """`found` with the verdicts (height, width) or (place, reason) of the rows `missing`, and the rows left unread."""
+    source: Source, found: Sequence[Verdict], missing: Sequence[int], num_workers: int, progress: Progress | None
+) -> tuple[list[Verdict], set[int]]:
+    """`found` with the verdicts of the rows `missing`, and the rows left unread."""
     unread = set()
 
-    def measure(row: int) -> tuple[int, int] | tuple[str, str]:
-        place = f"row {row}"
+    def measure(row: int) -> Verdict:
+        item = source[row]
+        if isinstance(item, SkippedItem):
+            return shown(item.path), shown(item.reason)
         try:
-            item = source[row]
-            place = str(item.place)
             return decode_image(item.image, [(1, 1)])[1]
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 unread.add(row)
-            return place, _reason(error)
+            return shown(item.place), shown(_reason(error))
 
     found = list(found)
     with ThreadPoolExecutor(num_workers) as pool:

@@ -2,19 +2,25 @@
 
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions
+from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
+from e2ed2.data.refusals import one_line
 from e2ed2.system.errors import UserError
+from e2ed2.system.text import decode_text, read_bytes, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid
 FILE_COLUMN = "file_name"
+MAX_LINE = 2**24  # letters of metadata at a time; a longer line is no row
+END = "\0end\0"  # read after the last line: with a quote left open it comes as a part of the last row
 
 
 class FolderSource:
@@ -73,15 +79,13 @@ class FolderSource:
         if not path.is_file():
             return SkippedItem(path, "a link that leads nowhere, or no file")
         try:
-            return self._item(path, clean_captions(text_path.read_text("utf-8-sig"), self._columns.caption_per_line))
-        except FileNotFoundError:
-            return SkippedItem(path, f"no caption: {text_path.name} is missing")
-        except UnicodeDecodeError:
-            return SkippedItem(path, f"caption {text_path.name} is not UTF-8 text")
-        except OSError as error:
-            return SkippedItem(path, f"caption {text_path.name} cannot be read ({error.strerror})")
+            content = read_bytes(text_path, "caption", "mend it")
+            return self._item(path, clean_captions(content, self._columns.caption_per_line))
+        except UserError as error:
+            is_missing = isinstance(error.__cause__, FileNotFoundError)
+            return SkippedItem(path, f"no caption: {text_path.name} is missing" if is_missing else str(error))
         except ValueError as error:
-            return SkippedItem(path, str(error))
+            return SkippedItem(path, f"{text_path.name}: {error}")
 
     def _item(self, path: Path, captions: tuple[str, ...]) -> RawItem:
         return RawItem(path.relative_to(self._path).as_posix(), path, captions, path)
@@ -92,20 +96,21 @@ class FolderSource:
         items: list[RawItem | SkippedItem] = []
         listed: set[Path | str] = set()
         try:
-            with metadata.open(encoding="utf-8-sig", newline="") as file:
-                for line, row in read_rows(file):
+            # Bytes that are no UTF-8 are kept, so that only the row they are in is skipped.
+            with metadata.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                for line, row in read_rows(iter(partial(file.readline, MAX_LINE), "")):
                     item = self._from_row(metadata, line, row, listed)
                     listed.add(item.place if isinstance(item, RawItem) else item.path)
                     items.append(item)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{metadata} cannot be read as UTF-8 {metadata.suffix[1:]}: {error}") from error
+        except OSError as error:
+            raise UserError(f"{metadata} cannot be read: {error.strerror}; mend it") from error
         unlisted = [SkippedItem(p, f"no row in {metadata.name}") for p in files if p not in listed]
         return items + unlisted
 
     def _from_row(self, metadata: Path, line: int, row: Any, listed: set[Path | str]) -> RawItem | SkippedItem:
         place = metadata.with_name(f"{metadata.name}:{line}")
         if not isinstance(row, dict):
-            return SkippedItem(place, "not a JSON object")
+            return SkippedItem(place, str(row) if isinstance(row, ValueError) else "not a JSON object")
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
             return SkippedItem(place, f"no {FILE_COLUMN}")
@@ -114,44 +119,69 @@ class FolderSource:
             return SkippedItem(place, f"file_name '{name}' lies outside the folder")
         if path in listed:
             return SkippedItem(place, f"file_name '{name}' is listed before; the first row counts")
-        if not path.is_file():
-            return SkippedItem(path, f"named in {metadata.name}:{line}, but missing")
+        if not os.path.isfile(path):  # also where no file can have that name
+            return SkippedItem(path, f"named in {place.name}, but missing")
         try:
             return self._item(path, self._columns.captions(row))
         except ValueError as error:
-            return SkippedItem(path, str(error))
+            return SkippedItem(path, f"{place.name}: {error}")
 
-    def _csv_rows(self, file: TextIO) -> Iterator[tuple[int, Any]]:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or [])
+    def _csv_rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
+        """(Number of its last line, the row, or why there is none)."""
+        reader = csv.DictReader(chain(lines, [END]))
+        try:
+            self._check_columns([name.replace(END, "") for name in reader.fieldnames or []])
+            for row in reader:
+                values = {name: value for name, value in row.items() if isinstance(value, str)}
+                if END in values.values():
+                    return
+                if any(END in value for value in values.values()):
+                    yield reader.line_num - 1, ValueError("a quote that nothing closes")
+                    return
+                as_bytes = {name: value.encode(errors="surrogateescape") for name, value in values.items()}
+                yield reader.line_num, as_bytes | {FILE_COLUMN: values.get(FILE_COLUMN)}
+        except csv.Error as error:
+            raise UserError(f"{self._path / 'metadata.csv'}:{reader.reader.line_num}: {error}; mend it") from error
+
+    def _check_columns(self, names: list[str]) -> None:
         captions = {self._columns.caption} if self._columns.caption else set(CAPTION_COLUMNS)
-        if FILE_COLUMN not in columns or not columns & captions:
-            wanted = self._columns.caption or "text"
-            raise UserError(
-                f"{file.name} needs the columns {FILE_COLUMN} and {wanted}, but has: "
-                f"{', '.join(reader.fieldnames or [])}; data.caption_column names another"
-            )
-        for row in reader:
-            yield reader.line_num, row
+        if FILE_COLUMN not in names or captions.isdisjoint(names):
+            needed = f"needs the columns {FILE_COLUMN} and {self._columns.caption or 'text'}"
+            has = f"but has: {', '.join(names)}; data.caption_column names another"
+            raise UserError(one_line(f"{self._path / 'metadata.csv'} {needed}, {has}"))
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files of a folder and its subfolders, through links but for those that lead back to a folder above them."""
-    for name, subfolders, files in os.walk(folder, followlinks=True):
+    """All files of a folder and its subfolders, through links but for those that lead back to a folder above them.
+
+    Raises:
+        UserError: a folder among them cannot be listed.
+    """
+    for name, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(name)
         subfolders[:] = [sub for sub in subfolders if not sub.startswith(".") and not _leads_back(here / sub)]
         yield from (here / file for file in files if not file.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"folder {shown(error.filename)}: {error.strerror}, so that its files would be missing; give access to it, or "
+        "name a folder without it"
+    ) from error
 
 
 def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.absolute().parents}
 
 
-def _jsonl_rows(file: TextIO) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(file, start=1):
+def _jsonl_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
+    """(Number of the line, its values, or why there are none)."""
+    for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         try:
-            yield line, json.loads(text)
-        except json.JSONDecodeError:
-            yield line, None
+            yield number, parse_fields(decode_text(text.encode(errors="surrogateescape")))
+        except JSONDecodeError:
+            yield number, None
+        except ValueError as error:
+            yield number, ValueError(str(error).removeprefix("line 1 "))

@@ -3,7 +3,7 @@
 Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of any size needs neither room nor a list.
 """
 
-import json
+import os
 import re
 import tarfile
 import time
@@ -16,22 +16,25 @@ from typing import IO, Any
 from urllib.request import urlopen
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import JSON_COLUMN, Columns
-from e2ed2.data.tables import Shard, unreadable
+from e2ed2.data.columns import JSON_COLUMN, Columns, parse_fields
+from e2ed2.data.folder import visible_files
+from e2ed2.data.refusals import in_one_line, unreadable
+from e2ed2.data.tables import Shard
 from e2ed2.system.errors import UserError
+from e2ed2.system.text import MAX_BYTES
 
 END_OF_TAR = bytes(1024)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 HTTP_TIMEOUT = 60.0  # seconds without a byte
 RETRY_WAITS = (1.0, 2.0, 4.0)  # seconds before a remote shard is opened again, as long as no new item comes
-NUM_PROBED = 5  # items of the first shard whose fields must hold image and caption
+NUM_PROBED = 5  # items of the first shard that has any, whose fields must hold image and caption
 
 
 def tar_shards(path: str, columns: Columns) -> list[Shard]:
     """The shards of a folder, a pattern (`*`, `{00000..00099}`) or a URL.
 
     Raises:
-        UserError: none there, no access, a local one cut off, or a column that the first one does not have.
+        UserError: none there, no access, a local one cut off, no item in any, or a column that the first items lack.
     """
     urls = _list_urls(path)
     if not urls:
@@ -39,48 +42,45 @@ def tar_shards(path: str, columns: Columns) -> list[Shard]:
     for url in urls:
         if "://" not in url and url.endswith(".tar"):
             _check_end(Path(url))
-    try:
-        first = list(islice(_samples(urls[0]), NUM_PROBED))
-    except Exception as error:  # of fsspec, of its many backends, of tarfile
-        raise unreadable(urls[0], error) from error
-    fields = {name for sample in first for name in _field_names(sample)}
-    columns.check(fields, urls[0])
-    return [partial(_read_shard, url, columns) for url in urls]
+    for url in urls:
+        with in_one_line(url):
+            first = list(islice(_samples(url), NUM_PROBED))
+        if first:
+            columns.check({name for sample in first for name in _field_names(sample)}, url)
+            return [partial(_read_shard, url, columns) for url in urls]
+    raise UserError(f"data.path '{path}': no item in any of {len(urls)} shards; name others")
 
 
 def _list_urls(path: str) -> list[str]:
     """Every shard, by name."""
     import fsspec
 
+    if os.path.isdir(path):
+        return sorted(str(file) for file in visible_files(Path(path)) if file.suffix == ".tar")
+    if os.path.isfile(path):
+        return [path]
     braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
     if braces:
         low, high = braces.groups()
         numbers = (str(number).zfill(len(low)) for number in range(int(low), int(high) + 1))
         return [url for number in numbers for url in _list_urls(path.replace(braces[0], number, 1))]
-    if Path(path).is_dir():
-        return sorted(str(file) for file in Path(path).rglob("*.tar"))
     if "*" not in path and ("://" not in path or _is_http(path) or path.endswith(TAR_SUFFIXES)):
-        return [path] if "://" in path or Path(path).is_file() else []
-    try:
+        return [path] if "://" in path else []
+    with in_one_line(path):
         system, pattern = fsspec.url_to_fs(path)
         if "*" not in path:
             if not system.isdir(pattern):
                 return [path]
             pattern = f"{pattern}/**/*.tar"
         return sorted(system.unstrip_protocol(file) if "://" in path else file for file in system.glob(pattern))
-    except Exception as error:  # of any backend
-        raise unreadable(path, error) from error
 
 
 def _check_end(shard: Path) -> None:
     """A tar file ends in zeros; one that does not was cut off."""
-    try:
-        with shard.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - len(END_OF_TAR)))
-            is_whole = file.read() == END_OF_TAR
-    except OSError as error:
-        raise unreadable(str(shard), error) from error
+    with in_one_line(shard), shard.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(END_OF_TAR)))
+        is_whole = file.read() == END_OF_TAR
     if not is_whole:
         raise UserError(
             f"data.path: shard {shard} is cut off or no tar file ({size} bytes): fetch it again or remove it"
@@ -145,7 +145,7 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
                 sample = {}
             content = tar.extractfile(member)
             assert content is not None  # a file
-            sample |= {"__key__": key, extension.lower(): content.read()}
+            sample |= {extension.lower(): content.read() if member.size <= MAX_BYTES else None, "__key__": key}
         assert tar.fileobj is not None
         if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # no zeros at the end, which tarfile does not mind
             raise tarfile.ReadError("unexpected end of data")
@@ -155,6 +155,8 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
 
 def _open(url: str) -> AbstractContextManager[IO[bytes]]:
     """A file for reading from beginning to end."""
+    if "://" not in url:
+        return open(url, "rb")
     if _is_http(url):  # fsspec would need another package for it
         return urlopen(url, timeout=HTTP_TIMEOUT)
     import fsspec
@@ -168,10 +170,10 @@ def _is_http(url: str) -> bool:
 
 def _parsed(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample with its JSON decoded; ValueError where it cannot be."""
-    if JSON_COLUMN not in sample:
+    if sample.get(JSON_COLUMN) is None:
         return sample
     try:
-        return {**sample, JSON_COLUMN: json.loads(sample[JSON_COLUMN])}
+        return {**sample, JSON_COLUMN: parse_fields(sample[JSON_COLUMN])}
     except ValueError as error:
         raise ValueError(f"its JSON cannot be read ({error})") from error
 
@@ -179,7 +181,7 @@ def _parsed(sample: dict[str, Any]) -> dict[str, Any]:
 def _field_names(sample: dict[str, Any]) -> list[str]:
     names = [name for name in sample if name != "__key__"]
     try:
-        fields = json.loads(sample[JSON_COLUMN])
-    except (KeyError, ValueError):
+        fields = _parsed(sample).get(JSON_COLUMN)
+    except ValueError:
         return names
     return names + [f"{JSON_COLUMN}.{name}" for name in fields] if isinstance(fields, dict) else names

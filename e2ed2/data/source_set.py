@@ -3,14 +3,17 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from e2ed2.data.batch import ImageTextSet, Picture, SkippedItem, Source, spread
+from e2ed2.data.batch import ImageTextSet, Picture, RawItem, SkippedItem, Source, spread
 from e2ed2.data.buckets import Shape, nearest_shape
 from e2ed2.data.decoding import Progress, check_share, decode_item, scan
 from e2ed2.system.errors import UserError
+
+Item = TypeVar("Item", Picture, RawItem)
 
 
 class SourceSet:
@@ -53,9 +56,9 @@ class SourceSet:
             self.skipped += skipped
         for item in self.skipped:
             say(f"skipped {item}")
-        self._places = torch.tensor(places)
+        self._places, self._fitted = torch.tensor(places), torch.tensor(buckets)
         self._ahead: deque[tuple[Tensor, list[Future[Picture | SkippedItem]]]] = deque(maxlen=2)  # this batch, the next
-        self.buckets = torch.tensor(buckets) if len(shapes) > 1 else None
+        self.buckets = self._fitted if len(shapes) > 1 else None
         self.parts = list(zip(counts, weights, strict=True)) if len(sources) > 1 else []
 
     def __len__(self) -> int:
@@ -69,21 +72,19 @@ class SourceSet:
         """
         begun = [decoding for other, decoding in self._ahead if torch.equal(rows, other)]
         decoding = begun[0] if begun else self._decoding(rows)
-        decoded = [future.result() for future in decoding]
-        for picture in decoded:
-            if not isinstance(picture, Picture):
-                raise UserError(f"data: {picture}; it was usable when training began: bring it back")
-        return [picture for picture in decoded if isinstance(picture, Picture)]
+        return [_usable(future.result()) for future in decoding]
 
     def read_ahead(self, rows: Tensor) -> None:
         """Begin to decode the items `rows` [B], which `pictures` will be asked for."""
         self._ahead.append((rows, self._decoding(rows)))
 
     def _decoding(self, rows: Tensor) -> list[Future[Picture | SkippedItem]]:
-        return [self._pool.submit(self._decode, *place) for place in self._places[rows].tolist()]
+        return [self._pool.submit(self._decode, i) for i in rows.tolist()]
 
-    def _decode(self, number: int, row: int) -> Picture | SkippedItem:
-        return decode_item(self._sources[number][row], self._shapes)
+    def _decode(self, i: int) -> Picture | SkippedItem:
+        """Fitted to the shape of its batch, whatever the file is by now."""
+        number, row = self._places[i].tolist()
+        return decode_item(self._sources[number][row], [self._shapes[int(self._fitted[i])]])
 
     def preview(self, count: int) -> list[Picture]:
         """At most `count` items of the commonest shape, spread over the set."""
@@ -95,7 +96,7 @@ class SourceSet:
     def first_captions(self, rows: Tensor | None = None) -> list[str]:
         """Of the items `rows` [B], or of all; a table reads its items whole for that."""
         places = self._places if rows is None else self._places[rows]
-        return [self._sources[number][row].captions[0] for number, row in places.tolist()]
+        return [_usable(self._sources[number][row]).captions[0] for number, row in places.tolist()]
 
     def fingerprint(self) -> str:
         """Changes with the data."""
@@ -115,3 +116,9 @@ class SourceSet:
             skipped=self.skipped,
             micro=torch.tensor([picture.micro for picture in pictures]),
         )
+
+
+def _usable(item: Item | SkippedItem) -> Item:
+    if isinstance(item, SkippedItem):
+        raise UserError(f"data: {item}; it was usable when training began: bring it back")
+    return item

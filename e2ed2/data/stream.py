@@ -6,9 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from e2ed2.data.batch import Picture, RawItem, SkippedItem
@@ -17,8 +18,36 @@ from e2ed2.data.decoding import check_share, decode_item
 from e2ed2.data.order import bucket_batches, mix, random_batch
 from e2ed2.data.tables import Shard
 from e2ed2.system.errors import UserError
+from e2ed2.system.typed import Record, checked
 
 State = dict[str, Any]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+SAVED = ("the saved place in the data", "begin anew, or take another checkpoint")
+
+
+class Place(Record):
+    """Where a stream of shards is."""
+
+    epoch: Number
+    shard: Number
+    item: Number
+
+
+class MixedPlace(Record):
+    """Where a mixture of streams is."""
+
+    count: Number
+    streams: list[Place]
+
+
+class SetPlace(Record):
+    """Where a set is: how its stream was before the window, the next batch, and how many items were seen until then."""
+
+    stream: State
+    window: Number
+    batch: Number
+    seen: Number
+    skipped: Number
 
 
 class Stream(Protocol):
@@ -40,20 +69,28 @@ class ShardStream:
 
     def __init__(self, shards: Sequence[Shard], seed: int | None = None, rank: int = 0, num_processes: int = 1):
         self._shards, self._seed, self._rank, self._num_processes = shards, seed, rank, num_processes
-        self.state: State = {"epoch": 0, "shard": 0, "item": 0}
+        self._state: State = {"epoch": 0, "shard": 0, "item": 0}
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = checked(Place, state, *SAVED).model_dump()
 
     def __iter__(self) -> Iterator[RawItem | SkippedItem]:
-        epoch, rank, num_processes = self.state["epoch"], self._rank, self._num_processes
+        epoch, rank, num_processes = self._state["epoch"], self._rank, self._num_processes
         order, shares_items = self._order(epoch), len(self._shards) < num_processes
         if not shares_items:
             order = order[rank::num_processes]
-        for number in range(self.state["shard"], len(order)):
-            first = self.state["item"] if number == self.state["shard"] else 0
+        for number in range(self._state["shard"], len(order)):
+            first = self._state["item"] if number == self._state["shard"] else 0
             for i, item in enumerate(self._shards[order[number]](first), start=first):
-                self.state = {"epoch": epoch, "shard": number, "item": i + 1}
+                self._state = {"epoch": epoch, "shard": number, "item": i + 1}
                 if not shares_items or i % num_processes == rank:
                     yield item
-        self.state = {"epoch": epoch + 1, "shard": 0, "item": 0}
+        self._state = {"epoch": epoch + 1, "shard": 0, "item": 0}
 
     def _order(self, epoch: int) -> list[int]:
         if self._seed is None:
@@ -75,9 +112,12 @@ class MixedStream:
 
     @state.setter
     def state(self, state: State) -> None:
-        self._count = state["count"]
-        for stream, inner in zip(self._streams, state["streams"], strict=True):
-            stream.state = inner
+        place = checked(MixedPlace, state, *SAVED)
+        if len(place.streams) != len(self._streams):
+            raise UserError(f"{SAVED[0]}: {len(place.streams)} streams, but there are {len(self._streams)}; {SAVED[1]}")
+        self._count = place.count
+        for stream, inner in zip(self._streams, place.streams, strict=True):
+            stream.state = inner.model_dump()
 
     def __iter__(self) -> Iterator[RawItem | SkippedItem]:
         items = [endless(stream) for stream in self._streams]
@@ -141,12 +181,15 @@ class StreamSet:
         self._stream = self._open(seed, rank, num_processes)
         self._seed, self._batch_size = mix(seed, rank), batch_size
         state = state or {"stream": self._stream.state, "window": 0, "batch": 0, "seen": 0, "skipped": 0}
-        self._stream.state = state["stream"]
+        place = checked(SetPlace, state, *SAVED)
+        self._stream.state = place.stream
         self._items = endless(self._stream)
-        self._counts = (state["seen"], state["skipped"])
+        self._counts = (place.seen, place.skipped)
         self._next = self._read_next()
-        self._number, self._batch = state["window"], state["batch"]
+        self._number, self._batch = place.window, place.batch
         self._take()
+        if self._batch > len(self._batches):
+            raise UserError(f"{SAVED[0]}: batch {self._batch} of {len(self._batches)}: the data are others; {SAVED[1]}")
 
     def rows(self, position: int) -> Tensor:
         """The next rows [B] of the window, or of the next window."""

@@ -1,5 +1,7 @@
 """Parquet files and data sets of the Hugging Face hub, through the `datasets` package."""
 
+import glob
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -7,9 +9,14 @@ from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import JSON_COLUMN, Columns
+from e2ed2.data.folder import visible_files
+from e2ed2.data.parquet import ROWS_AT_A_TIME, check_parquet, parquet_items, read_through, shared_columns
+from e2ed2.data.refusals import in_one_line, is_of_cache
 from e2ed2.system.errors import UserError
 
 Shard = Callable[[int], Iterator[RawItem | SkippedItem]]  # number of the first item -> that and all after it
+
+NO_ROWS = "data.path '{}' has no rows: name one that has"
 
 
 class TableSource:
@@ -25,15 +32,23 @@ class TableSource:
     def __init__(self, path: str, kind: str, columns: Columns, revision: str | None = None, split: str = "train"):
         self.skipped: list[SkippedItem] = []
         self._path, self._columns = path, columns
-        table = open_table(path, kind, revision, split, streaming=False)
-        self._table = table.cast(_undecoded(table.features))
-        columns.check(_field_names(self._table.features), path)
+        with in_one_line(path):
+            table = _load(path, _named(path, kind, revision), _split(kind, split), columns)
+            self._table = table.cast(_undecoded(table.features))
+            columns.check(_field_names(self._table.features), path)
+            if not len(self._table):
+                raise UserError(NO_ROWS.format(path))
+            self._rows = self._table.select_columns(columns.among(self._table.column_names))
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitem__(self, row: int) -> RawItem:
-        return self._columns.item(self._table[row], str(row), f"{self._path}[{row}]")
+    def __getitem__(self, row: int) -> RawItem | SkippedItem:
+        place = f"{self._path}[{row}]"
+        try:
+            return self._columns.item(self._rows[row], str(row), place)
+        except Exception as error:  # of pyarrow too: bytes that are not what their column says
+            return SkippedItem(place, str(error) or type(error).__name__)
 
     def fingerprint(self) -> str:
         return f"{self._table._fingerprint} {self._columns}"
@@ -43,32 +58,82 @@ def table_shards(
     path: str, kind: str, columns: Columns, revision: str | None = None, split: str = "train"
 ) -> list[Shard]:
     """The same rows as a stream: nothing is downloaded but what is being read. Raises as `TableSource` does."""
-    table = open_table(path, kind, revision, split, streaming=True)
-    first = next(iter(table), None)
+    with in_one_line(path):
+        builder = _builder(_named(path, kind, revision))
+        if files := _parquet_files(builder).get(_split(kind, split)):
+            _check_files(files, columns, path)
+            return [partial(parquet_items, file, columns, number) for number, file in enumerate(files)]
+        table = builder.as_streaming_dataset(split=split)
+        undecoded = table.decode(False) if table.features else table
+        first = next(iter(undecoded), None)
     if first is None:
-        raise UserError(f"data.path '{path}' has no rows: name one that has")
+        raise UserError(NO_ROWS.format(path))
     columns.check(_field_names(first), path)
-    undecoded = table.decode(False) if table.features else table
     return [partial(_read_shard, undecoded, i, columns, path) for i in range(table.num_shards)]
 
 
-def open_table(path: str, kind: str, revision: str | None, split: str, streaming: bool) -> Any:
-    """A `datasets.Dataset`, or an `IterableDataset` when streaming.
+def _named(path: str, kind: str, revision: str | None) -> dict[str, Any]:
+    """What the package calls it; a path that exists is itself, whatever its characters."""
+    if kind == "hub":
+        return {"path": path, "revision": revision}
+    is_folder, pattern = _is_folder(path), glob.escape(path) if os.path.exists(path) else path
+    if is_folder and "://" not in path:
+        for _ in visible_files(Path(path)):  # refuses a folder that cannot be listed; the package would leave it out
+            pass
+    return {"path": "parquet", "data_files": f"{pattern}/**/*.parquet" if is_folder else pattern}
 
-    Raises:
-        UserError: missing, unreadable, no access, or the package is not installed.
-    """
+
+def _split(kind: str, split: str) -> str:
+    return split if kind == "hub" else "train"
+
+
+def _load(path: str, named: dict[str, Any], split: str, columns: Columns) -> Any:
+    """A `datasets.Dataset`. Raises anything, but a UserError where a parquet file is at fault."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
     try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise UserError(f"data.source={kind} needs a package: run `pip install 'e2ed2[train]'` ({error})") from error
-    try:
-        if kind == "hub":
-            return load_dataset(path, revision=revision, split=split, streaming=streaming)
-        files = f"{path}/**/*.parquet" if _is_folder(path) else path
-        return load_dataset("parquet", data_files=files, split="train", streaming=streaming)
-    except Exception as error:  # of many libraries: a missing file, no network, no such split, damaged bytes
-        raise unreadable(path, error) from error
+        try:
+            return load_dataset(**named, split=split)
+        except DatasetGenerationError:  # perhaps for columns that nobody asked for, or a first file without rows
+            if not (names := shared_columns(_all_files(named), columns)):
+                raise
+            return load_dataset(**named, split=split, columns=names, batch_size=ROWS_AT_A_TIME)
+    except Exception as error:
+        if not is_of_cache(error):
+            files = _all_files(named)
+            if files:
+                _check_files(files, columns, path)
+            for file in files:
+                read_through(file, columns)
+        raise
+
+
+def _builder(named: dict[str, Any]) -> Any:
+    from datasets import load_dataset_builder
+
+    return load_dataset_builder(**named)
+
+
+def _parquet_files(builder: Any) -> dict[str, list[str]]:
+    """The files of each split; none where they are of another kind."""
+    files = builder.config.data_files or {}
+    return {str(split): list(paths) for split, paths in files.items()} if builder.name == "parquet" else {}
+
+
+def _all_files(named: dict[str, Any]) -> list[str]:
+    return [file for files in _parquet_files(_builder(named)).values() for file in files]
+
+
+def _check_files(files: list[str], columns: Columns, path: str) -> None:
+    """Raise UserError naming the first file that cannot be opened or lacks a column, or when none has rows."""
+    has_rows = False
+    for file in files:
+        if has_rows and "://" in file:  # one request each: they are looked at when they are read
+            return
+        has_rows = bool(check_parquet(file, columns)) or has_rows
+    if not has_rows:
+        raise UserError(NO_ROWS.format(path))
 
 
 def _is_folder(path: str) -> bool:
@@ -83,31 +148,15 @@ def _is_folder(path: str) -> bool:
     return system.isdir(inner)
 
 
-def unreadable(path: str, error: BaseException) -> UserError:
-    """What to tell a user when `path` cannot be read."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    name, reason = type(error).__name__, " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ImportError):
-        remedy = "install that package"
-    elif "Credentials" in name or isinstance(error, PermissionError):
-        remedy = "give access, for S3 by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
-    else:
-        remedy = "name a path, URL or data set that can be read, or fetch the damaged file again"
-    return UserError(f"data.path '{path}' cannot be read ({reason}): {remedy}")
-
-
 def _read_shard(table: Any, number: int, columns: Columns, path: str, first: int) -> Iterator[RawItem | SkippedItem]:
     place = f"{path}, shard {number}"
-    try:
+    with in_one_line(place):
         rows = table.shard(table.num_shards, number, contiguous=True).skip(first)
         for i, row in enumerate(rows, start=first):
             try:
                 yield columns.item(row, f"{number}/{i}", f"{place}[{i}]")
             except ValueError as error:
                 yield SkippedItem(f"{place}[{i}]", str(error))
-    except OSError as error:
-        raise unreadable(place, error) from error
 
 
 def _undecoded(features: Any) -> Any:

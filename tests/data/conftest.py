@@ -1,8 +1,12 @@
 """Small captioned images, and the ways in which they come."""
 
+import errno
 import io
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +18,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("E2ED2_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def locked_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make a folder that cannot be listed, not even by root."""
+    scandir = os.scandir
+
+    def lock(folder: Path) -> None:
+        folder.mkdir()
+
+        def refusing(path: str) -> Any:
+            if Path(path) == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+
+    return lock
 
 
 def png(shade: int, size: tuple[int, int] = (16, 16)) -> bytes:

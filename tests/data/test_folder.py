@@ -1,21 +1,14 @@
 """The folder source on real files, good and bad."""
 
-import csv
-import errno
-import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data import decoding
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.columns import Columns
 from e2ed2.data.folder import IMAGE_SUFFIXES, FolderSource
 from e2ed2.data.source_set import SourceSet
-from e2ed2.data.transforms import decode_image
 from e2ed2.recipe.data import DataConfig
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import load_user_data
@@ -30,16 +23,6 @@ def write_pair(folder: Path, name: str, caption: str | None = "a thing", color=R
     if caption is not None:
         path.with_suffix(".txt").write_text(caption, encoding="utf-8")
     return path
-
-
-def write_jsonl(folder: Path, *rows: object) -> None:
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def load(folder: Path, max_bad_fraction: float = 0.99, progress=None, num_workers: int = 2) -> ImageTextSet:
@@ -90,8 +73,8 @@ def test_bad_items_are_skipped_with_their_reason(tmp_path):
     assert data.keys == ["good.png"]
     assert reasons(data) == {
         "none.png": "no caption: none.txt is missing",
-        "empty.png": "caption is empty",
-        "latin.png": "caption latin.txt is not UTF-8 text",
+        "empty.png": "empty.txt: caption is empty",
+        "latin.png": "latin.txt: caption is not UTF-8 text (byte 0xe9)",
         "noise.png": "not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image",
         "zero.webp": "not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image",
     }
@@ -147,57 +130,6 @@ def test_linked_folders_are_read_and_links_back_end(tmp_path):
     assert load(tmp_path / "set", 0.0).keys == ["x/a.png", "x/sub/b.png", "y/b.png"]
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
-    for name in ("a.png", "b.png", "c.png"):
-        write_pair(tmp_path, name)
-    (tmp_path / "c.png").write_bytes(b"noise")
-    read_bytes, read = Path.read_bytes, []
-
-    def failing(path: Path) -> bytes:
-        read.append(path.name)
-        if path.name == "b.png" and fails:
-            raise OSError(errno.EIO, "Input/output error")
-        return read_bytes(path)
-
-    def scan() -> tuple[list[str], list[str]]:
-        read.clear()
-        _, bad = decoding.scan(FolderSource(tmp_path), 1)
-        return list(read), [f"{Path(item.path).name}: {item.reason}" for item in bad]
-
-    monkeypatch.setattr(Path, "read_bytes", failing)
-    noise = "c.png: not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image"
-    fails = True
-    for names in (["a.png", "b.png", "c.png"], ["b.png"]):
-        assert scan() == (names, ["b.png: cannot be read (Input/output error)", noise])
-    fails = False
-    assert scan() == (["b.png"], [noise])
-    assert scan() == ([], [noise])
-
-
-def test_every_file_is_scanned_once_and_again_when_something_changes(tmp_path, monkeypatch):
-    for name in ("a.png", "b.png", "c.png"):
-        write_pair(tmp_path, name)
-    write_pair(tmp_path, "d.png", caption=None)
-    scanned, ticks = [], []
-
-    def counting(file: Path, shapes: list[tuple[int, int]]):
-        scanned.append(file.name)
-        return decode_image(file, shapes)
-
-    def scan() -> list[str]:
-        scanned.clear()
-        ticks.clear()
-        source = FolderSource(tmp_path)
-        SourceSet([("x", source)], [1.0], [(8, 8)], 0.25, 1, progress=lambda done, total: ticks.append((done, total)))
-        return scanned
-
-    monkeypatch.setattr(decoding, "decode_image", counting)
-    assert scan() == ["a.png", "b.png", "c.png"] and ticks == [(3, 3)]
-    assert scan() == [] and ticks == []
-    os.utime(write_pair(tmp_path, "b.png", color=GREEN), (1, 1))
-    assert len(scan()) == 3
-
-
 # Refused folders
 
 
@@ -242,86 +174,11 @@ def test_bad_share_at_the_limit_passes_and_above_it_is_refused(tmp_path):
     assert [f"bad{i}.png" in caught.value.__notes__[0] for i in range(7)] == [True] * 7
 
 
-# A folder with metadata
-
-
-def test_jsonl_captions(tmp_path):
-    write_pair(tmp_path, "sub/a.png", caption=None, color=BLUE)
-    write_pair(tmp_path, "b.png", caption="not this one")
-    row = {"file_name": "sub/a.png", "text": "blue sky", "score": 3}
-    write_jsonl(tmp_path, row, "", {"file_name": "b.png", "text": "x"})
-    data = load(tmp_path, 0.0)
-    assert data.keys == ["sub/a.png", "b.png"] and data.captions == ["blue sky", "x"]
-    assert pixel(data.images[0]) == BLUE
-
-
-def test_csv_captions_with_byte_order_mark_and_quoted_commas(tmp_path):
-    write_pair(tmp_path, "a.png", caption=None)
-    rows = [["file_name", "text"], ["a.png", "red, round\nand ripe"], ["b.png", "gone"]]
-    with (tmp_path / "metadata.csv").open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows(rows)
-    data = load(tmp_path)
-    assert data.captions == ["red, round and ripe"]
-    assert reasons(data) == {"b.png": "named in metadata.csv:4, but missing"}
-
-
-def test_bad_metadata_rows_are_skipped_with_their_line(tmp_path):
-    for name in ("a.png", "blank.png", "number.png", "nothing.png", "unlisted.png"):
-        write_pair(tmp_path, name)
-    outside = write_pair(tmp_path.parent, "outside.png")
-    write_jsonl(
-        tmp_path,
-        {"file_name": "a.png", "text": "first"},
-        {"file_name": "a.png", "text": "second"},
-        {"file_name": "blank.png", "text": ""},
-        {"file_name": "number.png", "text": 7},
-        {"file_name": "nothing.png"},
-        {"text": "no name"},
-        "{broken",
-        "[]",
-        {"file_name": "../outside.png", "text": "x"},
-        {"file_name": str(outside), "text": "x"},
-    )
-    data = load(tmp_path)
-    assert data.captions == ["first"]
-    assert reasons(data) == {
-        "metadata.jsonl:2": "file_name 'a.png' is listed before; the first row counts",
-        "blank.png": "caption is empty",
-        "number.png": "caption is not text but int",
-        "nothing.png": "no caption",
-        "metadata.jsonl:6": "no file_name",
-        "metadata.jsonl:7": "not a JSON object",
-        "metadata.jsonl:8": "not a JSON object",
-        "metadata.jsonl:9": "file_name '../outside.png' lies outside the folder",
-        "metadata.jsonl:10": f"file_name '{outside}' lies outside the folder",
-        "unlisted.png": "no row in metadata.jsonl",
-    }
-
-
-def test_unreadable_metadata_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_read_whole_is_refused(tmp_path, locked_folder):
     write_pair(tmp_path, "a.png")
-    metadata = tmp_path / "metadata.csv"
-    metadata.write_text("file_name,title\na.png,red\n")
-    with pytest.raises(UserError, match="needs the columns file_name and text, but has: file_name, title"):
+    locked_folder(tmp_path / ".hidden")
+    assert load(tmp_path, 0.0).keys == ["a.png"]
+    locked_folder(tmp_path / "sub")
+    remedy = "give access to it, or name a folder without it"
+    with pytest.raises(UserError, match=f"folder .*/sub: Permission denied, so that .* missing; {remedy}"):
         load(tmp_path)
-    metadata.write_bytes(b"file_name,text\na.png,caf\xe9\n")
-    with pytest.raises(UserError, match="metadata.csv cannot be read as UTF-8 csv"):
-        load(tmp_path)
-    write_jsonl(tmp_path, {"file_name": "a.png", "text": "red"})
-    with pytest.raises(UserError, match="keep one of them"):
-        load(tmp_path)
-
-
-def test_the_caption_column_is_detected_or_named(tmp_path):
-    write_pair(tmp_path, "a.png", caption=None)
-    write_jsonl(tmp_path, {"file_name": "a.png", "caption": "red", "title": "An apple"})
-    assert FolderSource(tmp_path)[0].captions == ("red",)
-    assert FolderSource(tmp_path, Columns(caption="title"))[0].captions == ("An apple",)
-
-
-def test_several_captions_come_as_a_list_or_as_lines(tmp_path):
-    write_pair(tmp_path, "a.png", caption="red\n\n a  round apple\n")
-    assert FolderSource(tmp_path)[0].captions == ("red a round apple",)
-    assert FolderSource(tmp_path, Columns(caption_per_line=True))[0].captions == ("red", "a round apple")
-    write_jsonl(tmp_path, {"file_name": "a.png", "text": ["red", "", "an apple"]})
-    assert FolderSource(tmp_path)[0].captions == ("red", "an apple")

@@ -17,9 +17,9 @@ import pytest
 from e2ed2.data import shards as shards_module
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import Columns
+from e2ed2.data.refusals import unreadable
 from e2ed2.data.shards import tar_shards
 from e2ed2.data.stream import ShardStream
-from e2ed2.data.tables import unreadable
 from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_shards, write_tar
 
@@ -67,8 +67,16 @@ def test_bad_samples_are_named_and_the_others_go_on(tmp_path):
     items = read(write_tar(tmp_path / "a.tar", samples))
     assert keys(items) == ["first", "last"]
     skipped = {str(item.path).rpartition("/")[2]: item.reason for item in items if isinstance(item, SkippedItem)}
-    assert skipped["latin"] == "caption is not UTF-8 text" and skipped["silent"] == "no caption"
+    assert skipped["latin"] == "caption is not UTF-8 text (byte 0xe9)" and skipped["silent"] == "no caption"
     assert skipped["blind"] == "no image" and skipped["json"].startswith("its JSON cannot be read")
+
+
+def test_a_file_too_large_for_memory_is_not_read(tmp_path, monkeypatch):
+    samples = {"large": {"png": bytes(2000), "txt": b"x"}, "b": {"png": png(1), "txt": b"x"}}
+    path = write_tar(tmp_path / "a.tar", samples)
+    monkeypatch.setattr(shards_module, "MAX_BYTES", 1000)
+    skipped, good = read(path)
+    assert str(skipped) == f"{path}/large: no image" and good.key == "b"
 
 
 @contextlib.contextmanager
@@ -187,8 +195,50 @@ def test_what_is_refused_before_training(tmp_path):
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match="00000.tar is cut off or no tar file"):
         read(tmp_path)
-    path.write_bytes(b"\0" * 10240)
-    with pytest.raises(UserError, match="data.image_column: .*has no column of a usual name"):
+
+def test_a_shard_without_items_tells_nothing_of_the_columns(tmp_path):
+    empty = write_tar(tmp_path / "00000.tar", {})
+    with pytest.raises(UserError, match=r"no item in any of 1 shards; name others"):
+        read(tmp_path)
+    write_tar(tmp_path / "00002.tar", {"x": {"png": png(3), "title": b"third"}})
+    (tmp_path / "00001.tar").write_bytes(empty.read_bytes())
+    assert keys(read(tmp_path, Columns(caption="title"))) == ["x"]
+    with pytest.raises(UserError, match="00002.tar has no column of a usual name .*; it has png, title"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["photos [v2]", "a*b", "{00000..00002}", "c::d"])
+def test_a_path_that_exists_is_itself(tmp_path, name):
+    write_shards(tmp_path / name, 2, 1)
+    assert keys(read(tmp_path / name)) == ["0-0", "1-0"]
+    (tmp_path / name / "00000.tar").rename(tmp_path / f"{name}.tar")
+    assert keys(read(tmp_path / f"{name}.tar")) == ["0-0"]
+
+
+def test_text_that_nothing_can_hold_is_skipped_by_name_and_a_mark_is_no_text(tmp_path):
+    samples = {
+        "half": {"png": png(1), "json": rb'{"caption": "a cat \ud83d"}'},
+        "nul": {"png": png(1), "txt": b"a\0b"},
+        "deep": {"png": png(1), "json": b"[" * 100_000},
+        "digits": {"png": png(1), "json": b"9" * 5000},
+        "mark": {"png": png(1), "txt": "\ufeffa cat".encode()},
+        "other": {"png": png(1), "json": rb'{"caption": "a dog", "alt": "\ud83d"}'},
+    }
+    items = read(write_tar(tmp_path / "a.tar", samples))
+    assert {item.key: item.captions for item in items if isinstance(item, RawItem)} == {
+        "mark": ("a cat",),
+        "other": ("a dog",),
+    }
+    half, nul, deep, digits = (str(item).removeprefix(f"{tmp_path}/a.tar/") for item in items[:4])
+    assert half == r"half: caption holds half a character (\ud83d alone)"
+    assert nul == "nul: caption holds a NUL character"
+    assert deep == "deep: its JSON cannot be read (nested too deeply)" and digits.startswith("digits: its JSON cannot")
+
+
+def test_a_folder_of_shards_that_cannot_be_read_whole_is_refused(tmp_path, locked_folder):
+    write_shards(tmp_path, 1, 1)
+    locked_folder(tmp_path / "sub")
+    with pytest.raises(UserError, match="folder .*/sub: Permission denied, .*give access to it, or name"):
         read(tmp_path)
 
 

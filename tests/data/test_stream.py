@@ -43,6 +43,26 @@ def test_a_resumed_stream_goes_on_with_the_very_next_batch(tmp_path, window_size
     assert len({key for batch in expected for key in batch}) == 15  # all of the set
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": "3"}, "window: Input should be a valid integer, found '3'"),
+        ({"batch": 9}, "batch 9 of 4: the data are others"),
+        ({"stream": {"epoch": 0, "shard": 0}}, "item is missing"),
+        ({"stream": {"count": 0, "streams": []}}, "epoch is missing"),
+        ({"seen": -1}, "seen: Input should be greater than or equal to 0, found -1"),
+    ],
+)
+def test_a_saved_place_is_of_its_kind_or_refused_by_its_field(tmp_path, change, message):
+    write_shards(tmp_path)
+    data = open_set(tmp_path)
+    data.begin(3, 2, 0, 1, None)
+    place = json.loads(json.dumps(data.state()))
+    open_set(tmp_path).begin(3, 2, 0, 1, place)
+    with pytest.raises(UserError, match=f"the saved place in the data: {message}.*; begin anew, or take another check"):
+        open_set(tmp_path).begin(3, 2, 0, 1, place | change)
+
+
 def test_every_batch_has_one_shape_and_a_window_holds_each_item_once(tmp_path):
     write_shards(tmp_path, 3, 10)
     data = open_set(tmp_path, window_size=30)
@@ -98,3 +118,5 @@ def test_mixed_streams_are_drawn_by_weight_and_resume(tmp_path):
     resumed = open_mix()
     resumed.state = json.loads(json.dumps(state))
     assert [item.key for item, _ in zip(resumed, range(20), strict=False)] == following
+    with pytest.raises(UserError, match="the saved place in the data: 1 streams, but there are 2"):
+        resumed.state = {"count": 0, "streams": state["streams"][:1]}

@@ -16,14 +16,12 @@ from e2ed2.data.cache import (
     SHARD_SIZE,
     CachedItem,
     CachedSet,
-    Tensors,
     num_shards,
-    read_manifest,
-    read_shard_metadata,
     write_index,
     write_manifest,
     write_shard,
 )
+from e2ed2.data.cache_files import Tensors, read_manifest, read_shard_metadata
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.stream import StreamSet
 from e2ed2.models.autoencoder import encode_all
@@ -171,7 +169,8 @@ def _claim(out: Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"--out {out}: holds other files; name a new folder")
         write_manifest(out, {**manifest, "complete": False})
         return
-    wanted, found = ({**values.pop("made_with"), **values} for values in (manifest.copy(), before.copy()))
+    both = (manifest.copy(), before.model_dump(mode="json", by_alias=True))
+    wanted, found = ({**values.pop("made_with"), **values} for values in both)
     for field, value in wanted.items():
         if found.get(field) != value:
             raise UserError(
@@ -185,7 +184,7 @@ def _missing_shards(data: ImageTextSet | SourceSet | StreamSet, out: Path, proce
     if isinstance(data, StreamSet):
         number, state = 0, None
         while (found := read_shard_metadata(out, number)) is not None:
-            number, state = number + 1, found[1]
+            number, state = number + 1, found.state.model_dump() if found.state else None
         windows = data.windows(SHARD_SIZE, state) if process.is_main_process else iter(())
         for i, (pictures, after) in enumerate(windows, start=number):
             yield i, pictures, after

@@ -133,6 +133,21 @@ def test_again_it_has_nothing_to_do_and_another_recipe_is_refused(tiny_model, ph
     assert contents(out) == before
 
 
+def test_what_was_kept_is_of_its_kind_or_named(tiny_model, photos, tmp_path):
+    config = recipe(tiny_model, photos)
+    out = precompute(config, tmp_path / "cache", lambda line: None)
+    whole = contents(out)
+    shard = out / "shards" / "000001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match="000001.safetensors: damaged .*; remove it, and run the same `e2ed2 pre"):
+        precompute(config, out, lambda line: None)
+    shard.unlink()
+    assert contents(precompute(config, out, lambda line: None)) == whole
+    (out / "cache.json").write_text("[]")
+    with pytest.raises(UserError, match="cache .*cache.json: must hold fields, found list; remove the folder, and pre"):
+        precompute(config, out, lambda line: None)
+
+
 def test_processes_share_the_shards_and_the_last_one_finishes(tiny_model, photos, tmp_path, monkeypatch):
     config, whole, shared = recipe(tiny_model, photos), tmp_path / "whole", tmp_path / "shared"
     precompute(config, whole, lambda line: None)
