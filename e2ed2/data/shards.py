@@ -3,11 +3,12 @@
 Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of any size needs neither room nor a list.
 """
 
+import io
 import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
@@ -21,6 +22,7 @@ from e2ed2.data.folder import visible_files
 from e2ed2.data.refusals import in_one_line, unreadable
 from e2ed2.data.tables import Shard
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import atomic_file
 from e2ed2.system.text import MAX_BYTES
 
 END_OF_TAR = bytes(1024)
@@ -185,3 +187,17 @@ def _field_names(sample: dict[str, Any]) -> list[str]:
     except ValueError:
         return names
     return names + [f"{JSON_COLUMN}.{name}" for name in fields] if isinstance(fields, dict) else names
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes | Path]]) -> None:
+    """A shard of files by their names, at once or not at all; equal contents make equal shards.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    with atomic_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            member = tarfile.TarInfo(name)  # no times and owners
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))

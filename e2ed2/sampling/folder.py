@@ -8,11 +8,9 @@ not depend, to the last bit, on when a run was interrupted or on how many proces
 """
 
 import hashlib
-import io
 import json
 import re
 import shutil
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from e2ed2 import __version__
+from e2ed2.data.shards import write_tar
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import LoadedModel
 from e2ed2.system.errors import UserError, check_range
-from e2ed2.system.files import atomic_file, write_file
+from e2ed2.system.files import write_file
 from e2ed2.system.json_file import read_typed
 from e2ed2.system.pictures import image_grid, png_bytes, to_picture
 from e2ed2.system.processes import ALONE, Share
@@ -157,14 +156,12 @@ def put_away(out: Path, requests: list[Request], files: list[Path], keep: Keep) 
     if keep == "files":
         return
     for start in range(0, len(files) if keep == "shards" else 0, IMAGES_PER_SHARD):
-        rows = range(start, min(start + IMAGES_PER_SHARD, len(files)))
-        shard = out / f"images-{start // IMAGES_PER_SHARD:05d}.tar"
-        with atomic_file(shard) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i in rows:
-                about = {"prompt": requests[i].prompt, "seed": requests[i].seed}
-                _add(tar, f"{i:06d}.png", files[i].read_bytes())
-                _add(tar, f"{i:06d}.txt", requests[i].prompt.encode())
-                _add(tar, f"{i:06d}.json", json.dumps(about).encode())
+        members = []
+        for i in range(start, min(start + IMAGES_PER_SHARD, len(files))):
+            about = {"prompt": requests[i].prompt, "seed": requests[i].seed}
+            members += [(f"{i:06d}.png", files[i]), (f"{i:06d}.txt", requests[i].prompt.encode())]
+            members.append((f"{i:06d}.json", json.dumps(about).encode()))
+        write_tar(out / f"images-{start // IMAGES_PER_SHARD:05d}.tar", members)
     for path in files:
         path.unlink()
     if keep == "nothing":
@@ -275,9 +272,3 @@ def _is_whole(path: Path) -> bool:
     except (OSError, SyntaxError):
         return False
     return True
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no times and owners: equal images make equal shards
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
