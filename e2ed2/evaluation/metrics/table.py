@@ -103,20 +103,13 @@ def _by_image(neighbours: Callable[..., Estimate], m: "Measurement", samples: Te
     return neighbours(samples, real, groups=m.reference.groups)
 
 
-def _clip_score(m: "Measurement", samples: Tensor) -> Estimate:
-    return _caption_fit(m, samples, "clip", 100.0, m.asked.protocol.networks.clip_prefix)
-
-
-def _pickscore(m: "Measurement", samples: Tensor) -> Estimate:
-    return _caption_fit(m, samples, "pickscore", None)
-
-
-def _caption_fit(m: "Measurement", samples: Tensor, network: str, scale: float | None, prefix: str = "") -> Estimate:
-    """Mean score of image and caption in a CLIP; a scale of None is the network's own."""
-    clip = m.network(network)
+def _caption_fit(network: str, m: "Measurement", samples: Tensor) -> Estimate:
+    """Mean score of image and caption in a CLIP: 100 times the cosine after the prefix, or as PickScore scales it."""
+    clip, is_clip_score = m.network(network), network == "clip"
     assert isinstance(clip, ClipFeatures)
+    prefix = m.asked.protocol.networks.clip_prefix if is_clip_score else ""
     texts = clip.texts([prefix + prompt for prompt in m.prompts])
-    return mean_estimate(clip_scores(samples, texts, clip.scale if scale is None else scale), m.prompts)
+    return mean_estimate(clip_scores(samples, texts, 100.0 if is_clip_score else clip.scale), m.prompts)
 
 
 def _spread(m: "Measurement") -> Estimate:
@@ -174,7 +167,7 @@ METRICS: dict[str, Metric] = {
         "authenticity", "authen", "higher", "Share of samples that are no near copies of a training image.",
         partial(_by_prompt, authenticity), CHOICE, ("samples", "training"), enough=1000),
     "clip_score": Metric("CLIP score", "CLIP", "higher", "100 times the cosine of image and caption in CLIP.",
-                         _clip_score, "clip", ("samples",)),
+                         partial(_caption_fit, "clip"), "clip", ("samples",)),
     "spread": Metric(
         "spread", "spread", "shown", "Pixel deviation between samples of one caption. Near zero, the model ignores its "
         "noise.", _spread, kinds=("samples",), least_samples=2),
@@ -182,7 +175,7 @@ METRICS: dict[str, Metric] = {
         "sharpness", "sharp", "nearer to 1", "Fine detail relative to real images. Blur lowers it and noise raises it, "
         "so read it beside the others.", _sharpness),
     "pickscore": Metric("PickScore", "pick", "higher", "Preference score (arXiv:2305.01569).",
-                        _pickscore, "pickscore", ("samples",)),
+                        partial(_caption_fit, "pickscore"), "pickscore", ("samples",)),
     "hpsv2": _preference("HPS v2.1", "HPSv2", "arXiv:2306.09341", partial(_reward, "hpsv2", rewards.hpsv2)),
     "hpsv3": _preference("HPS v3", "HPSv3", "arXiv:2508.03789", partial(_reward, "hpsv3", rewards.hpsv3)),
     "image_reward": _preference("ImageReward", "reward", "arXiv:2304.05977",
