@@ -169,12 +169,12 @@ def _folder(out: Path, row: str, seed: int) -> Path:
 def _config(suite: Suite, row: str, seed: int, out: Path) -> Config | None:
     """The recipe of a row, None for one that is only measured."""
     if is_measured_only(suite.rows[row]):
-        resolve_model(suite.rows[row]["model"])
+        resolve_model(str(suite.rows[row]["model"]))
         return None
     own = {"train.seed": seed, "run.dir": str(_folder(out, row, seed))}
     fields = [*suite.fields.items(), *suite.rows[row].items(), *own.items()]  # the later one counts
     try:
-        config = load_config(suite.recipe, [f"{name}={json.dumps(value, default=str)}" for name, value in fields])
+        config = load_config(suite.recipe, [f"{name}={json.dumps(value)}" for name, value in fields])
     except UserError as error:
         raise UserError(f"row {row}: {error}") from error
     if not _steps(suite, config):

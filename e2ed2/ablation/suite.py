@@ -14,42 +14,77 @@ A suite is a YAML file; its recipe is relative to it:
       L2: {objective.l2.weight: 1}       # field: value
     quick: {seeds: [0], num_images: 128} # what --quick changes of the above; `rows: [L2]` names those to keep,
                                          # and its fields count after a row's own
+
+A row's results lie in a folder of its name: letters A-Z, digits, `_`, `-` and `.` as they are, every run of other
+characters a `-`, none of `-` and `.` at either end. `K=2,time_grid=learned` is in `K-2-time_grid-learned`.
 """
 
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, JsonValue
 
-from e2ed2.emoji.protocols import emoji_protocol_names
+from e2ed2.evaluation.evaluate import MAX_SEED
 from e2ed2.recipe.config import MAX_INFERENCE_STEPS
 from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.recipe.load import flatten
-from e2ed2.sampling.samples import MAX_SEED
 from e2ed2.system.errors import UserError
+from e2ed2.system.typed import Part, checked
 from e2ed2.system.yaml_file import read_yaml
 
 FILES = ("suite.yaml", "table.md", "figure.svg")  # beside the rows' folders
-FOLDER_NAME = re.compile(r"[^.\\\x00-\x1f][^\\\x00-\x1f]{,59}")
+MAX_FOLDER_NAME = 60
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows keeps these names for itself
 SET_HERE = {"train.seed": "the suite's seeds", "run.dir": "--out"}
 
 
-def _not_set_here(fields: dict[str, Any]) -> dict[str, Any]:
+def _not_set_here(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for field in flatten(fields).keys() & SET_HERE.keys():
         raise ValueError(f"{field} is set by {SET_HERE[field]}: leave it out")
     return fields
 
 
-Fields = Annotated[dict[str, Any], AfterValidator(_not_set_here)]
+def _names_a_model(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if is_measured_only(fields) and not isinstance(fields["model"], str):
+        raise ValueError("model: a row of nothing else is measured only, and names a model")
+    return fields
+
+
+def _have_folders(rows: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+    rows_in: dict[str, str] = {}
+    for row in rows:
+        name = folder_name(row)
+        is_free = name.lower() not in FILES and not DEVICES.fullmatch(name)
+        if not 1 <= len(name) <= MAX_FOLDER_NAME or not is_free or not row.isprintable():
+            raise ValueError(
+                f"{row!r} cannot be a folder among {', '.join(FILES)}: name it in 1-{MAX_FOLDER_NAME} letters and "
+                "digits, not as Windows names a device"
+            )
+        other = rows_in.setdefault(name.lower(), row)  # some disks do not tell capitals apart
+        if other != row:
+            raise ValueError(f"{other} and {row} would share the folder {name}; rename one")
+    return rows
+
+
+Fields = Annotated[dict[str, JsonValue], AfterValidator(_not_set_here)]
+Row = Annotated[Fields, AfterValidator(_names_a_model)]
 Seeds = Annotated[list[Annotated[CountOrZero, Field(le=MAX_SEED)]], Field(min_length=1)]
 Steps = Annotated[list[Annotated[Count, Field(le=MAX_INFERENCE_STEPS)]], Field(min_length=1)]
 
 
-class Suite(BaseModel):
-    """The rows of one table, and how each is trained and measured."""
+class Quick(Part):
+    """What `--quick` changes of a suite: what is given."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    rows: Annotated[list[str], Field(min_length=1)] = []
+    fields: Fields = {}
+    num_images: Count | None = None
+    steps: Steps = [4]
+    seeds: Seeds = [0]
+
+
+class Suite(Part):
+    """The rows of one table, and how each is trained and measured."""
 
     recipe: Path
     fields: Fields = {}
@@ -58,19 +93,8 @@ class Suite(BaseModel):
     steps: Steps = [4]
     seeds: Seeds = [0]
     baseline: str | None = None
-    rows: Annotated[dict[str, Fields], Field(min_length=1)]
-
-
-class Quick(BaseModel):
-    """What `--quick` changes of a suite: what is given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rows: Annotated[list[str], Field(min_length=1)] = []
-    fields: Fields = {}
-    num_images: Count | None = None
-    steps: Steps = [4]
-    seeds: Seeds = [0]
+    rows: Annotated[dict[str, Row], Field(min_length=1), AfterValidator(_have_folders)]
+    quick: Annotated[Quick | None, Field(exclude=True)] = None
 
 
 def load_suite(path: Path, quick: bool = False) -> Suite:
@@ -80,20 +104,11 @@ def load_suite(path: Path, quick: bool = False) -> Suite:
         UserError: unreadable file, unknown field, wrong type, a key given twice, a baseline that is no row, a row
             that cannot be a folder or sets what the suite does, or no quick size.
     """
-    values = read_yaml(path, "suite", "recipes/ablation/")
-    if not isinstance(values, dict):
-        raise UserError(f"suite {path}: expected fields such as 'rows', found {type(values).__name__}")
-    if quick and not isinstance(values.get("quick"), dict):
-        raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
-    small = values.pop("quick", None)
-    try:
-        suite = Suite.model_validate(values)
-        if quick:
-            suite = _shrunk(suite, Quick.model_validate(small), path)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(["quick"] * (error.title == "Quick") + [str(part) for part in first["loc"]])
-        raise UserError(f"suite {path}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
+    suite = checked(Suite, read_yaml(path, "suite", "recipes/ablation/"), f"suite {path}")
+    if quick:
+        if suite.quick is None:
+            raise UserError(f"suite {path}: has no section 'quick'; leave --quick out")
+        suite = _shrunk(suite, suite.quick, path)
     _check(suite, path)
     return suite.model_copy(update={"recipe": path.parent / suite.recipe})
 
@@ -105,17 +120,6 @@ def _check(suite: Suite, path: Path) -> None:
     for name, given in (("seeds", suite.seeds), ("steps", suite.steps)):
         if len(set(given)) < len(given):
             raise UserError(f"suite {path}: {name}: {given}, but each can be measured once: remove the others")
-    for row in suite.rows:
-        if not FOLDER_NAME.fullmatch(folder_name(row)) or folder_name(row) in FILES:
-            raise UserError(
-                f"suite {path}: rows: {row!r} cannot be a folder among {', '.join(FILES)}: name it in 1-60 letters, "
-                "no backslash among them and no dot first"
-            )
-        if len(alike := [other for other in suite.rows if folder_name(other) == folder_name(row)]) > 1:
-            both = " and ".join(alike)
-            raise UserError(f"suite {path}: rows: {both} would share the folder {folder_name(row)}; rename one")
-    if suite.protocol not in (names := emoji_protocol_names()):
-        raise UserError(f"suite {path}: protocol: {suite.protocol}, but there are {', '.join(names)}")
 
 
 def _shrunk(suite: Suite, quick: Quick, path: Path) -> Suite:
@@ -133,4 +137,5 @@ def is_measured_only(fields: dict[str, Any]) -> bool:
 
 
 def folder_name(row: str) -> str:
-    return row.replace("/", "_").replace(" ", "_")
+    """Of a row's results; the rule is told at the top."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", row).strip("-.")

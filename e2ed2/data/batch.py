@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from e2ed2.data.refusals import one_line
+from e2ed2.system.errors import one_line
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from e2ed2.data.folder import FolderSource
 from e2ed2.data.image_set import list_images
 from e2ed2.system.errors import UserError
 from e2ed2.system.json_file import parse_json
-from e2ed2.system.text import fit_text, lines_of, read_text, shown
+from e2ed2.system.text import fit_text, lines_of, read_text
 
 REMEDY = (
     "give .txt lines, .jsonl or .csv with `text` (and `file_name`, in a folder), COCO's captions JSON, or a folder of "
@@ -42,7 +42,7 @@ def read_captions(path: Path, kind: str) -> list[str]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{kind} {shown(path)}: not readable as captions ({reason}); {REMEDY}") from error
+        raise UserError(f"{kind} {path}: not readable as captions ({reason}); {REMEDY}") from error
     return captions
 
 

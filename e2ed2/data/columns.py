@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem
-from e2ed2.data.refusals import one_line
 from e2ed2.system.errors import UserError
 from e2ed2.system.text import decode_text, fit_text
 
@@ -40,7 +39,7 @@ class Columns:
             if not names & ({wanted} if wanted else set(usual)):
                 missing = f"no column '{wanted}'" if wanted else f"no column of a usual name ({', '.join(usual)})"
                 has = ", ".join(sorted(names)) or "none at all"
-                raise UserError(one_line(f"data.{kind}_column: {where} has {missing}; it has {has}: name one of them"))
+                raise UserError(f"data.{kind}_column: {where} has {missing}; it has {has}: name one of them")
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Those of a row's columns that image and captions may be in; nothing else of it has to be readable."""

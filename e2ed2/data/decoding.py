@@ -11,10 +11,9 @@ from pydantic import PositiveInt, TypeAdapter
 from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
 from e2ed2.data.transforms import decode_image, fitted_tensor
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, one_line
 from e2ed2.system.files import locked, write_file
 from e2ed2.system.paths import cache_dir
-from e2ed2.system.text import shown
 
 Progress = Callable[[int, int], None]
 Verdict = tuple[PositiveInt, PositiveInt] | tuple[str, str] | None  # (height, width), (place, reason), not known
@@ -88,13 +87,13 @@ def _scan(
     def measure(row: int) -> Verdict:
         item = source[row]
         if isinstance(item, SkippedItem):
-            return shown(item.path), shown(item.reason)
+            return one_line(item.path), one_line(item.reason)
         try:
             return decode_image(item.image, [(1, 1)])[1]
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 unread.add(row)
-            return shown(item.place), shown(_reason(error))
+            return one_line(item.place), one_line(_reason(error))
 
     found = list(found)
     with ThreadPoolExecutor(num_workers) as pool:

@@ -12,9 +12,8 @@ from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
-from e2ed2.data.refusals import one_line
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import decode_text, read_bytes, shown
+from e2ed2.system.text import decode_text, read_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid
@@ -148,7 +147,7 @@ class FolderSource:
         if FILE_COLUMN not in names or captions.isdisjoint(names):
             needed = f"needs the columns {FILE_COLUMN} and {self._columns.caption or 'text'}"
             has = f"but has: {', '.join(names)}; data.caption_column names another"
-            raise UserError(one_line(f"{self._path / 'metadata.csv'} {needed}, {has}"))
+            raise UserError(f"{self._path / 'metadata.csv'} {needed}, {has}")
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
@@ -165,7 +164,7 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 def _refuse(error: OSError) -> None:
     raise UserError(
-        f"folder {shown(error.filename)}: {error.strerror}, so that its files would be missing; give access to it, or "
+        f"folder {error.filename}: {error.strerror}, so that its files would be missing; give access to it, or "
         "name a folder without it"
     ) from error
 

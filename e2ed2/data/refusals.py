@@ -7,15 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2ed2.system.errors import REFUSALS, UserError
-from e2ed2.system.text import shown
 
 OF_CACHES = REFUSALS | {errno.ENOTDIR, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT}  # only who writes is told so
-
-
-def one_line(text: str) -> str:
-    """Text of which parts come from a file, as a message can hold it."""
-    return " ".join(shown(text).splitlines())
 
 
 @contextmanager
@@ -45,7 +39,7 @@ def unreadable(path: object, error: BaseException) -> UserError:
         remedy = "give access, for S3 by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
     else:
         remedy = "name a path, URL or data set that can be read, or fetch the damaged file again"
-    return UserError(one_line(f"data.path '{path}' cannot be read ({reason}): {remedy}"))
+    return UserError(f"data.path '{path}' cannot be read ({reason}): {remedy}")
 
 
 def is_of_cache(error: BaseException) -> bool:

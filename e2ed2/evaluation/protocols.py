@@ -21,7 +21,6 @@ from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.metrics.intervals import Groups
 from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import shown
 from e2ed2.system.typed import Part, checked
 from e2ed2.system.watch import Watch
 from e2ed2.system.yaml_file import read_yaml
@@ -184,7 +183,7 @@ def read_protocol(name: str) -> Protocol:
         raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
     values = read_yaml(path, "protocol", FOLDERS[0])
     section = next((s for s in KINDS if isinstance(values, dict) and s in values), next(iter(KINDS)))
-    return checked(KINDS[section], values, f"protocol {shown(path)}")
+    return checked(KINDS[section], values, f"protocol {path}")
 
 
 def facts_sha256(facts: dict[str, Any]) -> str:

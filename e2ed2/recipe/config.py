@@ -18,6 +18,7 @@ from e2ed2.recipe.fields import (
     NonNegative,
     Number,
     PathOrUrl,
+    PlainValues,
     Positive,
     Section,
 )
@@ -73,7 +74,7 @@ class ModelConfig(Section):
     network: str | None = None
     lora: list[str] = []
     gradient_checkpointing: bool = False
-    architecture: dict[str, Any] | None = None
+    architecture: PlainValues | None = None
 
 
 class TrajectoryConfig(Section):

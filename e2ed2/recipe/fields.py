@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, field_validator
+
+from e2ed2.system.json_file import fit_values
+from e2ed2.system.text import fit_text
+from e2ed2.system.typed import Part
 
 
 def _no_switch(value: Any) -> Any:
@@ -19,9 +23,16 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
 PathOrUrl = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+PlainValues = Annotated[dict[str, JsonValue], AfterValidator(fit_values)]  # by names that no section knows
 
 
-class Section(BaseModel):
-    """Unknown keys are refused."""
+class Section(Part):
+    """Unknown keys are refused, and texts and paths that no file can hold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    @field_validator("*")
+    @classmethod
+    def _fits(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | Path):
+                fit_text(str(text))
+        return value

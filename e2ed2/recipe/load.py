@@ -1,10 +1,10 @@
 """A recipe file -> `Config`: overrides, one line for every mistake, and what may change when a run is resumed."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from e2ed2.recipe.checks import (
@@ -22,7 +22,11 @@ from e2ed2.recipe.config import Config, EvaluationConfig, objective_weights
 from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import SCORING_RULES, TERMS
 from e2ed2.system.errors import UserError
-from e2ed2.system.yaml_file import read_yaml
+from e2ed2.system.typed import MAX_SHOWN
+from e2ed2.system.yaml_file import parse_yaml, read_yaml
+
+MAX_MISTAKES = 10  # in one message
+OVERRIDE = re.compile(r"((?:[^\s.=]+\.){0,15}[^\s.=]+)=(.*)", re.DOTALL)  # sections, field and value
 
 STARTS = {  # stage -> what model.path must be
     "base": "an autoencoder's folder, or emoji-autoencoder,",
@@ -71,7 +75,9 @@ def build_config(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(item) for item in error.errors())) from error
+        mistakes = [_explain(item) for item in error.errors()]
+        more = [f"{len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
+        raise UserError("; ".join(mistakes[:MAX_MISTAKES] + more)) from error
 
 
 def check_config(config: Config) -> None:
@@ -135,36 +141,41 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    if not separator or not path:
-        raise UserError(f"override '{override}': expected field.path=value, for example train.lr=1e-5")
-    *parents, leaf = path.split(".")
+    said = f"override {_shown(override)}"
+    match = OVERRIDE.fullmatch(override)
+    if match is None:
+        raise UserError(f"{said}: expected field.path=value, for example train.lr=1e-5")
+    *parents, leaf = match[1].split(".")
     target = values
     for parent in parents:
-        child = target.get(parent)
-        if child is None:
-            child = target[parent] = {}
+        child = {} if target.get(parent) is None else target[parent]
         if not isinstance(child, dict):
-            raise UserError(f"override '{override}': {parent} is a value, not a section")
-        target = child
+            raise UserError(f"{said}: {parent} is a value, not a section")
+        target[parent] = dict(child)  # a copy: an alias may repeat the section elsewhere
+        target = target[parent]
     try:
-        target[leaf] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"override '{override}': '{text}' is not a YAML value") from error
+        target[leaf] = parse_yaml(match[2])
+    except ValueError as error:
+        raise UserError(f"{said}: not a YAML value ({error})") from error
 
 
 def _explain(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"])
+    parts = [str(part) if str(part).isprintable() else repr(part) for part in item["loc"]]
+    field, value = ".".join(parts) or "recipe", _shown(item["input"])
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown field; allowed here: {', '.join(_section(item['loc'][:-1]).model_fields)}"
     if item["type"] == "missing":
         field = {"run": "run.dir"}.get(field, field)
         return f"{field}: missing; add it to the recipe or pass {field}=VALUE"
-    value = repr(item["input"])
     if item["type"] == "model_type":
         allowed = ", ".join(_section(item["loc"]).model_fields)
         return f"{field}: {value} is not allowed; expected a section with fields among {allowed}"
     return f"{field}: {value} is not allowed ({item['msg'].removeprefix('Value error, ')})"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def _section(path: tuple[Any, ...]) -> type[BaseModel]:

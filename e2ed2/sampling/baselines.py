@@ -20,7 +20,6 @@ from e2ed2.models.folders.pipeline import LOADING_ERRORS, refuse_pickles, replac
 from e2ed2.sampling.generate import Request, check_finite
 from e2ed2.system.errors import UserError, check_range, first_line
 from e2ed2.system.files import file_sha256
-from e2ed2.system.text import shown
 from e2ed2.system.typed import Part, checked, in_words
 from e2ed2.system.yaml_file import read_yaml
 
@@ -74,7 +73,7 @@ def read_baseline(name: str) -> Baseline | None:
     path = FOLDER / f"{name}.yaml" if name in baseline_names() else Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return None
-    return checked(Baseline, read_yaml(path, "baseline", FOLDER), f"baseline {shown(path)}")
+    return checked(Baseline, read_yaml(path, "baseline", FOLDER), f"baseline {path}")
 
 
 class PipelineSampler:

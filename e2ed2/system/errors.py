@@ -1,6 +1,7 @@
 """How a run may end early: by what the user can mend (exit 2) or by a diverged training (exit 1)."""
 
 import errno
+import re
 
 OUT_OF_MEMORY = (
     "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
@@ -10,12 +11,23 @@ OUT_OF_MEMORY = (
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
 
 
+_UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL
+
+
 class UserError(ValueError):
     """Something the user can mend. One line: the field or file, the bad value, what is allowed, the remedy."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))
 
 
 class NonFiniteError(RuntimeError):
     """A loss term or gradient stopped being finite; names the term and the global step."""
+
+
+def one_line(text: object) -> str:
+    """A text that any terminal prints on one line, whatever it quotes."""
+    return " ".join(_UNPRINTABLE.sub("?", str(text)).split())
 
 
 def first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.system.errors import UserError, first_line
-from e2ed2.system.text import decode_text, fit_text, read_bytes, shown
+from e2ed2.system.text import decode_text, fit_text, read_bytes
 from e2ed2.system.typed import M, checked
 
 MAX_DEPTH = 64
@@ -37,7 +37,7 @@ def read_json(path: Path, kind: str, remedy: str) -> Any:
     try:
         return parse_json(content)
     except ValueError as error:
-        raise UserError(f"{kind} {shown(path)}: not readable as JSON ({first_line(error)}); {remedy}") from error
+        raise UserError(f"{kind} {path}: not readable as JSON ({first_line(error)}); {remedy}") from error
 
 
 def read_typed(path: Path, model: type[M], kind: str, remedy: str) -> M:
@@ -46,7 +46,7 @@ def read_typed(path: Path, model: type[M], kind: str, remedy: str) -> M:
     Raises:
         UserError: as `read_json`; or a field that is missing or of another type, by its name.
     """
-    return checked(model, read_json(path, kind, remedy), f"{kind} {shown(path)}", remedy)
+    return checked(model, read_json(path, kind, remedy), f"{kind} {path}", remedy)
 
 
 def fit_values(value: Any, most: int | None = None) -> Any:

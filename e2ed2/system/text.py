@@ -53,7 +53,7 @@ def read_text(path: Path, kind: str, remedy: str = "save it as UTF-8 text") -> s
     try:
         return decode_text(content)
     except ValueError as error:
-        raise UserError(f"{kind} {shown(path)}: {error}; {remedy}") from None
+        raise UserError(f"{kind} {path}: {error}; {remedy}") from None
 
 
 def read_bytes(path: Path, kind: str, remedy: str) -> bytes:
@@ -67,15 +67,10 @@ def read_bytes(path: Path, kind: str, remedy: str) -> bytes:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{kind} {shown(path)}: {reason}; {remedy}") from error
+        raise UserError(f"{kind} {path}: {reason}; {remedy}") from error
     if len(content) > MAX_BYTES:
-        raise UserError(f"{kind} {shown(path)}: over {MAX_BYTES >> 20} MiB; {remedy}")
+        raise UserError(f"{kind} {path}: over {MAX_BYTES >> 20} MiB; {remedy}")
     return content
-
-
-def shown(path: object) -> str:
-    """A path as a message can print it, whatever its characters."""
-    return _UNFIT.sub("?", str(path))
 
 
 def lines_of(text: str) -> list[str]:
@@ -85,3 +80,7 @@ def lines_of(text: str) -> list[str]:
 
 def _named(character: str) -> str:
     return "a NUL character" if character == "\0" else f"half a character (\\u{ord(character):x} alone)"
+
+
+def shown(path: object) -> str:
+    return str(path)

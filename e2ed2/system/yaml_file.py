@@ -7,7 +7,7 @@ import yaml
 
 from e2ed2.system.errors import UserError
 from e2ed2.system.json_file import MAX_DEPTH, fit_values
-from e2ed2.system.text import read_text, shown
+from e2ed2.system.text import read_text
 from e2ed2.system.typed import MAX_SHOWN
 
 MAX_LETTERS = 2**20  # of a file; a recipe has a thousand
@@ -28,7 +28,7 @@ def read_yaml(path: Path, kind: str, examples: str | Path) -> Any:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{kind} {shown(path)}: not YAML ({error}); {remedy}") from error
+        raise UserError(f"{kind} {path}: not YAML ({error}); {remedy}") from error
 
 
 def parse_yaml(text: str) -> Any:

@@ -1,6 +1,5 @@
 """Makes a finished run one of the models that ship with e2ed2: half precision, a card."""
 
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -8,15 +7,24 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 import torch
-import yaml
 
 from e2ed2.models.families import family_of
 from e2ed2.models.folders.bundled import AUTOENCODER, WEIGHTS
 from e2ed2.models.folders.pipeline import forget_origin, load_autoencoder, load_pipeline
+from e2ed2.recipe.load import load_config
+from e2ed2.recipe.objective import OBJECTIVES
+from e2ed2.system.errors import UserError
+from e2ed2.system.json_file import read_typed
+from e2ed2.system.typed import Record
 from e2ed2.training.log import read_metrics
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+
+
+class _Software(Record):
+    torch: str
+    diffusers: str
 
 
 def bundle(run: Path, name: str, hardware: str) -> Path:
@@ -37,25 +45,31 @@ def bundle(run: Path, name: str, hardware: str) -> Path:
 
 
 def card(run: Path, name: str, hardware: str) -> str:
-    """What a bundled model is and how it came about, from its run folder."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    environment = json.loads((run / "environment.json").read_text())
+    """What a bundled model is and how it came about, from its run folder.
+
+    Raises:
+        UserError: a file of a finished run is missing or damaged.
+    """
+    config = load_config(run / "config.yaml")
+    software = read_typed(run / "environment.json", _Software, "environment", "name the folder of a finished run")
     rows = read_metrics(run / "metrics.jsonl")
+    if not rows:
+        raise UserError(f"{run / 'metrics.jsonl'}: no rows; name the folder of a finished run")
     seconds = sum(row["images_seen"] - last["images_seen"] for last, row in pairwise(rows)) / mean(
         row["images_per_second"] for row in rows
     )
     last = rows[-max(len(rows) // 10, 1) :]  # chains differ in length, and what they are judged by
-    names = [k for k in last[-1] if k in (*config["objective"], "denoising", "consistency")]
+    names = [k for k in last[-1] if k in (*OBJECTIVES, "denoising", "consistency")]
     losses = {k: mean(row[k] for row in last) for k in names}
     return f"""# {name}
 
 | | |
 |---|---|
-| made by | `e2ed2 train recipes/emoji/{config["stage"]}.yaml` |
-| seed | {config["train"]["seed"]} |
+| made by | `e2ed2 train recipes/emoji/{config.stage}.yaml` |
+| seed | {config.train.seed} |
 | updates | {rows[-1]["global_step"]:,} ({rows[-1]["images_seen"]:,} captions) |
 | hardware | {hardware}, about {seconds / 3600:.2f} hours |
-| software | torch {environment["torch"]}, diffusers {environment["diffusers"]} |
+| software | torch {software.torch}, diffusers {software.diffusers} |
 | data | emoji set, train split: Twemoji (CC-BY-4.0), OpenMoji (CC-BY-SA-4.0); see docs/data.md |
 | losses, mean of the last tenth | {", ".join(f"{k} {v:.4f}" for k, v in losses.items())} |
 | metrics | `evaluation/*.json`, each with its command; docs/results.md |

@@ -7,36 +7,62 @@ that the step is all there is to restore of them; but for a stream, where every 
 """
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, file_sha256
+from e2ed2.system.json_file import read_json, read_typed
+from e2ed2.system.typed import Record, checked
+from e2ed2.training.saved import adamw_state, content_of, read_torch
+from e2ed2.training.stages.adversary import FILE as ADVERSARY_FILE
 from e2ed2.training.stages.adversary import Adversary
 
 STATE_FILE = "state.json"
-SCALER_FILE = "scaler.json"
-DATA_FILE = "data.json"
+MODEL_FILE, EMA_FILE, OPTIMIZER_FILE = NEEDED = ("model.safetensors", "ema.safetensors", "optimizer.pt")
+SCALER_FILE, DATA_FILE = "scaler.json", "data.json"
+FILES = (*NEEDED, SCALER_FILE, ADVERSARY_FILE, DATA_FILE)
+REMEDY = "use another run.dir"
+
+Scale = Annotated[float, Field(gt=0, lt=1e38)]
+UpdateCount = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-@dataclass(frozen=True)
-class TrainState:
+class TrainState(Record):
     """Where a run stands; seed, batch size and number of items (0: none read yet) guard against other data order."""
 
-    global_step: int
-    images_seen: int
-    seed: int
-    global_batch_size: int
-    num_items: int
+    model_config = ConfigDict(extra="forbid")  # what a later version restores too
+
+    global_step: CountOrZero
+    images_seen: CountOrZero
+    seed: CountOrZero
+    global_batch_size: Count
+    num_items: CountOrZero
+
+
+class _StateFile(TrainState):
+    sha256: dict[str, str]
+
+
+class _Scaler(Record):
+    scale: Scale
+    growth_factor: Scale
+    backoff_factor: Scale
+    growth_interval: UpdateCount
+    growth_tracker: Annotated[UpdateCount, Field(alias="_growth_tracker")]
+
+
+class _DataStates(Record):
+    processes: list[dict[str, Any]]  # what is in them, the stream knows
 
 
 def save_checkpoint(
@@ -58,9 +84,9 @@ def save_checkpoint(
     """
     final = folder / f"step-{state.global_step}"
     with atomic_folder(final) as temporary:
-        save_file(_tensors(network), temporary / "model.safetensors")
-        save_file(_tensors(ema), temporary / "ema.safetensors")
-        with (temporary / "optimizer.pt").open("wb") as file:
+        save_file(_tensors(network), temporary / MODEL_FILE)
+        save_file(_tensors(ema), temporary / EMA_FILE)
+        with (temporary / OPTIMIZER_FILE).open("wb") as file:
             torch.save(optimizer.state_dict(), file)
         if scaler is not None:
             (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
@@ -69,7 +95,7 @@ def save_checkpoint(
         if any(state is not None for state in data_states):
             (temporary / DATA_FILE).write_text(json.dumps(list(data_states)))
         digests = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
-        (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "sha256": digests}, indent=1))
+        (temporary / STATE_FILE).write_text(json.dumps({**state.model_dump(), "sha256": digests}, indent=1))
     return final
 
 
@@ -78,7 +104,7 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
     for path in sorted(folder.glob("step-*.tmp")):
         warn(f"{path}: half-written, ignored")
     for step, path in sorted(numbered(folder).items(), reverse=True):
-        problem = _problem(path)
+        problem = _problem(path, step)
         if problem is None:
             return path
         warn(f"{path}: {problem}; step {step} is passed over")
@@ -86,22 +112,25 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """Where the run stood when `checkpoint` was saved."""
-    values = json.loads((checkpoint / STATE_FILE).read_text())
-    del values["sha256"]
-    return TrainState(**values)
+    """Where the run stood when `checkpoint` was saved.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    return TrainState(**_read_state(checkpoint).model_dump(exclude={"sha256"}))
 
 
-def read_data_state(checkpoint: Path, rank: int, num_processes: int) -> Any:
+def read_data_state(checkpoint: Path, rank: int, num_processes: int) -> dict[str, Any] | None:
     """What this process's stream needs to go on; None where batches are a function of the step.
 
     Raises:
-        UserError: the run had another number of processes.
+        UserError: the run had another number of processes, or its file is damaged.
     """
-    try:
-        states = json.loads((checkpoint / DATA_FILE).read_text())
-    except FileNotFoundError:
+    path = checkpoint / DATA_FILE
+    if not path.exists():
         return None
+    values = {"processes": read_json(path, "place in the data", REMEDY)}
+    states = checked(_DataStates, values, f"place in the data {path}", REMEDY).processes
     if len(states) != num_processes:
         raise UserError(
             f"{checkpoint}: saved by {len(states)} processes, which share the stream; resume with as many, not "
@@ -123,15 +152,16 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is of another architecture or optimizer.
     """
-    _load_weights(checkpoint / "model.safetensors", network)
-    _load_weights(checkpoint / "ema.safetensors", ema)
-    path = checkpoint / "optimizer.pt"
-    try:
-        optimizer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except (KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not the state of this optimizer; use another run.dir") from error
-    if scaler is not None and (checkpoint / SCALER_FILE).exists():
-        scaler.load_state_dict(json.loads((checkpoint / SCALER_FILE).read_text()))
+    _load_weights(checkpoint / MODEL_FILE, network)
+    _load_weights(checkpoint / EMA_FILE, ema)
+    path = checkpoint / OPTIMIZER_FILE
+    with content_of(path, "this optimizer"):
+        state = adamw_state(optimizer, read_torch(path))
+    optimizer.load_state_dict(state)
+    path = checkpoint / SCALER_FILE
+    if scaler is not None and path.exists():
+        saved = read_typed(path, _Scaler, "loss scale", REMEDY)
+        scaler.load_state_dict(saved.model_dump(by_alias=True))
     if adversary is not None:
         adversary.load(checkpoint)
 
@@ -155,20 +185,23 @@ def numbered(folder: Path) -> dict[int, Path]:
 
 
 def _load_weights(path: Path, module: nn.Module) -> None:
-    weights = load_file(path)
+    with content_of(path, "this network"):
+        weights = load_file(path)
     expected = _tensors(module)
-    wrong = [k for k in expected.keys() | weights.keys() if _shape(expected, k) != _shape(weights, k)]
+    wrong = [k for k in expected.keys() | weights.keys() if _kind(expected, k) != _kind(weights, k)]
     if wrong:
         name = min(wrong)
         raise UserError(
-            f"{path}: checkpoint of another architecture ({name}: {_shape(weights, name)} in the file, "
-            f"{_shape(expected, name)} in the model); use another run.dir or the recipe it was made with"
+            f"{path}: checkpoint of another architecture ({name}: {_kind(weights, name)} in the file, "
+            f"{_kind(expected, name)} in the model); use another run.dir or the recipe it was made with"
         )
     module.load_state_dict(weights, strict=False)  # one that is shared under another name follows
 
 
-def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
-    return str(list(weights[name].shape)) if name in weights else "absent"
+def _kind(weights: dict[str, torch.Tensor], name: str) -> str:
+    if name not in weights:
+        return "absent"
+    return f"{[*weights[name].shape]} {str(weights[name].dtype).removeprefix('torch.')}"
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -181,11 +214,18 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name in once}
 
 
-def _problem(checkpoint: Path) -> str | None:
+def _read_state(checkpoint: Path) -> _StateFile:
+    return read_typed(checkpoint / STATE_FILE, _StateFile, "state of a checkpoint", REMEDY)
+
+
+def _problem(checkpoint: Path, step: int) -> str | None:
+    """What is wrong with a checkpoint of that step. Nothing but `FILES` is read, and each after its digest alone."""
     try:
-        read_state(checkpoint)
-        digests = json.loads((checkpoint / STATE_FILE).read_text())["sha256"]
-        wrong = [name for name, digest in digests.items() if file_sha256(checkpoint / name) != digest]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        state = _read_state(checkpoint)
+        there = [name for name in FILES if name in NEEDED or (checkpoint / name).exists()]
+        if state.global_step != step or state.sha256.keys() != {*there}:
+            return f"{STATE_FILE} is damaged"
+        wrong = [name for name in there if file_sha256(checkpoint / name) != state.sha256[name]]
+    except (OSError, UserError):
         return "incomplete"
     return f"{wrong[0]} is damaged" if wrong else None

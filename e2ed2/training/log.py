@@ -12,10 +12,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
+from e2ed2.recipe.fields import Count, Positive
 from e2ed2.system.files import raise_if_disk_refused, write_file
+from e2ed2.system.json_file import parse_json
 from e2ed2.system.pictures import image_grid, png_bytes
+from e2ed2.system.typed import Record, checked
+
+MAX_LINE = 2**20  # bytes of a row; one has a few hundred
+
+
+class _Row(Record):
+    """What every row has; all else in it are numbers too, or null for what was not finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    __pydantic_extra__: dict[str, int | float | None]
+
+    global_step: Count
+    images_seen: Count
+    images_per_second: Positive
+    peak_memory_bytes: Count
 
 
 class MetricsFile:
@@ -59,19 +77,18 @@ def _line(row: Mapping[str, float | None]) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file up to the first torn one (a kill while writing)."""
+    """The rows of a metrics file up to the first that is torn (a kill while writing) or foreign."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-            row["global_step"]
-        except (ValueError, TypeError, KeyError):
-            break
-        if not line.endswith(b"\n"):
-            break
-        rows.append(row)
+    with path.open("rb") as file:
+        while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+            try:
+                row = parse_json(line)
+                checked(_Row, row, "row")
+            except ValueError:
+                break
+            rows.append(row)
     return rows
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from e2ed2.training.checkpoint import (
     read_data_state,
     save_checkpoint,
 )
-from e2ed2.training.interrupt import DelayedInterrupt
+from e2ed2.training.interrupt import SIGTERM_IS_CTRL_C, Interrupt, delayed_interrupt, handled
 from e2ed2.training.latents.training_set import create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
@@ -58,6 +58,7 @@ PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for s
 WON_FOR = "discriminator_won_for"  # in metrics.jsonl: for how many updates in a row it has been
 
 
+@handled(SIGTERM_IS_CTRL_C)
 def train(
     config: Config,
     say: Say = print,
@@ -72,7 +73,7 @@ def train(
         watch: shown how far reading the data and evaluations are.
     Raises:
         UserError: something the user can mend. NonFiniteError: training diverged.
-        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check_config(config)
     device = process_state(PATIENCE).device
@@ -92,7 +93,7 @@ def train(
             validation = create_validation(config, watch)
             write_run_files(config)
         run = _prepare(config, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
-        state = _train_steps(run, replace(state, num_items=run.num_items), say, tick)
+        state = _train_steps(run, state.model_copy(update={"num_items": run.num_items}), say, tick)
         if is_main:
             with atomic_folder(model) as folder:
                 _export(run, state, folder)
@@ -190,12 +191,12 @@ def _place(accelerator: Accelerator) -> tuple[int, int]:
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
     train = run.config.train
     saved = state.global_step
-    won_for = 0 if run.metrics is None else int(run.metrics.resumed.get(WON_FOR, 0))
+    won_for = 0 if run.metrics is None else int(run.metrics.resumed.get(WON_FOR) or 0)
     if saved == 0:
         _preview(run, 0)
-    with DelayedInterrupt() as interrupt:
+    with delayed_interrupt() as interrupt:
         is_over = _validate(run, state, say, interrupt)
-        while state.global_step < train.max_train_steps and not interrupt.requested and not is_over:
+        while state.global_step < train.max_train_steps and not is_over and not interrupt.is_agreed(run.accelerator):
             state, row = _step(run, state)
             if "discriminator" in row:
                 row[WON_FOR] = won_for = won_for + 1 if row["discriminator"] < PINNED_LOSS else 0
@@ -219,7 +220,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
         if is_over and saved != state.global_step:
             _save(run, state)
             saved = state.global_step
-        if interrupt.requested:
+        if interrupt.is_agreed(run.accelerator):
             if saved != state.global_step:
                 say(f"interrupted: saving step {state.global_step}; once more Ctrl-C stops at once")
                 _save(run, state)
@@ -238,16 +239,15 @@ def _step(run: _Run, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; the log is {run.config.run.dir / 'metrics.jsonl'}") from error
-    state = replace(
-        state, global_step=state.global_step + 1, images_seen=state.images_seen + state.global_batch_size
-    )
+    seen = state.images_seen + state.global_batch_size
+    state = state.model_copy(update={"global_step": state.global_step + 1, "images_seen": seen})
     row = {"global_step": state.global_step, "images_seen": state.images_seen, **row}
     row["images_per_second"] = state.global_batch_size / (time.perf_counter() - started)
     row["peak_memory_bytes"] = peak_memory_bytes()
     return state, row
 
 
-def _validate(run: _Run, state: TrainState, say: Say, interrupt: DelayedInterrupt) -> bool:
+def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> bool:
     """Measure the average where that is due; returns, in every process, whether that ends the run.
 
     Ctrl-C ends the measuring; it is done again when the run goes on.

@@ -12,11 +12,15 @@ from e2ed2.recipe.config import Config
 
 
 def resolve_precision(config: Config, recorded: Mapping[str, Any], device: torch.device) -> Config:
-    """The config with `auto` replaced: by what the run was begun with, or by what `device` does best."""
+    """The config with `auto` replaced: by what the run was begun with, or by what `device` does best.
+
+    Args:
+        recorded: `run_folder.recorded_config`.
+    """
     if config.train.mixed_precision != "auto":
         return config
-    begun = (recorded.get("train") or {}).get("mixed_precision")
-    precision = begun or ("bf16" if has_bf16(device) else "no")
+    best = "bf16" if has_bf16(device) else "no"
+    precision = recorded["train"]["mixed_precision"] if recorded else best
     return config.model_copy(update={"train": config.train.model_copy(update={"mixed_precision": precision})})
 
 

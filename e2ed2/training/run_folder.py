@@ -4,19 +4,35 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Literal
 
 from e2ed2.recipe.config import Config
+from e2ed2.recipe.fields import CountOrZero
 from e2ed2.recipe.load import changed_fields
 from e2ed2.system.environment import environment
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, write_file
+from e2ed2.system.json_file import read_typed
+from e2ed2.system.typed import MAX_SHOWN, Record, checked
+from e2ed2.system.yaml_file import read_yaml
 from e2ed2.training.checkpoint import TrainState, latest_checkpoint, numbered, read_state
 from e2ed2.training.validation import stopped_at
 
 EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
+
+
+class _Export(Record):
+    global_step: CountOrZero
+
+
+class _RecordedTrain(Record):
+    mixed_precision: Literal["no", "fp16", "bf16"]
+
+
+class _Recorded(Record):
+    """What is asked of a recorded config by name; everything else in it is only compared."""
+
+    train: _RecordedTrain
 
 
 @contextmanager
@@ -53,14 +69,14 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
             "back, remove the folder, or name another run.dir"
         )
     elif exported is None:
-        return None, TrainState(0, 0, train.seed, global_batch_size, 0)
+        return None, _state_at(0, config, global_batch_size)
     elif exported != end_of(config):
         raise UserError(
             f"run.dir {run_dir}: holds a model of step {exported} but no complete checkpoint to go on from; "
             "name another run.dir"
         )
     else:
-        state = TrainState(exported, 0, train.seed, global_batch_size, 0)
+        state = _state_at(exported, config, global_batch_size)
     recorded = recorded_config(run_dir)
     changes = changed_fields(recorded, config) if recorded else {}
     changes["train.seed"] = (state.seed, train.seed)
@@ -68,8 +84,8 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
     for field, (before, now) in changes.items():
         if before != now:
             raise UserError(
-                f"{field}: {now}, but {run_dir} was begun with {before}; resuming needs the same value "
-                "(to train on with another one: another run.dir)"
+                f"{_said(field)}: {_said(now)}, but {run_dir} was begun with {_said(before)}; resuming needs the same "
+                "value (to train on with another one: another run.dir)"
             )
     if state.global_step > train.max_train_steps:
         raise UserError(
@@ -85,12 +101,14 @@ def end_of(config: Config) -> int:
 
 
 def recorded_config(run_dir: Path) -> dict[str, Any]:
-    """The config that a run was begun with, empty for a new one."""
+    """The config that a run was begun with, its precision one of those there are; empty for a new one."""
+    path = run_dir / "config.yaml"
     try:
-        recorded = yaml.safe_load((run_dir / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # the user removed or broke it: the state still guards
+        recorded = read_yaml(path, "config", "recipes/")
+        checked(_Recorded, recorded, f"config {path}")
+    except UserError:  # the user removed or broke it: the state still guards
         return {}
-    return recorded if isinstance(recorded, dict) else {}
+    return recorded
 
 
 def write_run_files(config: Config) -> None:
@@ -100,6 +118,16 @@ def write_run_files(config: Config) -> None:
 
 def exported_step(model: Path) -> int | None:
     try:
-        return json.loads((model / EXPORT_FILE).read_text())["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_typed(model / EXPORT_FILE, _Export, "model's step", "train it again").global_step
+    except UserError:
         return None
+
+
+def _state_at(step: int, config: Config, global_batch_size: int) -> TrainState:
+    seed, size = config.train.seed, global_batch_size
+    return TrainState(global_step=step, images_seen=0, seed=seed, global_batch_size=size, num_items=0)
+
+
+def _said(value: Any) -> str:
+    """On one line, whatever was recorded."""
+    return " ".join(str(value).split())[:MAX_SHOWN]

@@ -1,81 +1,25 @@
-"""Suites: what they accept, what a second run skips, and the mean and interval over seeds."""
+"""Suites run: what a second run skips, and the mean and interval over seeds."""
 
-import datetime
 import json
+import random
 from contextlib import ExitStack
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 from e2ed2.ablation import run as ablation
 from e2ed2.ablation.run import _config, run_suite
 from e2ed2.ablation.suite import load_suite
 from e2ed2.ablation.table import over_seeds
-from e2ed2.cli import app
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import write_file
 from e2ed2.system.processes import Share
 from e2ed2.training.precision import resolve_precision
+from tests.ablation.conftest import SUITE
+from tests.mangle import mangled_bytes, mangled_json, mangled_values, read_or_refuse, times
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
-RECIPE = {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"}}
-SUITE = {
-    "recipe": "recipe.yaml",
-    "fields": {"train.max_train_steps": 3},
-    "steps": [4, 1],
-    "seeds": [0, 1],
-    "baseline": "L2",
-    "rows": {
-        "start": {"model": "emoji-lcm"},
-        "L1": {"objective.l1.weight": 1},
-        "L2": {"objective.l2.weight": 1},
-    },
-    "quick": {"seeds": [5], "fields": {"train.lr": 1e-3}},
-}
-
-
-@pytest.fixture
-def suite_file(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump(SUITE, sort_keys=False))
-    return path
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Training and evaluation replaced by what they were called with; L1 costs twice what L2 does."""
-    made = {"train": [], "evaluate": [], "weights": "first"}
-
-    def train(config, say, tick, watch):
-        made["train"].append(config)
-        (config.run.dir / "model").mkdir(parents=True, exist_ok=True)
-        (config.run.dir / "config.yaml").write_text(config.to_yaml())
-        rate = 5.0 if config.objective.l1.weight else 10.0
-        row = {"global_step": 1, "images_per_second": rate, "peak_memory_bytes": 100}
-        (config.run.dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-        return config.run.dir / "model"
-
-    def evaluate(model, protocol, *, steps, num_images, seed, out, **options):
-        made["evaluate"].append((model, steps, seed))
-        value = 0.1 * steps + seed
-        metrics = {"kernel_distance": {"value": value, "low": value - 0.1, "high": value + 0.1}}
-        about = {"model": model, "model_sha256": made["weights"], "protocol": protocol, "nfe": steps, "seed": seed}
-        about["reference"] = "emoji"
-        about |= {"protocol_sha256": "a" * 64, "num_images": num_images or 8, "metrics": metrics}
-        write_file(out / "evaluation.json", json.dumps(about).encode())
-        return about
-
-    monkeypatch.setattr(ablation, "train", train)
-    monkeypatch.setattr(ablation, "evaluate", evaluate)
-    monkeypatch.setattr(ablation, "resolve_model", Path)
-    monkeypatch.setattr(ablation, "model_sha256", lambda folder: made["weights"])
-    return made
 
 
 def test_every_row_is_trained_and_measured_for_every_seed_and_nothing_twice(suite_file, calls, tmp_path):
@@ -172,41 +116,6 @@ def test_figures_of_something_else_are_not_taken_for_these(suite_file, calls, tm
     assert len(calls["evaluate"]) == 24
 
 
-@pytest.mark.parametrize("own", [{"train.lr": 1e-5}, {"train": {"lr": 1e-5, "max_train_steps": 9}}])
-def test_the_quick_size_counts_after_a_row_s_own_fields(suite_file, tmp_path, own):
-    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": {"L2": SUITE["rows"]["L2"] | own}, "baseline": None}))
-    assert _config(load_suite(suite_file), "L2", 0, tmp_path).train.lr == 1e-5
-    assert _config(load_suite(suite_file, quick=True), "L2", 0, tmp_path).train.lr == 1e-3
-
-
-def test_the_quick_size_changes_what_it_names_and_keeps_the_rest(suite_file, tmp_path):
-    quick = load_suite(suite_file, quick=True)
-    assert quick.seeds == [5] and quick.steps == [4, 1]
-    train = _config(quick, "L1", 5, tmp_path).train
-    assert (train.max_train_steps, train.lr) == (3, 1e-3)
-    assert list(quick.rows) == ["start", "L1", "L2"]
-    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": {"rows": ["L2"]}}))
-    assert load_suite(suite_file, quick=True).rows == {"L2": SUITE["rows"]["L2"]}
-
-
-@pytest.mark.parametrize(
-    ("quick", "message"),
-    [
-        ({"fields": ["train.lr"]}, r"quick\.fields: "),
-        ({"fields": {"run.dir": "mine"}}, r"quick\.fields: run\.dir is set by --out"),
-        ({"rows": ["L3"]}, r"quick\.rows: L3, but the rows are start, L1, L2"),
-        ({"rows": None}, r"quick\.rows: "),
-        ({"rows": [["L2"]]}, r"quick\.rows\.0: "),
-        ({"row": ["L2"]}, r"quick\.row: "),
-        (None, "has no section 'quick'"),
-    ],
-)
-def test_a_wrong_quick_size_is_one_line(suite_file, quick, message):
-    suite_file.write_text(yaml.safe_dump(SUITE | {"quick": quick}, sort_keys=False))
-    with pytest.raises(UserError, match=message):
-        load_suite(suite_file, quick=True)
-
-
 def test_mean_and_interval_over_seeds_by_hand():
     """1, 2, 3: mean 2, deviation 1, t = 4.303 for two degrees of freedom."""
     found = over_seeds([{"value": v, "low": 0.0, "high": 9.0} for v in (1.0, 2.0, 3.0)])
@@ -215,56 +124,12 @@ def test_mean_and_interval_over_seeds_by_hand():
     assert over_seeds([alone]) == alone
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"row": {}}, "row: "),
-        ({"rows": {}}, "rows: "),
-        ({"seeds": [-1]}, "seeds.0: "),
-        ({"seeds": [1_000_001]}, "seeds.0: .* 1000000"),
-        ({"fields": {"train.seed": 3}}, "fields: train.seed is set by the suite's seeds"),
-        ({"rows": {"L2": {"run": {"dir": "mine"}}}}, "rows.L2: run.dir is set by --out"),
-        ({"rows": {"..": {}}, "baseline": None}, "rows: '..' cannot be a folder"),
-        ({"rows": {"table.md": {}}, "baseline": None}, "rows: 'table.md' cannot be a folder"),
-        ({"rows": {"L" * 61: {}}, "baseline": None}, "rows: 'LL+' cannot be a folder"),
-        ({"baseline": "L3"}, "baseline: L3, but the rows are start, L1, L2"),
-        ({"protocol": "coco"}, "protocol: coco, but there are emoji, "),
-        ({"steps": [51]}, "steps.0: "),
-        ({"seeds": [0, 0]}, r"seeds: \[0, 0\], but each can be measured once"),
-        ({"rows": ["L2"]}, "rows: "),
-        ({"rows": {"a b": {}, "a/b": {}}, "baseline": None}, "rows: a b and a/b would share the folder a_b"),
-    ],
-)
-def test_a_wrong_suite_is_one_line(suite_file, change, message):
-    suite_file.write_text(yaml.safe_dump(SUITE | change, sort_keys=False))
-    with pytest.raises(UserError, match=message) as caught:
-        load_suite(suite_file)
-    assert "\n" not in str(caught.value)
-    assert isinstance(CliRunner().invoke(app, ["ablate", str(suite_file)]).exception, UserError)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("quick", [False, True])
-def test_shipped_suites_are_valid_in_every_row(path, quick, calls, tmp_path):
-    suite = load_suite(path, quick)
-    run_suite(suite, tmp_path / "out", say=lambda line: None)
-    rows = {config.run.dir.parent.name for config in calls["train"]}
-    assert rows == {row for row, fields in suite.rows.items() if set(fields) != {"model"}}
-
-
 @pytest.mark.parametrize("torn", [b"", b"{", b"\xff", b"null", b"[1]", b'{"metrics": {}}'])
 def test_figures_that_cannot_be_read_are_made_again(suite_file, calls, tmp_path, torn):
     suite = load_suite(suite_file)
     table = run_suite(suite, tmp_path / "out", say=lambda line: None)
     (tmp_path / "out" / "L1" / "seed-1" / "evaluation-4" / "evaluation.json").write_bytes(torn)
     assert run_suite(suite, tmp_path / "out", say=lambda line: None) == table and len(calls["evaluate"]) == 13
-
-
-def test_a_date_is_no_number(suite_file, calls, tmp_path):
-    rows = {"L2": {"train.lr": datetime.date(2026, 1, 1)}}
-    suite_file.write_text(yaml.safe_dump(SUITE | {"rows": rows, "baseline": None}))
-    with pytest.raises(UserError, match="row L2: train.lr: '2026-01-01'"):
-        run_suite(load_suite(suite_file), tmp_path / "out", say=lambda line: None)
 
 
 def test_auto_is_the_precision_of_the_rows_that_are_there(suite_file, calls, tmp_path):
@@ -295,9 +160,16 @@ def test_processes_of_one_command_do_not_train_rows_as_one(suite_file, calls, tm
     assert calls["train"] == []
 
 
-def test_a_number_of_images_that_cannot_be_measured_stops_before_anything_is_trained(suite_file, calls, tmp_path):
-    suite = load_suite(suite_file).model_copy(update={"num_images": 8})
-    with pytest.raises(UserError, match="num_images 8: protocol emoji .* a multiple of 2 from 10 to "):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": 8}, "num.images 8: protocol emoji .* a multiple of 2 from 10 to "),
+        ({"protocol": "coco"}, "protocol .coco. is unknown: choose .*emoji"),
+    ],
+)
+def test_what_cannot_be_measured_stops_before_anything_is_trained(suite_file, calls, tmp_path, change, message):
+    suite = load_suite(suite_file).model_copy(update=change)
+    with pytest.raises(UserError, match=message):
         run_suite(suite, tmp_path / "out")
     assert calls["train"] == []
 
@@ -317,3 +189,18 @@ def test_a_wrong_row_stops_before_anything_is_trained(suite_file, calls, tmp_pat
     with pytest.raises(UserError, match="row L3: objective.l3: unknown field"):
         run_suite(suite, tmp_path / "out")
     assert calls["train"] == []
+
+
+def test_rows_whose_files_are_mangled_are_of_another_recipe_or_cost_what_is_left(suite_file, calls, tmp_path):
+    suite, out = load_suite(suite_file), tmp_path / "out"
+    for row in ("L1", "L2"):
+        ablation.train(_config(suite, row, 0, out), print, None, None)
+    folder, config = out / "L2" / "seed-0", _config(suite, "L2", 0, out)
+    record, row = yaml.safe_load(config.to_yaml()), json.loads((folder / "metrics.jsonl").read_text())
+    for seed in times(15):
+        rng = random.Random(seed)
+        text = yaml.safe_dump(mangled_values(record, rng), sort_keys=False).encode()
+        (folder / "config.yaml").write_bytes(text if rng.random() < 0.7 else mangled_bytes(text, rng))
+        (folder / "metrics.jsonl").write_bytes(mangled_json(row, rng) + b"\n")
+        assert read_or_refuse(lambda: (ablation._is_of(config, folder), ablation._costs(suite, out)), seed)
+        assert read_or_refuse(lambda: ablation._in_one_precision({("L2", 0): config}), seed)

@@ -346,7 +346,7 @@ def test_every_mistake_is_reported_at_once(recipe):
         ("a: [", "not YAML"),
         ("a: 2024-13-45", "not YAML"),
         ("train:\n  lr: 1\n  seed: 2\n  lr: 3", "not YAML \\(line 4, column 3: 'lr' is given twice\\)"),
-        (b"\xff\xfe\x00", "not YAML"),
+        (b"\xff\xfe\x00", "line 1 is not UTF-8 text .byte 0xff."),
         ("stage: e2ed2", r"run\.dir: missing; add it to the recipe or pass run\.dir=VALUE"),
         ("stage: e2ed2\nrun: {}", r"run\.dir: missing"),
         ("run: {dir: x}", "stage: missing"),

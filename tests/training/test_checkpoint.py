@@ -40,8 +40,13 @@ def parts(width=4, updates=2):
     return network, ema, optimizer
 
 
+def state_at(step, **others):
+    fields = {"images_seen": 8 * step, "seed": 0, "global_batch_size": 8, "num_items": 23}
+    return TrainState(global_step=step, **{**fields, **others})
+
+
 def save(folder, step, width=4):
-    return save_checkpoint(folder, TrainState(step, 8 * step, 0, 8, 23), *parts(width))
+    return save_checkpoint(folder, state_at(step), *parts(width))
 
 
 def same(a, b):
@@ -51,7 +56,7 @@ def same(a, b):
 def test_everything_comes_back(tmp_path):
     network, ema, optimizer = parts()
     scaler = torch.amp.GradScaler("cpu", init_scale=32.0)
-    state = TrainState(7, 56, 3, 8, 23)
+    state = state_at(7, seed=3)
     path = save_checkpoint(tmp_path, state, network, ema, optimizer, scaler)
     fresh, fresh_ema, fresh_optimizer = parts(updates=0)
     fresh_scaler = torch.amp.GradScaler("cpu")
@@ -66,7 +71,7 @@ def test_everything_comes_back(tmp_path):
 
 
 def test_every_process_finds_its_place_in_the_stream_again(tmp_path):
-    path = save_checkpoint(tmp_path, TrainState(7, 56, 3, 8, 0), *parts(), data_states=[{"batch": 1}, {"batch": 2}])
+    path = save_checkpoint(tmp_path, state_at(7, num_items=0), *parts(), data_states=[{"batch": 1}, {"batch": 2}])
     assert [read_data_state(path, rank, 2) for rank in range(2)] == [{"batch": 1}, {"batch": 2}]
     with pytest.raises(UserError, match="saved by 2 processes, which share the stream; resume with as many, not 3"):
         read_data_state(path, 0, 3)
@@ -113,7 +118,25 @@ def foreign_state(path):
     (path / "state.json").write_text(json.dumps({**values, "epoch": 3}))
 
 
+def escaping_name(path):
+    values = json.loads((path / "state.json").read_text())
+    values["sha256"] = {f"../{path.name}/{name}": digest for name, digest in values["sha256"].items()}
+    (path / "state.json").write_text(json.dumps(values))
+
+
+def unhashed_optimizer(path):
+    values = json.loads((path / "state.json").read_text())
+    del values["sha256"]["optimizer.pt"]
+    (path / "state.json").write_text(json.dumps(values))
+
+
+def another_step(path):
+    values = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**values, "global_step": 9}))
+
+
 DAMAGES = [remove_state, remove_weights, cut_weights, flip_bit, cut_state, empty_state, foreign_state]
+DAMAGES += [escaping_name, unhashed_optimizer, another_step]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda function: function.__name__)
@@ -135,9 +158,9 @@ def test_a_half_written_one_is_ignored_and_named(tmp_path):
 
 def test_another_architecture_is_refused_by_name_and_shape(tmp_path):
     path = save(tmp_path, 5, width=4)
-    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] in the file, \[6\] in the model"):
+    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] float32 in the file, \[6\] float32"):
         load_checkpoint(path, *parts(width=6))
-    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] in the file, absent in the model"):
+    with pytest.raises(UserError, match=r"another architecture \(0\.bias: \[4\] float32 in the file, absent in the"):
         load_checkpoint(path, nn.Flatten(), *parts()[1:])
 
 
@@ -145,6 +168,35 @@ def test_another_optimizer_is_refused(tmp_path):
     path, (network, ema, _) = save(tmp_path, 5), parts()
     with pytest.raises(UserError, match=r"optimizer\.pt: not the state of this optimizer"):
         load_checkpoint(path, network, ema, torch.optim.AdamW([network[0].weight]))
+
+
+def change_moment(path, name, value):
+    content = torch.load(path, weights_only=True)
+    content["state"][0][name] = value
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("exp_avg", torch.zeros(3, 4)), ("exp_avg_sq", torch.zeros(4, 3, dtype=torch.int64)), ("step", torch.tensor(-3.0))]
+    + [("step", 3.0), ("momentum", torch.zeros(4, 3)), ("step", torch.ones(2))],
+)
+def test_moments_that_do_not_fit_are_refused_before_any_update(tmp_path, name, value):
+    path, (network, ema, optimizer) = save(tmp_path, 5), parts(updates=0)
+    change_moment(path / "optimizer.pt", name, value)
+    with pytest.raises(UserError, match=r"optimizer\.pt: not the state of this optimizer; use another run\.dir"):
+        load_checkpoint(path, network, ema, optimizer)
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_an_optimizer_s_settings_are_the_recipe_s(tmp_path):
+    path, (network, ema, optimizer) = save(tmp_path, 5), parts(updates=0)
+    content = torch.load(path / "optimizer.pt", weights_only=True)
+    content["param_groups"][0] |= {"lr": "fast", "amsgrad": True}
+    torch.save(content, path / "optimizer.pt")
+    load_checkpoint(path, network, ema, optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.1 and not optimizer.param_groups[0]["amsgrad"]
+    assert optimizer.state_dict()["state"][0]["step"] == 2
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -227,7 +279,7 @@ def test_a_tensor_that_two_names_share_is_saved_once_and_restored_under_both(tmp
 
     saved, other = network(0), network(1)
     optimizers = [torch.optim.AdamW(n.parameters()) for n in (saved, other)]
-    folder = save_checkpoint(tmp_path, TrainState(1, 1, 0, 1, 1), saved, saved, optimizers[0])
+    folder = save_checkpoint(tmp_path, state_at(1), saved, saved, optimizers[0])
     assert sorted(load_file(folder / "model.safetensors")) == ["0.bias", "0.weight", "1.1.bias", "1.1.weight"]
     load_checkpoint(folder, other, other, optimizers[1])
     assert all(torch.equal(a, b) for a, b in zip(saved.state_dict().values(), other.state_dict().values(), strict=True))

@@ -1,6 +1,7 @@
 """Metrics and previews: never torn, never doubled."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image
 from e2ed2.system.errors import UserError
 from e2ed2.training.log import MetricsFile, image_grid, read_metrics, write_preview
 
+MACHINE = {"images_per_second": 2.5, "peak_memory_bytes": 100}
+
 
 def rows(*steps):
-    return [{"global_step": step, "total": 1 / 3} for step in steps]
+    return [{"global_step": step, "images_seen": 8 * step, "total": 1 / 3, **MACHINE} for step in steps]
 
 
 def write(path, *steps):
@@ -36,7 +39,13 @@ def test_resuming_cuts_back_to_the_checkpoint(tmp_path):
     assert MetricsFile(tmp_path / "new", 0).resumed == {}
 
 
-@pytest.mark.parametrize("torn", ['{"global_step": 3, "to', '{"global_step": 3}', "\0\0\0\n", "7\n", "{}\n", "\n"])
+WHOLE = json.dumps(rows(3)[0])
+FOREIGN = [("3,", "3.0,"), ("3,", "true,"), ("24,", "null,"), ("2.5", "0"), ("100", "-1"), ("100", '"100"')]
+FOREIGN += [("0.3333333333333333", value) for value in ('"a"', "[1]", "NaN", "true", "1" * 5000, "[" * 5000)]
+TORN = [WHOLE, WHOLE[:30], "\0\0\0\n", "7\n", "{}\n", "\n", '{"global_step": 3}\n', " " * 2**20 + WHOLE + "\n"]
+
+
+@pytest.mark.parametrize("torn", TORN + [WHOLE.replace(*change, 1) + "\n" for change in FOREIGN])
 def test_a_torn_line_is_left_out_and_overwritten(tmp_path, torn):
     write(tmp_path / "m", 1, 2)
     with (tmp_path / "m").open("a") as file:
@@ -47,10 +56,10 @@ def test_a_torn_line_is_left_out_and_overwritten(tmp_path, torn):
 
 
 def test_infinity_becomes_null(tmp_path):
-    MetricsFile(tmp_path / "m", 0).write({"global_step": 1, "grad_norm": float("inf")})
-    assert (tmp_path / "m").read_text() == '{"global_step": 1, "grad_norm": null}\n'
+    MetricsFile(tmp_path / "m", 0).write({**rows(1)[0], "grad_norm": float("inf")})
+    assert (tmp_path / "m").read_text().endswith(', "grad_norm": null}\n')
     MetricsFile(tmp_path / "m", 1)  # resuming reads it again
-    assert read_metrics(tmp_path / "m") == [{"global_step": 1, "grad_norm": None}]
+    assert read_metrics(tmp_path / "m") == [{**rows(1)[0], "grad_norm": None}]
 
 
 def test_a_row_that_does_not_fit_leaves_the_rows_before(tmp_path, monkeypatch):

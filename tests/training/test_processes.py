@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -32,7 +33,7 @@ main()
 """
 
 
-def launch(recipe, tmp_path):
+def launch(recipe, tmp_path, meanwhile=lambda processes: None):
     """`e2ed2 train` in two processes, by the variables that `torchrun` sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -47,6 +48,7 @@ def launch(recipe, tmp_path):
         for rank in "01"
     ]
     try:
+        meanwhile(processes)
         return [(process.communicate(timeout=300)[1].decode(), process.returncode) for process in processes]
     finally:
         for process in processes:
@@ -63,13 +65,11 @@ def photos(tmp_path):
     return folder
 
 
-def test_two_processes_are_two_micro_batches(photos, tmp_path, one_thread):
-    """The rows, the noise and so the losses and the update of one process that accumulates two.
+@pytest.fixture
+def recipe(photos, tmp_path):
+    """`recipe(name, **train)` -> a recipe of a tiny autoencoder that trains in the folder `name`."""
 
-    With as many threads as each of them: what has no gradient but rounding (a bias of keys) AdamW makes steps of.
-    """
-
-    def recipe(name, **train):
+    def write(name, **train):
         values = {
             "stage": "autoencoder",
             "run": {"dir": str(tmp_path / name)},
@@ -82,6 +82,14 @@ def test_two_processes_are_two_micro_batches(photos, tmp_path, one_thread):
         path.write_text(build_config(values).to_yaml())
         return path
 
+    return write
+
+
+def test_two_processes_are_two_micro_batches(recipe, tmp_path, one_thread):
+    """The rows, the noise and so the losses and the update of one process that accumulates two.
+
+    With as many threads as each of them: what has no gradient but rounding (a bias of keys) AdamW makes steps of.
+    """
     ends = launch(recipe("two", micro_batch_size=2), tmp_path)
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
     train(load_config(recipe("one", micro_batch_size=2, gradient_accumulation_steps=2)))
@@ -92,6 +100,21 @@ def test_two_processes_are_two_micro_batches(photos, tmp_path, one_thread):
     assert one[0]["l1"] != pytest.approx(one[1]["l1"], rel=1e-2)
     two, one = (load_file(tmp_path / run / "checkpoints/step-2/model.safetensors") for run in ("two", "one"))
     assert two.keys() == one.keys() and all(two[name].allclose(one[name], atol=1e-5) for name in two)
+
+
+def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_update(recipe, tmp_path):
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def kill(processes):
+        while processes[1].poll() is None and len(read_metrics(metrics)) < 2:
+            time.sleep(0.05)
+        processes[1].terminate()
+
+    ends = launch(recipe("run", micro_batch_size=2, max_train_steps=100_000, checkpoint_every=100_000), tmp_path, kill)
+    assert [code for _, code in ends] == [130, 130], "\n".join(error[-2000:] for error, _ in ends)
+    step = len(read_metrics(metrics))
+    assert f"interrupted: step {step} is saved; run the same command to go on" in ends[0][0]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step}"]
 
 
 def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):

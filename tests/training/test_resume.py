@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,11 @@ def outcome(config, without_time):
     return rows, {path.relative_to(run_dir): path.read_bytes() for path in kept}
 
 
-def interrupt_at(steps, times=1):
+def interrupt_at(steps, *numbers):
     def tick(step, num_steps, row):
         if step in steps:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)  # to this very thread, at once
+            for number in numbers or [signal.SIGINT]:
+                signal.raise_signal(number)  # to this very thread, at once
 
     return tick
 
@@ -64,8 +65,61 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tiny, tmp_
     reference = at(config, tmp_path / "reference")
     train(reference, quiet)
     with pytest.raises(KeyboardInterrupt):
-        train(config, quiet, interrupt_at({8}, times=2))
+        train(config, quiet, interrupt_at({8}, signal.SIGTERM, signal.SIGINT))
     assert [path.name for path in (config.run.dir / "checkpoints").iterdir()] == ["step-5"]
+    train(config, quiet)
+    assert outcome(config, without_time) == outcome(reference, without_time)
+
+
+def test_sigterm_however_often_is_a_first_ctrl_c(tiny, tmp_path, without_time):
+    config, before = tiny(), signal.getsignal(signal.SIGTERM)
+    reference = at(config, tmp_path / "reference")
+    train(reference, quiet)
+    with pytest.raises(KeyboardInterrupt, match="step 8 is saved; run the same command to go on"):
+        train(config, quiet, interrupt_at({8}, *[signal.SIGTERM] * 3))
+    assert signal.getsignal(signal.SIGTERM) is before
+    train(config, quiet)
+    assert outcome(config, without_time) == outcome(reference, without_time)
+
+
+def test_sigterm_before_the_first_update_ends_as_ctrl_c_does(tiny, monkeypatch):
+    monkeypatch.setattr(loop, "load_training_set", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), quiet)
+
+
+TRAIN = """
+import sys, time
+from conftest import NUM_ITEMS, TinyStage
+from e2ed2 import cli
+from e2ed2.training import loop
+
+class Slow(TinyStage):
+    def loss_terms(self, *args):
+        time.sleep(0.05)
+        return super().loss_terms(*args)
+
+loop.create_stage, loop.load_training_set = Slow, lambda *_: range(NUM_ITEMS)
+sys.argv = ["e2ed2", "train", sys.argv[1]]
+cli.main()
+"""
+
+
+def test_kill_of_a_training_saves_says_so_and_goes_on(tiny, tmp_path, without_time):
+    config = tiny(max_train_steps=30)
+    reference = at(config, tmp_path / "reference")
+    train(reference, quiet)
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-c", TRAIN, tmp_path / "recipe.yaml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{DRIVER.parent}"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(read_metrics(config.run.dir / "metrics.jsonl")) < 3:
+            time.sleep(0.02)
+        process.terminate()  # kill -TERM
+        said = process.communicate(timeout=100)[1]
+    step = len(read_metrics(config.run.dir / "metrics.jsonl"))
+    assert process.returncode == 130 and 3 <= step < 30, said
+    assert said.endswith(f"interrupted: step {step} is saved; run the same command to go on\n"), said
     train(config, quiet)
     assert outcome(config, without_time) == outcome(reference, without_time)
 

@@ -25,7 +25,8 @@ def quiet(line):
 def measured(folder, step, **values):
     """What `evaluate` leaves for a step, with made-up figures."""
     metrics = {name: {"value": v, "low": v - 0.01, "high": v + 0.01} for name, v in values.items()}
-    about = {"protocol": "emoji", "nfe": 4, "num_images": 8, "protocol_sha256": "a" * 64, "reference": "r", "notes": ["few images"]}
+    about = {"protocol": "emoji", "nfe": 4, "num_images": 8, "reference": "r", "notes": ["few images"]}
+    about["protocol_sha256"] = "a" * 64
     result = {"model": f"step {step}", **about, "metrics": metrics}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EVALUATION_FILE).write_text(json.dumps(result))

@@ -1,6 +1,5 @@
 """The discriminator in training: its own AdamW, its updates before each of the sampler's, past samples, its state."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
 from e2ed2.recipe.objective import AdversarialConfig
-from e2ed2.system.errors import UserError
+from e2ed2.training.saved import adamw_state, content_of, read_torch
 
 Draw = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 Look = Callable[[Tensor, torch.Generator], list[Tensor]]
@@ -86,10 +85,12 @@ class Adversary:
     def load(self, folder: Path) -> None:
         """Raises UserError when `folder` holds no state of this discriminator."""
         path = folder / FILE
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self._buffer = [stack.to(self._device) for stack in state["buffer"]]
-        except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path}: not the state of this discriminator; use another run.dir") from error
+        with content_of(path, "this discriminator"):
+            saved = read_torch(path)
+            self.network.load_state_dict(saved["network"])
+            state = adamw_state(self.optimizer, saved["optimizer"])
+            buffer: list[Tensor] = [*saved["buffer"]]
+            if any(stack.dim() != 5 or not stack.is_floating_point() for stack in buffer):
+                raise ValueError("no stacks of samples")
+        self.optimizer.load_state_dict(state)
+        self._buffer = [stack.to(self._device) for stack in buffer]

@@ -1,0 +1,50 @@
+"""What `torch.save` wrote, read back: nothing in it runs, and what does not fit is one line."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from e2ed2.system.errors import UserError
+
+
+@contextmanager
+def content_of(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever goes wrong meanwhile into a UserError: readers of such files raise what a stray byte asks for.
+
+    Args:
+        what: whose state the file must hold.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not the state of {what}; use another run.dir") from error
+
+
+def read_torch(path: Path) -> Any:
+    """The values and tensors of a file, on the CPU."""
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def adamw_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What AdamW's `load_state_dict` takes: the moments that were saved; the settings are the recipe's.
+
+    Raises:
+        ValueError, or what a value of another kind leads to: not those of these parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("of other groups of parameters")
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    for number, moments in saved["state"].items():
+        kind, step = (parameters[number].shape, parameters[number].dtype), moments["step"]
+        others = {name: (tensor.shape, tensor.dtype) for name, tensor in moments.items() if name != "step"}
+        if others != {"exp_avg": kind, "exp_avg_sq": kind}:
+            raise ValueError(f"moments of another shape than parameter {number}")
+        if step.shape != () or not step.is_floating_point() or not step >= 0:
+            raise ValueError(f"{step} updates of parameter {number}")
+    return {"state": saved["state"], "param_groups": groups}
