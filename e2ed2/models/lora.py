@@ -1,25 +1,44 @@
 """Low-rank adapters (arXiv:2106.09685): fused into a start, trained on a frozen network, exported on their own."""
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from torch import nn
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
-from e2ed2.models.folders.hub import is_hub_id, weights_file
+from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
+from e2ed2.models.folders.parts import refusing, said, tensors
 from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.json_file import read_typed
+from e2ed2.system.typed import MAX_SHOWN, Record
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SCALE = ".alpha"  # ends its name in kohya's files
+REMEDY = "give an adapter of this model, in diffusers', kohya's or (PixArt) peft's names"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
 
 
-def lora_copies(
-    network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] | None = None
-) -> list[nn.Module]:
+class AdapterConfig(Record):
+    """What peft must know of an adapter; the rest of its fields are its own."""
+
+    peft_type: str
+    r: Annotated[int, Field(ge=1, le=65_536)] = 8
+    lora_alpha: Annotated[float, Field(allow_inf_nan=False)] = 8
+    target_modules: str | list[str] | None = None
+
+
+def lora_copies(network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] | None = None) -> list[nn.Module]:
     """A low-rank adapter for each step on one network, which is frozen and whose memory they share.
 
     Args:
@@ -83,22 +102,26 @@ def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
         adapters: safetensors files (also `org/name/file` of the hub), folders of one, or hub ids; of a pipeline without
             `load_lora_weights` (PixArt's) peft folders.
     Raises:
-        UserError: one does not exist or does not fit.
+        UserError: one does not exist or does not fit, in whole or in part.
     """
     for adapter in adapters:
-        path = weights_file(adapter) if adapter.endswith(".safetensors") else Path(adapter)
-        if not path.exists() and not is_hub_id(adapter):
+        is_somewhere = adapter.endswith(".safetensors") or Path(adapter).exists() or is_hub_id(adapter)
+        if not is_somewhere:
             raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
-        if not hasattr(pipeline, "load_lora_weights"):
+        if hasattr(pipeline, "load_lora_weights"):
+            _fuse_file(pipeline, adapter)
+        else:
             _fuse_peft(pipeline, adapter)
-            continue
-        name = {"weight_name": path.name} if path.is_file() else {}
-        try:
-            pipeline.load_lora_weights(str(path.parent) if path.is_file() else adapter, use_safetensors=True, **name)
-            parts = [part for part in pipeline._lora_loadable_modules if getattr(pipeline, part, None) is not None]
-            pipeline.fuse_lora(components=parts)
-        except Exception as error:  # of files, of the hub, of shapes: the libraries have no common one
-            raise UserError(f"model.lora: {adapter} cannot be added to model.path ({first_line(error)})") from error
+
+
+def _fuse_file(pipeline: Any, adapter: str) -> None:
+    file = _adapter_file(adapter)
+    names = [name for name in pipeline._lora_loadable_modules if getattr(pipeline, name, None) is not None]
+    with _adding(adapter):
+        offered = _load_adapter(file)
+        with _taking(offered, lambda: [getattr(pipeline, name) for name in names], adapter):
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
+        pipeline.fuse_lora(components=names, safe_fusing=True)
         pipeline.unload_lora_weights()
 
 
@@ -106,10 +129,84 @@ def _fuse_peft(pipeline: Any, adapter: str) -> None:
     from peft import PeftModel
 
     name = family_of(pipeline).network
+    folder, kinds = Path(adapter), f"a {type(pipeline).__name__} takes peft folders"
+    if not folder.exists():
+        folder = weights_file(f"{adapter}/{PEFT_CONFIG}").parent
+        weights_file(f"{adapter}/{PEFT_WEIGHTS}")
+    for file in (PEFT_CONFIG, PEFT_WEIGHTS):
+        if not (folder / file).is_file():  # peft would go on to a pickle
+            raise UserError(f"model.lora: {adapter} cannot be added to model.path (no {file}); {kinds}, which hold it")
+    read_typed(folder / PEFT_CONFIG, AdapterConfig, "model.lora", REMEDY)
+    with _adding(adapter):
+        offered, network = _load_adapter(folder / PEFT_WEIGHTS), getattr(pipeline, name)
+        with _taking(offered, lambda: [network], adapter):  # which is changed in place
+            whole: Any = PeftModel.from_pretrained(network, str(folder), low_cpu_mem_usage=True)
+        pipeline.register_modules(**{name: whole.merge_and_unload(safe_merge=True)})
+
+
+def _adapter_file(adapter: str) -> Path:
+    """The weights of an adapter on disk, from its file, its folder or the hub.
+
+    Raises:
+        UserError: there are none, or several.
+    """
+    if adapter.endswith(".safetensors"):
+        return weights_file(adapter)
+    if (folder := Path(adapter)).is_dir():
+        names = [path.name for path in folder.glob("*.safetensors")]
+    else:
+        names = list_files(adapter)
+    names = [name for name in sorted(names) if name.endswith(".safetensors") and "/" not in name]
+    chosen = [name for name in names if name == ADAPTER_FILE] or names
+    if len(chosen) != 1:
+        found = ", ".join(names)[:80] or "none"
+        problem = f"its safetensors are {found}; give one file"
+        raise UserError(f"model.lora: {adapter} cannot be added to model.path: {problem}")
+    return folder / chosen[0] if folder.is_dir() else weights_file(f"{adapter}/{chosen[0]}")
+
+
+def _load_adapter(file: Path) -> dict[str, Tensor]:
+    offered = load_file(file)
+    for name, x in offered.items():
+        if not (x.is_floating_point() or name.endswith(SCALE)):
+            raise ValueError(f"{name} is of {x.dtype}")
+    return offered
+
+
+def _adding(adapter: str) -> AbstractContextManager[None]:
+    return refusing(f"model.lora: {adapter} cannot be added to model.path", REMEDY)
+
+
+@contextmanager
+def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module]], adapter: str) -> Iterator[None]:
+    """Loads an adapter; libraries leave what fits nowhere without a word, so it is looked for in the networks by value.
+
+    Raises:
+        UserError: a tensor that no layer has taken, or a layer that is left without one.
+    """
+    cause = None
     try:
-        whole: Any = PeftModel.from_pretrained(getattr(pipeline, name), adapter)
-    except Exception as error:  # of files, of the hub, of shapes
-        kinds = f"a {type(pipeline).__name__} takes peft folders, which hold adapter_config.json"
-        problem = f"{adapter} cannot be added to model.path ({first_line(error)})"
-        raise UserError(f"model.lora: {problem}; {kinds}") from error
-    pipeline.register_modules(**{name: whole.merge_and_unload()})
+        yield
+    except Exception as error:
+        cause = error
+    there = [x for network in networks() for name, x in tensors(network).items()]
+    shapes = {x.shape for x in offered.values()}
+    taken = Counter(_print(x) for x in there if x.shape in shapes and not x.is_meta)
+    rest = []
+    for name, x in offered.items():
+        if taken[_print(x)] > 0:
+            taken[_print(x)] -= 1
+        elif not (name.startswith("lora_") and name.endswith(SCALE)):
+            rest.append(name)
+    problem = f" ({said(cause)})" if cause else ""
+    if rest:
+        problem = f": {len(rest)} of {len(offered)} tensors fit no layer, such as {rest[0][: 2 * MAX_SHOWN]}{problem}"
+    elif not offered or any(x.is_meta for x in there):
+        problem = f": tensors of its layers are missing{problem}"
+    if problem:
+        raise UserError(f"model.lora: {adapter} cannot be added to model.path{problem}; {REMEDY}") from cause
+
+
+def _print(x: Tensor) -> tuple[torch.Size, int]:
+    """What tells one tensor from another in whatever precision the networks hold them."""
+    return x.shape, hash(x.detach().cpu().bfloat16().contiguous().flatten().view(torch.int16).numpy().tobytes())

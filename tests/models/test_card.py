@@ -36,6 +36,20 @@ def test_the_licence_is_read_from_the_start_s_card(tmp_path, head, licence):
     assert licence_of(tmp_path) == licence
 
 
+def test_nothing_in_a_card_stops_a_run(tmp_path):
+    """Another encoding, a licence that cannot be printed, a folder of its name."""
+    card = tmp_path / "README.md"
+    card.write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\nlicense_name: caf\xe9\r\n---\r\n\xff\xfe\0")
+    assert licence_of(tmp_path) == {"license": "mit", "license_name": "caf\ufffd"}
+    add_measured(tmp_path, "| FID | 10 |\n")
+    assert card.read_text().endswith("\n\n## Measured\n\n| FID | 10 |\n")
+    card.write_text("---\nlicense: a\x85b\n---\n")
+    assert licence_of(tmp_path) == {}
+    card.unlink()
+    card.mkdir()
+    assert licence_of(tmp_path) == {}
+
+
 def test_a_run_is_described_without_paths(recipe, tmp_path):
     start = save_tiny("StableDiffusionPipeline", tmp_path / "start")
     (start / "README.md").write_text("---\nlicense: apache-2.0\n---\n")

@@ -14,7 +14,7 @@ from e2ed2.models.lora import lora_copies, merged
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
 from e2ed2.sampling.generate import Request
-from e2ed2.sampling.samples import load_model
+from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder
 from e2ed2.trajectory import draw_noises
@@ -105,9 +105,10 @@ def test_a_folder_runs_each_step_s_own_network_here_and_in_plain_diffusers(pipel
 
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
     fed = iter(noises[1:])
-    code = code.replace("THIS FOLDER", str(folder)).replace("red apple, twemoji style", PROMPT)
+    code = code.replace("red apple, twemoji style", PROMPT)
     code = code.replace("callback=use_next,", 'callback=use_next, latents=start, output_type="pt",')
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: next(fed))
         scope = {"start": noises[0]}
         exec(code, scope)
@@ -119,5 +120,5 @@ def test_a_folder_without_one_of_its_networks_is_refused(pipeline, tmp_path):
     transformers = copies(pipeline.transformer, 2)
     save_pipeline(pipeline, Inference("lcm", 2, 1.0, 64, 64), tmp_path, later_transformers=transformers[1:])
     (tmp_path / "transformer_2" / "config.json").unlink()
-    with pytest.raises(UserError, match="transformer_2 is not a loadable network"):
+    with pytest.raises(UserError, match="transformer_2/config.json: No such file"):
         load_model(str(tmp_path), None)

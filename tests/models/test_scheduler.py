@@ -8,7 +8,9 @@ from e2ed2.models.folders.inference import Inference
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, noise_scheduler, schedule_of, solver_of
 from e2ed2.schedule import scaled_linear_schedule
 from e2ed2.system.errors import UserError
+from e2ed2.training.loop import train
 from e2ed2.trajectory import unroll
+from tests.models.tiny import save_tiny
 
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -83,6 +85,54 @@ def test_a_flow_pipeline_is_given_our_grid_as_noise_levels():
 def test_noise_levels_that_we_do_not_have_are_refused(scheduler, message):
     with pytest.raises(UserError, match=f"model.path: .*{message}"):
         schedule_of(scheduler)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DDIMScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True),
+        diffusers.LCMScheduler(rescale_betas_zero_snr=True),
+        diffusers.DPMSolverMultistepScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True),  # its last: 2e-4
+        diffusers.EulerDiscreteScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True),
+        diffusers.DDIMScheduler(trained_betas=[*[1e-3] * 999, 1.0]),
+    ],
+)
+def test_no_noise_is_predicted_where_nothing_else_is_left(scheduler):
+    """Zero terminal SNR (arXiv:2305.08891): x0 would be the prediction's error over 0."""
+    with pytest.raises(UserError, match="there is no noise prediction at zero SNR: give a v_prediction model"):
+        schedule_of(scheduler)
+    scheduler.register_to_config(prediction_type="v_prediction")
+    assert schedule_of(scheduler).alphas[-1] < 1e-3
+
+
+def test_a_start_of_zero_snr_is_refused_before_anything_is_encoded(recipe, tmp_path, monkeypatch):
+    scheduler = diffusers.DDIMScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True)
+    start = save_tiny("StableDiffusionPipeline", tmp_path / "start", scheduler=scheduler)
+    monkeypatch.setattr("diffusers.AutoencoderKL.encode", lambda *args, **options: pytest.fail("encoded"))
+    with pytest.raises(UserError, match="no noise prediction at zero SNR"):
+        train(recipe(tmp_path / "run", start), print)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=-1.0), "do not rise within 0 to 1"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=float("nan")), "do not rise within 0 to 1"),
+        (diffusers.DDIMScheduler(trained_betas=[0.0] * 1000), "do not rise within 0 to 1"),
+        (diffusers.DDIMScheduler(trained_betas=[1e-3] * 999), "do not rise within 0 to 1"),
+        (diffusers.DDIMScheduler(trained_betas=[]), "do not rise within 0 to 1"),
+        (diffusers.DDIMScheduler(prediction_type="x"), "prediction_type is 'x'; .*: one of epsilon, sample, v_pred"),
+    ],
+)
+def test_levels_and_predictions_that_cannot_be_are_named(scheduler, message):
+    with pytest.raises(UserError, match=f"model.path: .*{message}"):
+        schedule_of(scheduler)
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 1.7, 3.0, 6.93])
+def test_any_shift_ends_in_pure_noise(shift):
+    levels = schedule_of(diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)).sigmas
+    assert levels[-1].item() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_our_own_models_have_the_betas_of_pixart():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from e2ed2.models import text
 from e2ed2.models.folders.pipeline import load_pipeline
@@ -46,6 +47,24 @@ def test_they_are_minilm_s_own_to_the_last_bit(pipeline, encoder):
 
 def test_a_long_prompt_is_cut_at_the_limit(pipeline):
     assert encode_prompts(["apple " * 50], pipeline, 8).mask.tolist() == [[1] * 8]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},
+        {"embeds": torch.zeros(2, 4, 32)},  # of another number of prompts
+        {"embeds": torch.zeros(3, 4, 32), "mask": torch.ones(3, 5)},
+        {"embeds": torch.zeros(3, 4, 32), "another": torch.ones(3, 5)},
+    ],
+)
+def test_what_does_not_fit_in_the_cache_is_encoded_again(pipeline, tmp_path, monkeypatch, stored):
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path))
+    first = cached_prompt_embeds(PROMPTS, pipeline)
+    (file,) = tmp_path.glob("prompts-*")
+    save_file(stored, file)
+    assert torch.equal(cached_prompt_embeds(PROMPTS, pipeline).embeds, first.embeds)
+    assert load_file(file)["embeds"].shape == first.embeds.shape
 
 
 def test_the_cache_returns_the_same_and_does_not_encode_again(pipeline, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The kinds of diffusers pipelines that can be trained: one file each, and one line in this table."""
 
+import json
 from typing import Any
 
 from e2ed2.models.families.base import Family
@@ -8,6 +9,7 @@ from e2ed2.models.families.stable_diffusion import StableDiffusion
 from e2ed2.models.families.stable_diffusion_3 import StableDiffusion3
 from e2ed2.models.families.stable_diffusion_xl import StableDiffusionXL
 from e2ed2.system.errors import UserError
+from e2ed2.system.typed import MAX_SHOWN
 
 FAMILIES: dict[str, Family] = {  # by the class name in a folder's model_index.json
     "PixArtAlphaPipeline": PixArt(),
@@ -19,14 +21,15 @@ FAMILIES: dict[str, Family] = {  # by the class name in a folder's model_index.j
 }
 
 
-def family_named(class_name: str) -> Family:
+def family_named(class_name: object) -> Family:
     """How to use a pipeline of this class.
 
     Raises:
-        UserError: a class that is not in the table.
+        UserError: a class that is not in the table, or no name of one.
     """
-    if class_name not in FAMILIES:
-        raise UserError(f"model.path: a {class_name} cannot be used here; give one of {', '.join(FAMILIES)}")
+    if not isinstance(class_name, str) or class_name not in FAMILIES:
+        name = (class_name if isinstance(class_name, str) else json.dumps(class_name))[:MAX_SHOWN]
+        raise UserError(f"model.path: a {name} cannot be used here; give one of {', '.join(FAMILIES)}")
     return FAMILIES[class_name]
 
 

@@ -15,6 +15,7 @@ class Family(ABC):
     """A kind of pipeline. Holds no model: every method is given the pipeline, a loaded diffusers one."""
 
     network: ClassVar[str] = "transformer"  # the component that denoises
+    needs: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "text_encoder", "tokenizer")  # beside the network
     call_arguments: ClassVar[tuple[str, ...]] = ()  # fields of `Inference` that only this pipeline's call takes
     knows_crop: ClassVar[bool] = False  # whether the network is told of an image's original size and crop (SDXL)
     step_callback: ClassVar[str] = "callback_on_step_end"  # the call's argument
@@ -38,6 +39,10 @@ class Family(ABC):
     def embeds_guidance(self, pipeline: Any) -> bool:
         """Whether the network is told the guidance scale, so that guidance costs no second evaluation."""
         return False
+
+    @abstractmethod
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        """Of a token's embedding and of the pooled vector, as the network takes them."""
 
     @abstractmethod
     def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:

@@ -29,6 +29,9 @@ class PixArt(Family):
         )
         return PromptEmbeds(embeds, mask)
 
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        return pipeline.transformer.config.caption_channels, None
+
     def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
         # the pipelines' own rule: alpha's goes by the size, Sigma's never conditions
         told_size = type(pipeline).__name__ == "PixArtAlphaPipeline" and pipeline.transformer.config.sample_size == 128

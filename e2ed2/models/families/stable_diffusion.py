@@ -21,6 +21,9 @@ class StableDiffusion(Family):
     def embeds_guidance(self, pipeline: Any) -> bool:
         return pipeline.unet.config.time_cond_proj_dim is not None
 
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        return pipeline.unet.config.cross_attention_dim, None
+
     def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
         embedding = None
         if self.embeds_guidance(pipeline):

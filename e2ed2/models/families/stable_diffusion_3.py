@@ -12,6 +12,7 @@ from e2ed2.models.scheduler import schedule_of
 class StableDiffusion3(Family):
     """A transformer over two CLIP encoders and T5 (which a folder may lack), padding included."""
 
+    needs = (*Family.needs, "text_encoder_2", "tokenizer_2")
     call_arguments = ("max_sequence_length",)
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
@@ -24,6 +25,9 @@ class StableDiffusion3(Family):
             max_sequence_length=length,
         )
         return PromptEmbeds(embeds, pooled=pooled)
+
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        return pipeline.transformer.config.joint_attention_dim, pipeline.transformer.config.pooled_projection_dim
 
     def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
         schedule = schedule_of(pipeline.scheduler)

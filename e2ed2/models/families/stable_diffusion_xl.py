@@ -13,6 +13,7 @@ from e2ed2.models.prompt_embeds import PromptEmbeds
 class StableDiffusionXL(StableDiffusion):
     """Two text encoders side by side, the pooled vector of the second, and six numbers on the picture's size."""
 
+    needs = (*StableDiffusion.needs, "text_encoder_2", "tokenizer_2")
     knows_crop = True
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
@@ -27,6 +28,11 @@ class StableDiffusionXL(StableDiffusion):
             return empty
         assert empty.pooled is not None
         return PromptEmbeds(torch.zeros_like(empty.embeds), pooled=torch.zeros_like(empty.pooled))
+
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        config = pipeline.unet.config
+        numbers = 6 * config.addition_time_embed_dim
+        return config.cross_attention_dim, config.projection_class_embeddings_input_dim - numbers
 
     def added_condition(self, pipeline: Any, x_t: Tensor, cond: PromptEmbeds) -> dict[str, Tensor]:
         height, width = image_size(pipeline, x_t)

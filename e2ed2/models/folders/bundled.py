@@ -5,10 +5,7 @@ own package, so that a pipeline folder is put together once per version in the u
 """
 
 import hashlib
-import json
 from pathlib import Path
-
-import torch
 
 from e2ed2.models.folders.hub import download, is_hub_id
 from e2ed2.system.errors import UserError
@@ -59,13 +56,14 @@ def _assembled(name: str) -> Path:
 def _assemble(name: str, target: Path) -> None:
     from diffusers import PixArtTransformer2DModel
 
-    from e2ed2.models.folders.inference import Inference
+    from e2ed2.models.folders.inference import inference_of
+    from e2ed2.models.folders.parts import load_network
     from e2ed2.models.folders.pipeline import assemble, load_autoencoder, save_pipeline
     from e2ed2.models.scheduler import noise_scheduler
 
     source = WEIGHTS / name
-    inference = Inference(**json.loads((source / "inference.json").read_text()))
-    transformer = PixArtTransformer2DModel.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    inference = inference_of(source / "inference.json", {}, {})
+    transformer = load_network(PixArtTransformer2DModel, source)
     scheduler = noise_scheduler(inference.solver, "v_prediction")
     autoencoder = load_autoencoder(WEIGHTS / AUTOENCODER)
     with atomic_folder(target) as folder:

@@ -1,5 +1,6 @@
 """`README.md` of a model folder: how to call the model with plain diffusers, and how it came about."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,16 +9,19 @@ from typing import Any
 
 from e2ed2.models.families import Family
 from e2ed2.models.folders.inference import Inference
+from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
+from e2ed2.system.text import read_bytes
 
 CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the function it takes
     "callback": ("step, timestep, latents", ""),
     "callback_on_step_end": ("pipeline, step, timestep, kwargs", "    return kwargs\n"),
 }
+CARD_FILE = "README.md"
 MEASURED = "## Measured"
-LICENCE = r"^(license(?:_name|_link)?):\s*(\S.*)$"
+LICENCE = r"^(license(?:_name|_link)?):[ \t]*(\S.*)$"
 HEAD = ("license", "license_name", "license_link", "base_model")
-PROMPT = "red apple, twemoji style"
+PROMPT, SEED = "red apple, twemoji style", 0
 
 
 def model_card(inference: Inference, family: Family, network_class: str, about: Mapping[str, Any]) -> str:
@@ -26,12 +30,12 @@ def model_card(inference: Inference, family: Family, network_class: str, about: 
     Args:
         network_class: diffusers' class of the denoiser. about: those of `HEAD` also head the file.
     """
-    imports, swap, callback = "from diffusers import DiffusionPipeline", "", ""
+    imports, swap, callback = "import torch\nfrom diffusers import DiffusionPipeline", "", ""
     if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
         imports += f", {network_class}"
         parameters, end = CALLBACKS[family.step_callback]
         swap = f"""names = {inference.transformers}
-networks = [{network_class}.from_pretrained("THIS FOLDER", subfolder=name) for name in names]
+networks = [{network_class}.from_pretrained(".", subfolder=name, dtype=torch.float32) for name in names]
 
 
 def use_next({parameters}):
@@ -48,14 +52,17 @@ A pipeline's call has defaults of its own (steps, guidance); this model wants {i
 ```python
 {imports}
 
-pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
+prompt, seed = "{PROMPT}", {SEED}
+pipeline = DiffusionPipeline.from_pretrained(".", dtype=torch.float32)
 {swap}image = pipeline(
-    "{PROMPT}",
+    prompt,
+    generator=torch.Generator().manual_seed(seed),
 {arguments}{callback}).images[0]
 ```
 
+Run inside this folder, it draws what `e2ed2 sample . "{PROMPT}" --seed {SEED} --num 1` draws.
 {_fewer(inference)}\
-`e2ed2 sample THIS_FOLDER "a prompt"` follows `inference.json`. Images it makes are synthetic: label them so.
+Images it makes are synthetic: label them so.
 {_table(about)}"""
 
 
@@ -65,7 +72,7 @@ def _fewer(inference: Inference) -> str:
         if k < inference.num_inference_steps:
             call = replace(inference, num_inference_steps=k, timesteps=grid, fewer_timesteps=None).steps()
             calls += [f"`{name}={value}`" for name, value in call.items()]
-    return f"For fewer steps it has grids of its own: {', '.join(calls)}.\n\n" if calls else ""
+    return f"For fewer steps it has grids of its own: {', '.join(calls)}.\n" if calls else ""
 
 
 def add_measured(folder: Path, text: str) -> None:
@@ -74,18 +81,24 @@ def add_measured(folder: Path, text: str) -> None:
     Args:
         text: Markdown.
     """
-    path = folder / "README.md"
-    head = path.read_text().partition(MEASURED)[0].rstrip() if path.exists() else ""
-    write_file(path, f"{head}\n\n{MEASURED}\n\n{text}".encode())
+    head = _card(folder).partition(MEASURED)[0].rstrip()
+    write_file(folder / CARD_FILE, f"{head}\n\n{MEASURED}\n\n{text}".encode())
 
 
 def licence_of(folder: Path) -> dict[str, str]:
     """What the head of a model folder's card says of the licence: `license`, `license_name`, `license_link`."""
+    head = re.match(r"---\n(.*?)\n---", _card(folder), re.S)
+    found = re.findall(LICENCE, head[1], re.M) if head else []
+    return {name: text.strip() for name, text in found if text.isprintable()}
+
+
+def _card(folder: Path) -> str:
+    """What can be read of a card, empty where there is none; nothing in it is worth stopping a run."""
     try:
-        head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(errors="replace"), re.S)
-    except OSError:
-        return {}
-    return {name: text.strip() for name, text in re.findall(LICENCE, head[1], re.M)} if head else {}
+        content = read_bytes(folder / CARD_FILE, "card", "")
+    except UserError:
+        return ""
+    return content.removeprefix(codecs.BOM_UTF8).decode(errors="replace").replace("\r\n", "\n").replace("\0", "?")
 
 
 def _head(about: Mapping[str, Any]) -> str:

@@ -4,7 +4,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.models.folders.parts import said
+from e2ed2.system.errors import UserError
+from e2ed2.system.text import shown
 
 EXTRA_FILES = ("README.md", "inference.json")  # which diffusers does not ask for
 
@@ -47,14 +49,28 @@ def weights_file(name: str) -> Path:
     repository, _, file = rest.partition("/")
     repo = f"{organisation}/{repository}"
     if not (file and is_hub_id(repo)):
-        raise UserError(f"weights {name}: no such file; give a safetensors file, or org/name/file of the hub")
+        raise UserError(f"weights {shown(name)}: no such file; give a safetensors file, or org/name/file of the hub")
     try:
         return Path(hf_hub_download(repo, file))
     except Exception as error:  # of the hub or of its HTTP library
         raise UserError(
-            f"weights {name}: no such file, and not to be had from the hub ({first_line(error)}); "
+            f"weights {name}: no such file, and not to be had from the hub ({said(error)}); "
             f"fetch it elsewhere with `hf download {repo} {file}` and give the file"
         ) from error
+
+
+def list_files(repo: str) -> list[str]:
+    """The files of a hub repository.
+
+    Raises:
+        UserError: it does not exist, is gated, or cannot be reached.
+    """
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list_repo_files(repo)
+    except Exception as error:  # of the hub or of its HTTP library
+        raise UserError(f"model '{repo}': {_remedy(repo, None, error)}") from error
 
 
 def _remedy(repo: str, revision: str | None, error: BaseException) -> str:
@@ -67,6 +83,6 @@ def _remedy(repo: str, revision: str | None, error: BaseException) -> str:
     if "RevisionNotFoundError" in kinds:
         return f"has no model.revision {revision}; give a branch, tag or commit that it has"
     return (
-        f"no such folder, and not to be had from the hub ({first_line(error)}); check the network, model.variant, and "
+        f"no such folder, and not to be had from the hub ({said(error)}); check the network, model.variant, and "
         f"that it has safetensors, or fetch it elsewhere with `hf download {repo} --local-dir DIR` and give DIR"
     )

@@ -3,24 +3,36 @@
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
 
 from e2ed2.models.families import Family, family_of, network_of
-from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS, ORIGINAL_INFERENCE_STEPS, solver_of
+from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS, ORIGINAL_INFERENCE_STEPS, is_flow, solver_of
 from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.samplers import SOLVERS
 from e2ed2.schedule import lcm_timesteps, trailing_timesteps
 from e2ed2.system.errors import UserError
+from e2ed2.system.json_file import read_json
+from e2ed2.system.text import shown
+from e2ed2.system.typed import in_words
 
 INFERENCE_FILE = "inference.json"
+REMEDY = "mend it, or export the model again"
 CALL_ARGUMENTS = {"max_sequence_length", "use_resolution_binning", "clean_caption"}  # not of every pipeline
+MAX_TOKENS = 4096
+
+Side = Annotated[int, Field(ge=1)]
+Grid = Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
+Subfolder = Annotated[str, Field(pattern=r"^\w+$")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Inference:
     """The call a model was made for, in the pipeline's own words; `solver` is `lcm`, `ddim` or `euler`.
 
@@ -31,28 +43,48 @@ class Inference:
     """
 
     solver: str
-    num_inference_steps: int
-    guidance_scale: float
-    height: int
-    width: int
-    max_sequence_length: int = MAX_SEQUENCE_LENGTH
+    num_inference_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+    guidance_scale: Annotated[float, Field(ge=0)]
+    height: Side
+    width: Side
+    max_sequence_length: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_SEQUENCE_LENGTH
     use_resolution_binning: bool = False
     clean_caption: bool = False
-    timesteps: list[int] | None = None
-    fewer_timesteps: dict[str, list[int]] | None = None
-    transformers: list[str] | None = None
+    timesteps: Grid | None = None
+    fewer_timesteps: dict[str, Grid] | None = None
+    transformers: list[Subfolder] | None = None
     embedded_guidance: bool = False
 
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVERS or not isinstance(self.num_inference_steps, int):
-            raise ValueError(f"inference.json: solver {self.solver}, {self.num_inference_steps} steps")
-        if self.timesteps is not None and len(self.timesteps) != self.num_inference_steps:
-            raise ValueError(f"inference.json: {self.num_inference_steps} steps, but timesteps {self.timesteps}")
-        for steps, timesteps in (self.fewer_timesteps or {}).items():
-            if steps != str(len(timesteps)) or len(timesteps) >= self.num_inference_steps:
-                raise ValueError(f"inference.json: fewer_timesteps {steps}: {timesteps}")
-        if self.transformers is not None and len(self.transformers) != self.num_inference_steps:
-            raise ValueError(f"inference.json: {self.num_inference_steps} steps, but transformers {self.transformers}")
+    @field_validator("solver")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        if given not in SOLVERS:
+            raise ValueError(f"must be one of {', '.join(SOLVERS)}")
+        return given
+
+    @field_validator("timesteps", "transformers")
+    @classmethod
+    def _one_a_step(cls, given: list[Any] | None, info: ValidationInfo) -> list[Any] | None:
+        steps = info.data.get("num_inference_steps")  # absent where it is wrong itself
+        if given is not None and steps is not None and len(given) != steps:
+            raise ValueError(f"{steps} steps, but {info.field_name} for {len(given)}")
+        return given
+
+    @field_validator("timesteps")
+    @classmethod
+    def _descending(cls, given: list[int] | None) -> list[int] | None:
+        if given is not None and any(later >= t for t, later in pairwise(given)):
+            raise ValueError("timesteps must descend, the noisiest first")
+        return given
+
+    @field_validator("fewer_timesteps")
+    @classmethod
+    def _grids_of_fewer(cls, given: dict[str, list[int]] | None, info: ValidationInfo) -> dict[str, list[int]] | None:
+        for steps, grid in (given or {}).items():
+            if steps != str(len(grid)) or len(grid) >= info.data.get("num_inference_steps", NUM_TRAIN_TIMESTEPS):
+                raise ValueError(f"must be grids of fewer steps by their number, but {steps!r} has {len(grid)}")
+            cls._descending(grid)
+        return given
 
     @property
     def evaluations_per_step(self) -> int:
@@ -115,23 +147,57 @@ def read_inference(folder: Path, pipeline: Any) -> Inference:
     """`inference.json` of a model folder; where a plain diffusers folder has none, the defaults of the pipeline's call.
 
     Raises:
-        OSError, ValueError, TypeError: damaged.
+        UserError: damaged, or of another kind of model.
     """
-    values: dict[str, Any] = {}
-    if (folder / INFERENCE_FILE).exists():
-        values = json.loads((folder / INFERENCE_FILE).read_text())
-        values.pop("sigmas", None)  # they follow from the rest
-    return replace(_of_call(pipeline), **values, embedded_guidance=family_of(pipeline).embeds_guidance(pipeline))
+    embedded = {"embedded_guidance": family_of(pipeline).embeds_guidance(pipeline)}
+    if not (folder / INFERENCE_FILE).exists():
+        return _made({**_of_call(pipeline), **embedded}, f"model {shown(folder)}")
+    defaults = {"max_sequence_length": _max_sequence_length(pipeline)}
+    inference = inference_of(folder / INFERENCE_FILE, defaults, embedded)
+    if (inference.solver == "euler") != is_flow(pipeline.scheduler):
+        kind = type(pipeline.scheduler).__name__
+        path = shown(folder / INFERENCE_FILE)
+        raise UserError(f"{path}: solver: {inference.solver}, but the model's scheduler is {kind}; {REMEDY}")
+    return inference
 
 
-def _of_call(pipeline: Any) -> Inference:
+def inference_of(path: Path, defaults: Mapping[str, Any], fixed: Mapping[str, Any]) -> Inference:
+    """An `inference.json` as the call it holds; keys of later versions are left.
+
+    Args:
+        defaults: for what the file may lack. fixed: known of the network, whatever the file says.
+    Raises:
+        UserError: no JSON, a missing field, or one of another kind.
+    """
+    values = read_json(path, "model file", REMEDY)
+    if not isinstance(values, dict):
+        raise UserError(f"model file {shown(path)}: must hold fields, found {type(values).__name__}; {REMEDY}")
+    known = {field.name for field in fields(Inference)}
+    given = {name: value for name, value in values.items() if name in known}
+    return _made({**defaults, **given, **fixed}, f"model file {shown(path)}")
+
+
+def _made(values: dict[str, Any], where: str) -> Inference:
+    try:
+        return Inference(**values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_words(error)}; {REMEDY}") from error
+
+
+def _of_call(pipeline: Any) -> dict[str, Any]:
     defaults = {name: p.default for name, p in inspect.signature(pipeline.__call__).parameters.items()}
     side = network_of(pipeline).config.sample_size * pipeline.vae_scale_factor
-    return Inference(
-        solver=solver_of(pipeline.scheduler),
-        num_inference_steps=defaults["num_inference_steps"],
-        guidance_scale=defaults["guidance_scale"],
-        height=side,
-        width=side,
-        max_sequence_length=defaults.get("max_sequence_length", pipeline.tokenizer.model_max_length),
-    )
+    return {
+        "solver": solver_of(pipeline.scheduler),
+        "num_inference_steps": defaults["num_inference_steps"],
+        "guidance_scale": defaults["guidance_scale"],
+        "height": side,
+        "width": side,
+        "max_sequence_length": _max_sequence_length(pipeline),
+    }
+
+
+def _max_sequence_length(pipeline: Any) -> int:
+    parameters = inspect.signature(pipeline.__call__).parameters
+    own = parameters.get("max_sequence_length")
+    return pipeline.tokenizer.model_max_length if own is None else own.default

@@ -1,10 +1,8 @@
 """Model folders: diffusers pipelines that plain diffusers loads, with the exact call in `inference.json`."""
 
-import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,14 +14,20 @@ from torch import nn
 from e2ed2.models.families import family_named, family_of, network_of
 from e2ed2.models.folders.card import model_card
 from e2ed2.models.folders.hub import weights_file
+from e2ed2.models.folders.index import INDEX_FILE, copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
-from e2ed2.models.text import minilm_folder
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.models.folders.parts import load_network, no_more_than_in, read_config, refusing
+from e2ed2.models.folders.trial import try_network, try_out
+from e2ed2.models.scheduler import schedule_of
+from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
+from e2ed2.system.errors import UserError
+from e2ed2.system.text import shown
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
 
 LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError)  # of damaged folders
+MAX_ENLARGED = 8  # times the side that a network is made for
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -35,9 +39,11 @@ def assemble(
     from transformers import AutoTokenizer, BertModel
 
     folder = minilm_folder()
+    with refusing(f"text encoder {folder}: not loadable", f"reinstall {MINILM_PACKAGE}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     return PixArtAlphaPipeline(
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        text_encoder=BertModel.from_pretrained(folder),
+        tokenizer=tokenizer,
+        text_encoder=load_network(BertModel, folder),
         vae=autoencoder,
         transformer=transformer,
         scheduler=scheduler,
@@ -48,12 +54,15 @@ def latent_shape(pipeline: Any, height: int, width: int) -> tuple[int, int, int]
     """(C, h, w) of the latents of a picture of height x width pixels.
 
     Raises:
-        UserError: a side that the autoencoder does not divide.
+        UserError: a side that autoencoder and network do not divide, or one far over what the network is made for.
     """
-    factor = pipeline.vae_scale_factor
-    if height % factor or width % factor:
-        raise UserError(f"size: {height}x{width} pixels, but both sides must be multiples of {factor}")
-    return network_of(pipeline).config.in_channels, height // factor, width // factor
+    factor, config = pipeline.vae_scale_factor, network_of(pipeline).config
+    patch, positions = getattr(config, "patch_size", 1), getattr(config, "pos_embed_max_size", None)
+    most = MAX_ENLARGED * config.sample_size if positions is None else positions * patch  # SD3 has a table of them
+    if height % (step := factor * patch) or width % step or max(height, width) > most * factor:
+        allowed = f"multiples of {step}, at most {most * factor}"
+        raise UserError(f"size: {height}x{width} pixels, but both sides must be {allowed}")
+    return config.in_channels, height // factor, width // factor
 
 
 def save_pipeline(
@@ -74,7 +83,7 @@ def save_pipeline(
     family, network = family_of(pipeline), network_of(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
     if text_from is not None:
-        _copy_text_encoders(*text_from, folder)
+        copy_text_encoders(*text_from, folder)
     if later_transformers:
         names = [f"{family.network}_{k}" for k in range(2, 2 + len(later_transformers))]
         inference = replace(inference, transformers=[family.network, *names])
@@ -85,74 +94,74 @@ def save_pipeline(
     (folder / INFERENCE_FILE).write_text(inference.to_json(family))
 
 
-def text_files(folder: Path, variant: str | None) -> list[Path]:
-    """Weights and configs of a model folder's text encoders, as they are loaded."""
-    found = []
-    for part in _text_parts(folder):
-        weights = sorted((folder / part).glob("model*.safetensors*"))
-        of_variant = [path for path in weights if variant and f".{variant}" in path.name]
-        plain = [p for p in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", p.name)]
-        found += [folder / part / "config.json", *(of_variant or plain)]
-    return found
-
-
-def _text_parts(folder: Path) -> list[str]:
-    """Names of the text encoders that `model_index.json` lists."""
-    parts = json.loads((folder / "model_index.json").read_text()).items()
-    return [name for name, kind in parts if name.startswith("text_encoder") and isinstance(kind, list) and all(kind)]
-
-
-def _copy_text_encoders(start: Path, variant: str | None, folder: Path) -> None:
-    """The text encoders of `start` into a pipeline folder that was saved without, their precision kept."""
-    mark = f".{variant}" if variant else ""
-    for path in text_files(start, variant):
-        target = folder / path.parent.name / (path.name.replace(mark, "") if mark else path.name)
-        target.parent.mkdir(exist_ok=True)
-        if path.suffix == ".json" and mark:
-            target.write_text(path.read_text().replace(mark, ""))  # an index names the files of its shards
-        else:
-            shutil.copyfile(path, target)
-    index, listed = (json.loads((at / "model_index.json").read_text()) for at in (folder, start))
-    index |= {name: listed[name] for name in _text_parts(start)}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-
-def forget_origin(folder: Path) -> None:
-    """Remove from the configs what diffusers notes there: where on this machine the weights were loaded from."""
-    for path in folder.rglob("*.json"):
-        config = json.loads(path.read_text())
-        if isinstance(config, dict) and config.pop("_name_or_path", None):
-            path.write_text(json.dumps(config, indent=2) + "\n")
-
-
 def load_pipeline(
     folder: Path, variant: str | None = None, dtype: torch.dtype | None = None, *, with_text: bool = True
 ) -> tuple[Any, Inference]:
-    """(pipeline, Inference) of a model folder, ours or plain diffusers'; nothing is unpickled, nothing downloaded.
+    """(pipeline, Inference) of a model folder, ours or plain diffusers', tried out; nothing is unpickled or downloaded.
 
     Args:
         variant: of the weight files, such as `fp16`. dtype: of the text encoders; the rest is float32.
         with_text: whether to load the text encoders, which may be far larger than the rest.
     Raises:
-        UserError: no such folder, a pickle in it, not a pipeline, or one of an unknown class.
+        UserError: no such folder, a pickle in it, not a pipeline or one of an unknown class, or damaged.
+    """
+    from diffusers import AutoencoderKL
+
+    pipeline = open_pipeline(folder, variant, torch.float32, dtype or torch.float32, with_text=with_text)
+    if not isinstance(pipeline.vae, AutoencoderKL):
+        kind = type(pipeline.vae).__name__
+        raise UserError(f"model.path: the vae of {shown(folder)} is {kind}; give a pipeline whose vae is AutoencoderKL")
+    schedule_of(pipeline.scheduler)
+    with refusing(f"model {shown(folder)}: not a loadable model folder"):
+        inference = read_inference(folder, pipeline)
+        latent_shape(pipeline, inference.height, inference.width)
+    try_out(pipeline, inference, folder)
+    return pipeline, inference
+
+
+def open_pipeline(
+    folder: Path, variant: str | None, dtype: torch.dtype, text_dtype: torch.dtype, *, with_text: bool = True
+) -> Any:
+    """The diffusers pipeline of a folder, its networks whole.
+
+    Args:
+        dtype: of network and autoencoder. text_dtype: of the text encoders. variant, with_text: as in `load_pipeline`.
+    Raises:
+        UserError: as `load_pipeline`.
     """
     from diffusers import DiffusionPipeline
 
     refuse_pickles(folder)
-    try:
-        class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"model {folder}: not a loadable model folder ({first_line(error)})") from error
-    family = family_named(class_name)
-    absent = {} if with_text else dict.fromkeys(_text_parts(folder))
-    kinds = {"vae": torch.float32, family.network: torch.float32, "default": dtype or torch.float32}
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=kinds, **absent
+    index = read_index(folder)
+    family = family_named(index.class_name)
+    given: dict[str, Any] = {}
+    kinds = {"vae": dtype, family.network: dtype} | dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
+    for name, precision in kinds.items():
+        given[name] = load_network(_class(folder, name, *index.parts[name]), folder, name, variant, precision)
+    if not with_text:
+        text_files(folder, variant)  # which are used later
+        given |= dict.fromkeys(index.text_encoders)
+    for config in (folder / name / file for name in index.parts for file in ("config.json", "scheduler_config.json")):
+        if config.exists():
+            read_config(config)
+    files = [*folder.rglob("*.safetensors")]
+    with refusing(f"model {shown(folder)}: not a loadable model folder"), no_more_than_in(files):
+        return DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=text_dtype, **given
         )
-        return pipeline, read_inference(folder, pipeline)
-    except LOADING_ERRORS as error:
-        raise UserError(f"model {folder}: not a loadable model folder ({first_line(error)})") from error
+
+
+def _class(folder: Path, name: str, library: str, class_name: str) -> Any:
+    """The class of a network.
+
+    Raises:
+        UserError: there is none of this name, or it is no network.
+    """
+    kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")):
+        path = shown(folder / INDEX_FILE)
+        raise UserError(f"model file {path}: {name}: {library} has no network {class_name[:80]}")
+    return kind
 
 
 def replace_network(pipeline: Any, name: str) -> None:
@@ -164,11 +173,9 @@ def replace_network(pipeline: Any, name: str) -> None:
         UserError: it does not exist or does not fit.
     """
     network, file = network_of(pipeline), weights_file(name)
-    try:
+    kind = f"weights of this {type(network).__name__} in diffusers' names"
+    with refusing(f"network {shown(name)}: not {kind}", "give another file"):
         network.load_state_dict(load_file(file))
-    except LOADING_ERRORS as error:
-        kind = f"weights of this {type(network).__name__} in diffusers' names"
-        raise UserError(f"network {name}: not {kind} ({first_line(error)})") from error
 
 
 def load_transformers(folder: Path, pipeline: Any, inference: Inference) -> list[nn.Module]:
@@ -180,10 +187,9 @@ def load_transformers(folder: Path, pipeline: Any, inference: Inference) -> list
     first = network_of(pipeline)
     networks: list[nn.Module] = [first]
     for name in (inference.transformers or [])[1:]:
-        try:
-            later = type(first).from_pretrained(folder / name, local_files_only=True, use_safetensors=True)
-        except LOADING_ERRORS as error:
-            raise UserError(f"model {folder}: {name} is not a loadable network ({first_line(error)})") from error
+        later = load_network(type(first), folder, name)
+        with refusing(f"model {shown(folder)}: {name} cannot be run"):
+            try_network(pipeline, later)
         networks.append(later.to(pipeline.device))
     return networks
 
@@ -197,11 +203,7 @@ def load_autoencoder(folder: Path) -> "AutoencoderKL":
     from diffusers import AutoencoderKL
 
     refuse_pickles(folder)
-    try:
-        autoencoder = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except LOADING_ERRORS as error:
-        raise UserError(f"model {folder}: not an autoencoder folder ({first_line(error)})") from error
-    return autoencoder.eval().requires_grad_(False)
+    return load_network(AutoencoderKL, folder).eval().requires_grad_(False)
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.models.folders.parts import refusing
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "squeezenet" / "squeezenet.safetensors"
 MEAN = (123.68, 116.779, 103.939)  # of the RGB values the network was trained on, 0 to 255
@@ -77,8 +76,6 @@ def load_squeezenet() -> SqueezeNet:
         UserError: they are missing or damaged.
     """
     network = SqueezeNet()
-    try:
+    with refusing(f"{WEIGHTS}: missing or damaged", "reinstall e2ed2"):
         network.load_state_dict(load_file(WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: other tensors than this network's
-        raise UserError(f"{WEIGHTS}: missing or damaged ({first_line(error)}); reinstall e2ed2") from error
     return network.eval().requires_grad_(False)

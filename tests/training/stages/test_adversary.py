@@ -28,7 +28,7 @@ class GanStage:
         self.network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.1), nn.Linear(8, 1))
         self.weights = {"adversarial": 1.0}
         settings = AdversarialConfig(**settings)
-        self.adversary = Adversary(settings, Discriminator(1), torch.device("cpu"), self.stack, self.look)
+        self.adversary = Adversary(settings, Discriminator(1, width=16), torch.device("cpu"), self.stack, self.look)
         self.drawn_rows = []
 
     def stack(self, network, rows, generator):

@@ -1,0 +1,105 @@
+"""`model_index.json`: of which class a pipeline and its components are, and which files its text encoders have."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2ed2.models.families import family_named
+from e2ed2.models.folders.parts import REMEDY, ShardIndex, read_config
+from e2ed2.system.errors import UserError
+from e2ed2.system.json_file import read_json, read_typed
+from e2ed2.system.text import shown
+
+INDEX_FILE = "model_index.json"
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is a module of diffusers: the safety checker's
+COMPONENT = re.compile(
+    r"(text_encoder|tokenizer)(_\d)?|unet|transformer|vae|scheduler|safety_checker|feature_extractor|image_encoder"
+)
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """class_name: of the pipeline, one of `FAMILIES`. parts: component -> (library, class), without those left out."""
+
+    class_name: str
+    parts: dict[str, tuple[str, str]]
+
+    @property
+    def text_encoders(self) -> list[str]:
+        return [name for name in self.parts if name.startswith("text_encoder")]
+
+
+def read_index(folder: Path) -> ModelIndex:
+    """What a model folder says it holds.
+
+    Raises:
+        UserError: not a pipeline, one of an unknown class, or a component that is no pair of names or is missing.
+    """
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise UserError(f"model {shown(folder)}: not a loadable model folder (no {INDEX_FILE}); give one of a pipeline")
+    values = read_json(path, "model file", REMEDY)
+    if not isinstance(values, dict) or "_class_name" not in values:
+        raise UserError(f"model {shown(folder)}: not a loadable model folder ({INDEX_FILE} has no _class_name)")
+    family = family_named(values["_class_name"])
+    parts = {}
+    for name, pair in values.items():
+        is_component = isinstance(pair, list) or COMPONENT.fullmatch(name)  # else an argument of the pipeline's own
+        if name.startswith("_") or not is_component or pair == [None, None]:
+            continue
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] not in LIBRARIES or not isinstance(pair[1], str):
+            allowed = f"a pair of library ({', '.join(LIBRARIES)}) and class"
+            raise UserError(f"model file {shown(path)}: {name}: must be {allowed}, found {json.dumps(pair)[:80]}")
+        parts[name] = (pair[0], pair[1])
+    for name in (family.network, *family.needs):
+        if name not in parts:
+            raise UserError(f"model file {shown(path)}: {name} is missing, which a {values['_class_name']} needs")
+    return ModelIndex(values["_class_name"], parts)
+
+
+def text_files(folder: Path, variant: str | None) -> list[Path]:
+    """Weights and configs of a model folder's text encoders, as they are loaded.
+
+    Raises:
+        UserError: a file that is missing, or a damaged one that is no tensors'.
+    """
+    found = []
+    for part in read_index(folder).text_encoders:
+        weights = sorted((folder / part).glob("model*.safetensors*"))
+        of_variant = [path for path in weights if variant and f".{variant}" in path.name]
+        plain = [p for p in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", p.name)]
+        read_config(folder / part / "config.json")
+        for path in (chosen := of_variant or plain):
+            if path.suffix == ".json":
+                read_typed(path, ShardIndex, "model file", REMEDY)
+        if not chosen:
+            raise UserError(f"model {shown(folder)}: {part} has no safetensors of its own; {REMEDY}")
+        found += [folder / part / "config.json", *chosen]
+    return found
+
+
+def copy_text_encoders(start: Path, variant: str | None, folder: Path) -> None:
+    """The text encoders of `start` into a pipeline folder that was saved without, their precision kept."""
+    mark = f".{variant}" if variant else ""
+    for path in text_files(start, variant):
+        target = folder / path.parent.name / (path.name.replace(mark, "") if mark else path.name)
+        target.parent.mkdir(exist_ok=True)
+        if path.name != "config.json" and path.suffix == ".json" and mark:
+            shards = read_typed(path, ShardIndex, "model file", REMEDY)
+            plain = {name: file.replace(mark, "") for name, file in shards.weight_map.items()}
+            target.write_text(json.dumps(shards.model_dump() | {"weight_map": plain}, indent=2) + "\n")
+        else:
+            shutil.copyfile(path, target)
+    index, listed = (read_json(at / INDEX_FILE, "model file", REMEDY) for at in (folder, start))
+    index |= {name: listed[name] for name in read_index(start).text_encoders}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def forget_origin(folder: Path) -> None:
+    """Remove from the configs what diffusers notes there: where on this machine the weights were loaded from."""
+    for path in [*folder.rglob("*config.json"), *folder.rglob(INDEX_FILE)]:
+        config = read_json(path, "model file", REMEDY)
+        if isinstance(config, dict) and config.pop("_name_or_path", None):
+            path.write_text(json.dumps(config, indent=2) + "\n")
