@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from e2ed2.data import transforms
 from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedItem, CachedSet, write_index, write_manifest, write_shard
-from e2ed2.data.columns import Columns
-from e2ed2.data.folder import FolderSource
 from e2ed2.data.order import Order, ShuffledOrder
-from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.folder import FolderSource
+from e2ed2.data.sources.shards import tar_shards
 from e2ed2.data.stream import ShardStream, StreamSet
 from e2ed2.system.environment import device_name
 

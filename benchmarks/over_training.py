@@ -14,8 +14,8 @@ from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.recipe.load import load_config
-from e2ed2.system.charts import figure, line_chart
-from e2ed2.system.figures import central, half_width
+from e2ed2.system.drawing.charts import figure, line_chart
+from e2ed2.system.drawing.figures import central, half_width
 from e2ed2.system.files import write_file
 from e2ed2.training.loop import train
 

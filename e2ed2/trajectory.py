@@ -16,8 +16,11 @@ Denoise = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 def draw_noises(shape: tuple[int, ...], num_steps: int, generator: torch.Generator) -> Tensor:
-    """Noises [num_steps, *shape], drawn before the loop, so that a step run twice sees the same noise."""
-    return torch.randn((num_steps, *shape), generator=generator, device=generator.device)
+    """Noises [num_steps, *shape], drawn before the loop, so that a step run twice sees the same noise.
+
+    One step after the other, as diffusers draws them: torch's numbers depend on how many are drawn at once.
+    """
+    return torch.stack([torch.randn(shape, generator=generator, device=generator.device) for _ in range(num_steps)])
 
 
 @overload

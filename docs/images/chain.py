@@ -14,7 +14,7 @@ from e2ed2.models.autoencoder import decode, encode_all, to_uint8
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.pipeline import load_autoencoder
 from e2ed2.sampling.model import load_model
-from e2ed2.system.pictures import image_grid
+from e2ed2.system.drawing.pictures import image_grid
 from e2ed2.system.watch import silent
 
 COLUMNS = 12

@@ -15,7 +15,7 @@ import torch
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.sampling.model import load_model
-from e2ed2.system.pictures import image_grid
+from e2ed2.system.drawing.pictures import image_grid
 from e2ed2.system.watch import silent
 
 ROWS, STEPS = 10, 4

@@ -19,9 +19,9 @@ from e2ed2.ablation.table import Cost, chart, table
 from e2ed2.evaluation.evaluate import check_protocol, evaluate
 from e2ed2.evaluation.results import EVALUATION_FILE, read_result
 from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.index import model_sha256
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import changed_fields, load_config
-from e2ed2.sampling.model import model_sha256
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, write_file
 from e2ed2.system.processes import ALONE, join_processes, process_state

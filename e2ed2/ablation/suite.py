@@ -30,8 +30,8 @@ from e2ed2.recipe.config import MAX_INFERENCE_STEPS
 from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.recipe.load import flatten
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import Part, checked
-from e2ed2.system.yaml_file import read_yaml
+from e2ed2.system.readers.typed import Part, checked
+from e2ed2.system.readers.yaml_file import read_yaml
 
 FILES = ("suite.yaml", "table.md", "figure.svg")  # beside the rows' folders
 MAX_FOLDER_NAME = 60

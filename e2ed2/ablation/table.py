@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from e2ed2.evaluation.metrics.intervals import t_quantile
 from e2ed2.evaluation.metrics.table import metric_of
-from e2ed2.system.charts import figure, interval_chart
-from e2ed2.system.figures import central, half_width
+from e2ed2.system.drawing.charts import figure, interval_chart
+from e2ed2.system.drawing.figures import central, half_width
 
 COLUMNS = ("kernel_distance", "alignment", "precision", "recall", "coverage", "spread", "sharpness")
 FIGURE_COLUMNS = ("kernel_distance", "recall", "sharpness", "spread")

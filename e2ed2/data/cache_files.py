@@ -14,9 +14,9 @@ from torch import Tensor
 from e2ed2.data.buckets import Shape, bucket_shapes
 from e2ed2.data.stream import Place
 from e2ed2.system.errors import UserError, first_line
-from e2ed2.system.json_file import parse_json, read_typed
-from e2ed2.system.text import decode_text, lines_of
-from e2ed2.system.typed import Record, checked
+from e2ed2.system.readers.json_file import parse_json, read_typed
+from e2ed2.system.readers.text import decode_text, lines_of
+from e2ed2.system.readers.typed import Record, checked
 
 AGAIN = "remove it, and run the same `e2ed2 precompute` again"
 EMBEDS = {"embeds": 3, "mask": 2, "pooled": 2}  # a prompt's tensors and their dimensions, as `PromptEmbeds` has them

@@ -9,11 +9,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.folder import FolderSource
 from e2ed2.data.image_set import list_images
+from e2ed2.data.sources.folder import FolderSource
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import parse_json
-from e2ed2.system.text import fit_text, lines_of, read_text
+from e2ed2.system.readers.json_file import parse_json
+from e2ed2.system.readers.text import fit_text, lines_of, read_text
 
 REMEDY = (
     "give .txt lines, .jsonl or .csv with `text` (and `file_name`, in a folder), COCO's captions JSON, or a folder of "

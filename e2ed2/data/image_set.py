@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from e2ed2.data.folder import IMAGE_SUFFIXES, visible_files
+from e2ed2.data.sources.folder import IMAGE_SUFFIXES, visible_files
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.system.errors import UserError
 

@@ -16,9 +16,9 @@ from e2ed2.data.batch import Picture, RawItem, SkippedItem
 from e2ed2.data.buckets import Shape
 from e2ed2.data.decoding import check_share, decode_item
 from e2ed2.data.order import bucket_batches, mix, random_batch
-from e2ed2.data.tables import Shard
+from e2ed2.data.sources.tables import Shard
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import Record, checked
+from e2ed2.system.readers.typed import Record, checked
 
 State = dict[str, Any]
 Number = Annotated[int, Field(ge=0, lt=2**63)]

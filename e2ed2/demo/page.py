@@ -9,9 +9,9 @@ from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.evaluation.results import read_results
 from e2ed2.reports.page import data_uri
 from e2ed2.sampling.folder import read_images
-from e2ed2.system.charts import interval_chart
-from e2ed2.system.figures import figure
-from e2ed2.system.pictures import png_bytes, to_picture
+from e2ed2.system.drawing.charts import interval_chart
+from e2ed2.system.drawing.figures import figure
+from e2ed2.system.drawing.pictures import png_bytes, to_picture
 
 NUM_PROMPTS, SEEDS_PER_PROMPT = 12, 2
 HEADLINE = ("kernel_distance", "recall", "coverage", "alignment", "sharpness")

@@ -34,7 +34,7 @@ from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.folders.pipeline import load_autoencoder
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import Part
+from e2ed2.system.readers.typed import Part
 from e2ed2.system.watch import Watch, silent
 
 DRAW_SEED = 20260101

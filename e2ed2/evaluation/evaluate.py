@@ -20,10 +20,10 @@ from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, 
 from e2ed2.sampling.finished_images import finished_images, images_of_prompts, name_images
 from e2ed2.sampling.folder import Keep, claim_folder, image_files, make_files, put_away, read_png, save_images
 from e2ed2.sampling.model import LoadedModel, load_model
+from e2ed2.system.drawing.pictures import labelled_grid, png_bytes
 from e2ed2.system.environment import device_name
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.files import write_file
-from e2ed2.system.pictures import labelled_grid, png_bytes
 from e2ed2.system.processes import Share, join_processes
 from e2ed2.system.watch import Watch, silent
 

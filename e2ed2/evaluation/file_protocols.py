@@ -9,7 +9,7 @@ from e2ed2.data.image_set import FileImages, list_images
 from e2ed2.evaluation.metrics.table import check_counts
 from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Count, Protocol, RealImages, protocol_names
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import Part
+from e2ed2.system.readers.typed import Part
 from e2ed2.system.watch import Watch
 
 SHIPPED = Path(__file__).parent / "assets"

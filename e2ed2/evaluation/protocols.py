@@ -21,9 +21,9 @@ from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.metrics.intervals import Groups
 from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import Part, checked
+from e2ed2.system.readers.typed import Part, checked
+from e2ed2.system.readers.yaml_file import read_yaml
 from e2ed2.system.watch import Watch
-from e2ed2.system.yaml_file import read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 

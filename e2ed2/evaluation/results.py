@@ -14,11 +14,11 @@ from torch import Tensor
 
 from e2ed2.evaluation.metrics.intervals import Estimate
 from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.system.drawing.figures import central, interval
 from e2ed2.system.environment import environment
-from e2ed2.system.figures import central, interval
 from e2ed2.system.files import atomic_file, file_sha256, write_file
-from e2ed2.system.json_file import read_json, read_typed
-from e2ed2.system.typed import Record, checked
+from e2ed2.system.readers.json_file import read_json, read_typed
+from e2ed2.system.readers.typed import Record, checked
 
 EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"

@@ -16,8 +16,8 @@ from e2ed2.models.families import family_of
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
 from e2ed2.models.folders.parts import refusing, said, tensors
 from e2ed2.system.errors import UserError, first_line
-from e2ed2.system.json_file import read_typed
-from e2ed2.system.typed import MAX_SHOWN, Record
+from e2ed2.system.readers.json_file import read_typed
+from e2ed2.system.readers.typed import MAX_SHOWN, Record
 
 if TYPE_CHECKING:
     from peft import PeftModel

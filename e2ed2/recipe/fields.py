@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, field_validator
 
-from e2ed2.system.json_file import fit_values
-from e2ed2.system.text import fit_text
-from e2ed2.system.typed import Part
+from e2ed2.system.readers.json_file import fit_values
+from e2ed2.system.readers.text import fit_text
+from e2ed2.system.readers.typed import Part
 
 
 def _no_switch(value: Any) -> Any:

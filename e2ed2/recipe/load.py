@@ -22,8 +22,8 @@ from e2ed2.recipe.config import Config, EvaluationConfig, objective_weights
 from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import SCORING_RULES, TERMS
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import MAX_SHOWN
-from e2ed2.system.yaml_file import parse_yaml, read_yaml
+from e2ed2.system.readers.typed import MAX_SHOWN
+from e2ed2.system.readers.yaml_file import parse_yaml, read_yaml
 
 MAX_MISTAKES = 10  # in one message
 OVERRIDE = re.compile(r"((?:[^\s.=]+\.){0,15}[^\s.=]+)=(.*)", re.DOTALL)  # sections, field and value

@@ -12,8 +12,8 @@ from e2ed2.evaluation.metrics.intervals import Estimate, paired_difference
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.evaluation.results import read_jackknife, read_result
 from e2ed2.reports.published import Published, published_figures, published_for
+from e2ed2.system.drawing.figures import bracketed, figure
 from e2ed2.system.errors import UserError
-from e2ed2.system.figures import bracketed, figure
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from e2ed2.reports.compare import Comparison, cells, difference_cells, difference_titles, heads, markdown
 from e2ed2.reports.grids import common_samples
 from e2ed2.reports.page import data_uri, write_page
+from e2ed2.system.drawing.pictures import Zoom, labelled_grid, png_bytes
 from e2ed2.system.files import write_file
-from e2ed2.system.pictures import Zoom, labelled_grid, png_bytes
 
 
 def write_comparison(

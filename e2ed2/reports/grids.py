@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from e2ed2.sampling.folder import read_manifest, read_png
+from e2ed2.system.drawing.pictures import Zoom
 from e2ed2.system.errors import UserError
-from e2ed2.system.pictures import Zoom
 
 
 def parse_zoom(text: str | None) -> Zoom | None:

@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from e2ed2.system.typed import Part, checked
-from e2ed2.system.yaml_file import read_yaml
+from e2ed2.system.readers.typed import Part, checked
+from e2ed2.system.readers.yaml_file import read_yaml
 
 FILE = Path(__file__).parent / "assets" / "published.yaml"
 

@@ -10,12 +10,12 @@ from markupsafe import Markup
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.reports.page import data_uri, write_page
-from e2ed2.system.charts import band_chart, line_chart
+from e2ed2.system.drawing.charts import band_chart, line_chart
+from e2ed2.system.drawing.figures import central, figure, interval
 from e2ed2.system.errors import UserError
-from e2ed2.system.figures import central, figure, interval
-from e2ed2.system.json_file import read_json
-from e2ed2.system.text import read_text
-from e2ed2.system.yaml_file import parse_yaml
+from e2ed2.system.readers.json_file import read_json
+from e2ed2.system.readers.text import read_text
+from e2ed2.system.readers.yaml_file import parse_yaml
 from e2ed2.training.log import read_metrics
 from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 

@@ -8,7 +8,7 @@ from rich.table import Table
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.evaluation.results import metric_rows
-from e2ed2.system.figures import central, figure, half_width
+from e2ed2.system.drawing.figures import central, figure, half_width
 
 NARROW, WIDE = 80, 140
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
-from e2ed2.models.folders.pipeline import LOADING_ERRORS, refuse_pickles, replace_network
+from e2ed2.models.folders.parts import refusing
+from e2ed2.models.folders.pipeline import open_pipeline, replace_network
 from e2ed2.sampling.generate import Request, check_finite
 from e2ed2.system.errors import UserError, check_range, first_line
 from e2ed2.system.files import file_sha256
-from e2ed2.system.typed import Part, checked, in_words
-from e2ed2.system.yaml_file import read_yaml
+from e2ed2.system.readers.typed import Part, checked, in_words
+from e2ed2.system.readers.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent / "assets"
 SET_HERE = {"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"}
 ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
-CALL_ERRORS = (TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError, RuntimeError)
 
 
 class SchedulerChange(Part):
@@ -117,12 +117,8 @@ class PipelineSampler:
             batch = requests[start : start + batch_size]
             generators = [torch.Generator().manual_seed(r.seed) for r in batch]
             prompts = [r.prompt for r in batch]
-            try:
+            with refusing(f"baseline: its call is refused by {self._kind}", "mend `call`"):
                 made = self.pipeline(prompts, generator=generators, output_type="np", **self._call).images
-            except torch.OutOfMemoryError:
-                raise
-            except CALL_ERRORS as error:
-                raise UserError(f"baseline: its call is refused by {self._kind} ({first_line(error)})") from error
             check_finite(torch.from_numpy(made), batch)
             images.append(torch.from_numpy((made * 255).round().astype("uint8")).permute(0, 3, 1, 2))
         return torch.cat(images)
@@ -132,21 +128,16 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
     """The pipeline with the baseline's network and scheduler, safetensors only; nothing filters or marks its images."""
     import diffusers
 
-    refuse_pickles(folder)
-    try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, variant=baseline.variant, dtype=dtype
-        )
-        if baseline.network:
-            replace_network(pipeline, baseline.network)
+    pipeline = open_pipeline(folder, baseline.variant, dtype, dtype)
+    if baseline.network:
+        replace_network(pipeline, baseline.network)
+    with refusing(f"baseline {baseline.model}: its scheduler cannot be made", "mend `scheduler`"):
         if changes := _settings(baseline.scheduler):
             name = changes.pop("class")
             scheduler = getattr(diffusers, name, None)
             if not (inspect.isclass(scheduler) and issubclass(scheduler, diffusers.SchedulerMixin)):
                 raise ValueError(f"scheduler.class: {name} is no scheduler of diffusers")
             pipeline.scheduler = cast(Any, scheduler).from_config(pipeline.scheduler.config, **changes)
-    except (*LOADING_ERRORS, KeyError) as error:
-        raise UserError(f"baseline {baseline.model}: cannot be loaded ({first_line(error)})") from error
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # a black image in place of a sample is no sample
     if getattr(pipeline, "watermark", None) is not None:

@@ -23,16 +23,16 @@ from PIL import Image
 from torch import Tensor
 
 from e2ed2 import __version__
-from e2ed2.data.shards import write_tar
+from e2ed2.data.sources.shards import write_tar
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import LoadedModel
+from e2ed2.system.drawing.pictures import image_grid, png_bytes, to_picture
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.files import write_file
-from e2ed2.system.json_file import read_typed
-from e2ed2.system.pictures import image_grid, png_bytes, to_picture
 from e2ed2.system.processes import ALONE, Share
-from e2ed2.system.text import fit_text
-from e2ed2.system.typed import Record
+from e2ed2.system.readers.json_file import read_typed
+from e2ed2.system.readers.text import fit_text
+from e2ed2.system.readers.typed import Record
 
 MADE_BY = "e2ed2"
 MAKER = f"{MADE_BY} {__version__}"

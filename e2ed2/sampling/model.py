@@ -2,13 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from e2ed2.models.families import network_of
 from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.index import model_sha256
 from e2ed2.models.folders.inference import INFERENCE_FILE
 from e2ed2.models.folders.pipeline import load_pipeline, load_transformers
 from e2ed2.models.text import longest_tokenizer, too_long
@@ -82,17 +82,3 @@ def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedMode
         tokenizer=tokenizer,
         max_sequence_length=tokenizer.model_max_length,
     )
-
-
-def model_sha256(folder: Path) -> str:
-    """Hex digest over weights, scheduler and `inference.json`, equal wherever the folder lies.
-
-    Other settings do not count: diffusers writes paths into them, and the tokenizer its last call.
-    """
-    digest = hashlib.sha256()
-    settings = [folder / "scheduler" / "scheduler_config.json", folder / "inference.json"]
-    for path in sorted([*folder.rglob("*.safetensors"), *(path for path in settings if path.exists())]):
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

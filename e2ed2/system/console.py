@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from e2ed2.system.figures import figure
+from e2ed2.system.drawing.figures import figure
 
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 

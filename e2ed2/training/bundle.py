@@ -14,8 +14,8 @@ from e2ed2.models.folders.pipeline import forget_origin, load_autoencoder, load_
 from e2ed2.recipe.load import load_config
 from e2ed2.recipe.objective import OBJECTIVES
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import read_typed
-from e2ed2.system.typed import Record
+from e2ed2.system.readers.json_file import read_typed
+from e2ed2.system.readers.typed import Record
 from e2ed2.training.log import read_metrics
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from torch import nn
 from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, file_sha256
-from e2ed2.system.json_file import read_json, read_typed
-from e2ed2.system.typed import Record, checked
+from e2ed2.system.readers.json_file import read_json, read_typed
+from e2ed2.system.readers.typed import Record, checked
 from e2ed2.training.saved import adamw_state, content_of, read_torch
 from e2ed2.training.stages.adversary import FILE as ADVERSARY_FILE
 from e2ed2.training.stages.adversary import Adversary

@@ -16,10 +16,10 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from e2ed2.recipe.fields import Count, Positive
+from e2ed2.system.drawing.pictures import image_grid, png_bytes
 from e2ed2.system.files import raise_if_disk_refused, write_file
-from e2ed2.system.json_file import parse_json
-from e2ed2.system.pictures import image_grid, png_bytes
-from e2ed2.system.typed import Record, checked
+from e2ed2.system.readers.json_file import parse_json
+from e2ed2.system.readers.typed import Record, checked
 
 MAX_LINE = 2**20  # bytes of a row; one has a few hundred
 

@@ -12,9 +12,9 @@ from e2ed2.recipe.load import changed_fields
 from e2ed2.system.environment import environment
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, write_file
-from e2ed2.system.json_file import read_typed
-from e2ed2.system.typed import MAX_SHOWN, Record, checked
-from e2ed2.system.yaml_file import read_yaml
+from e2ed2.system.readers.json_file import read_typed
+from e2ed2.system.readers.typed import MAX_SHOWN, Record, checked
+from e2ed2.system.readers.yaml_file import read_yaml
 from e2ed2.training.checkpoint import TrainState, latest_checkpoint, numbered, read_state
 from e2ed2.training.validation import stopped_at
 

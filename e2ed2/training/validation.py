@@ -21,8 +21,8 @@ from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.evaluation.results import EVALUATION_FILE, evaluation_markdown, read_result
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.config import Config, EvaluationConfig
+from e2ed2.system.drawing.figures import central, half_width
 from e2ed2.system.errors import UserError
-from e2ed2.system.figures import central, half_width
 from e2ed2.system.files import atomic_folder, replace_folder
 from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.folder import IMAGE_SUFFIXES, FolderSource
 from e2ed2.data.source_set import SourceSet
+from e2ed2.data.sources.folder import IMAGE_SUFFIXES, FolderSource
 from e2ed2.recipe.data import DataConfig
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import load_user_data

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.data.columns import Columns
-from e2ed2.data.folder import FolderSource
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.folder import FolderSource
 from e2ed2.system.errors import UserError
 from tests.data.test_folder import BLUE, load, pixel, reasons, write_pair
 

@@ -15,12 +15,12 @@ import torch
 from e2ed2.data import decoding
 from e2ed2.data.cache import EMPTY, PLAIN, CachedSet
 from e2ed2.data.cache_files import read_shard_metadata
-from e2ed2.data.columns import Columns
-from e2ed2.data.folder import FolderSource
-from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.folder import FolderSource
+from e2ed2.data.sources.shards import tar_shards
+from e2ed2.data.sources.tables import TableSource, table_shards
 from e2ed2.data.stream import MixedStream, ShardStream, StreamSet
-from e2ed2.data.tables import TableSource, table_shards
 from tests.data import test_cache
 from tests.data.conftest import png, write_shards, write_tar
 from tests.mangle import bounded_memory, mangled_bytes, mangled_json, mangled_values, read_or_refuse, times

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from e2ed2.data import shards as shards_module
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import Columns
-from e2ed2.data.refusals import unreadable
-from e2ed2.data.shards import tar_shards
+from e2ed2.data.sources import shards as shards_module
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.refusals import unreadable
+from e2ed2.data.sources.shards import tar_shards
 from e2ed2.data.stream import ShardStream
 from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_shards, write_tar

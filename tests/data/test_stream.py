@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from e2ed2.data.columns import Columns
-from e2ed2.data.shards import tar_shards
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.shards import tar_shards
 from e2ed2.data.stream import MixedStream, ShardStream, StreamSet
 from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_shards, write_tar

@@ -7,10 +7,10 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 
 from e2ed2.data.batch import SkippedItem
-from e2ed2.data.columns import Columns
 from e2ed2.data.decoding import scan
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.tables import TableSource, table_shards
 from e2ed2.data.stream import ShardStream
-from e2ed2.data.tables import TableSource, table_shards
 from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_tar
 

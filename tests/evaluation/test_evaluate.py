@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data.columns import Columns
 from e2ed2.data.image_set import FileImages, list_images
-from e2ed2.data.shards import tar_shards
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.shards import tar_shards
 from e2ed2.evaluation import evaluate as module
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.distribution import frechet_distance, kernel_distance
@@ -34,8 +34,8 @@ from e2ed2.sampling.folder import (
 )
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import load_model
+from e2ed2.system.drawing.pictures import labelled_grid
 from e2ed2.system.errors import UserError
-from e2ed2.system.pictures import labelled_grid
 from e2ed2.system.processes import Share
 from tests.evaluation.tiny import LINE, StubInception, draw_images
 

@@ -8,7 +8,7 @@ from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.results import read_jackknife
 from e2ed2.recipe.load import build_config
 from e2ed2.reports.run_page import write_report
-from e2ed2.system.figures import central
+from e2ed2.system.drawing.figures import central
 from e2ed2.training.loop import train
 from tests.evaluation.tiny import LINE, draw_images
 

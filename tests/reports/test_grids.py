@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from e2ed2.reports.grids import common_samples, parse_zoom
+from e2ed2.system.drawing.pictures import CELL, GAP, HEAD, Zoom, labelled_grid
 from e2ed2.system.errors import UserError
-from e2ed2.system.pictures import CELL, GAP, HEAD, Zoom, labelled_grid
 from tests.evaluation.tiny import draw_images
 
 

@@ -12,9 +12,9 @@ from e2ed2.demo.page import compared, verdict
 from e2ed2.reports.run_page import write_report
 from e2ed2.reports.table import print_comparison
 from e2ed2.sampling.folder import save_images
-from e2ed2.system.charts import interval_chart, line_chart, running_mean, ticks
-from e2ed2.system.figures import central, figure, interval
-from e2ed2.system.pictures import image_grid
+from e2ed2.system.drawing.charts import interval_chart, line_chart, running_mean, ticks
+from e2ed2.system.drawing.figures import central, figure, interval
+from e2ed2.system.drawing.pictures import image_grid
 
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 

@@ -7,12 +7,12 @@ import random
 import pytest
 import yaml
 
-from e2ed2.system import text as text_module
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import fit_values, parse_json, read_json, read_typed
-from e2ed2.system.text import decode_text, fit_text, lines_of, read_text
-from e2ed2.system.typed import Part, Record, checked
-from e2ed2.system.yaml_file import parse_yaml
+from e2ed2.system.readers import text as text_module
+from e2ed2.system.readers.json_file import fit_values, parse_json, read_json, read_typed
+from e2ed2.system.readers.text import decode_text, fit_text, lines_of, read_text
+from e2ed2.system.readers.typed import Part, Record, checked
+from e2ed2.system.readers.yaml_file import parse_yaml
 from tests.mangle import bounded_memory, mangled_bytes, mangled_json, mangled_values, read_or_refuse, times
 
 

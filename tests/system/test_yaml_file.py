@@ -3,7 +3,7 @@
 import pytest
 
 from e2ed2.system.errors import UserError
-from e2ed2.system.yaml_file import parse_yaml, read_yaml
+from e2ed2.system.readers.yaml_file import parse_yaml, read_yaml
 
 LAUGHS = "b0: &b0 [1]\n" + "".join(f"b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 4)}]\n" for i in range(1, 20))
 

@@ -9,7 +9,7 @@ from e2ed2.models.families.stable_diffusion import StableDiffusion
 from e2ed2.models.families.stable_diffusion_3 import StableDiffusion3
 from e2ed2.models.families.stable_diffusion_xl import StableDiffusionXL
 from e2ed2.system.errors import UserError
-from e2ed2.system.typed import MAX_SHOWN
+from e2ed2.system.readers.typed import MAX_SHOWN
 
 FAMILIES: dict[str, Family] = {  # by the class name in a folder's model_index.json
     "PixArtAlphaPipeline": PixArt(),

@@ -11,7 +11,7 @@ from e2ed2.models.families import Family
 from e2ed2.models.folders.inference import Inference
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
-from e2ed2.system.text import read_bytes
+from e2ed2.system.readers.text import read_bytes
 
 CALLBACKS = {  # argument of the pipeline's call -> parameters and end of the function it takes
     "callback": ("step, timestep, latents", ""),

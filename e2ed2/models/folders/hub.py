@@ -6,7 +6,6 @@ from pathlib import Path
 
 from e2ed2.models.folders.parts import said
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import shown
 
 EXTRA_FILES = ("README.md", "inference.json")  # which diffusers does not ask for
 
@@ -49,7 +48,7 @@ def weights_file(name: str) -> Path:
     repository, _, file = rest.partition("/")
     repo = f"{organisation}/{repository}"
     if not (file and is_hub_id(repo)):
-        raise UserError(f"weights {shown(name)}: no such file; give a safetensors file, or org/name/file of the hub")
+        raise UserError(f"weights {name}: no such file; give a safetensors file, or org/name/file of the hub")
     try:
         return Path(hf_hub_download(repo, file))
     except Exception as error:  # of the hub or of its HTTP library

@@ -1,5 +1,6 @@
 """`model_index.json`: of which class a pipeline and its components are, and which files its text encoders have."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -9,8 +10,7 @@ from pathlib import Path
 from e2ed2.models.families import family_named
 from e2ed2.models.folders.parts import REMEDY, ShardIndex, read_config
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import read_json, read_typed
-from e2ed2.system.text import shown
+from e2ed2.system.readers.json_file import read_json, read_typed
 
 INDEX_FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is a module of diffusers: the safety checker's
@@ -39,10 +39,10 @@ def read_index(folder: Path) -> ModelIndex:
     """
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"model {shown(folder)}: not a loadable model folder (no {INDEX_FILE}); give one of a pipeline")
+        raise UserError(f"model {folder}: not a loadable model folder (no {INDEX_FILE}); give one of a pipeline")
     values = read_json(path, "model file", REMEDY)
     if not isinstance(values, dict) or "_class_name" not in values:
-        raise UserError(f"model {shown(folder)}: not a loadable model folder ({INDEX_FILE} has no _class_name)")
+        raise UserError(f"model {folder}: not a loadable model folder ({INDEX_FILE} has no _class_name)")
     family = family_named(values["_class_name"])
     parts = {}
     for name, pair in values.items():
@@ -51,11 +51,11 @@ def read_index(folder: Path) -> ModelIndex:
             continue
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] not in LIBRARIES or not isinstance(pair[1], str):
             allowed = f"a pair of library ({', '.join(LIBRARIES)}) and class"
-            raise UserError(f"model file {shown(path)}: {name}: must be {allowed}, found {json.dumps(pair)[:80]}")
+            raise UserError(f"model file {path}: {name}: must be {allowed}, found {json.dumps(pair)[:80]}")
         parts[name] = (pair[0], pair[1])
     for name in (family.network, *family.needs):
         if name not in parts:
-            raise UserError(f"model file {shown(path)}: {name} is missing, which a {values['_class_name']} needs")
+            raise UserError(f"model file {path}: {name} is missing, which a {values['_class_name']} needs")
     return ModelIndex(values["_class_name"], parts)
 
 
@@ -75,7 +75,7 @@ def text_files(folder: Path, variant: str | None) -> list[Path]:
             if path.suffix == ".json":
                 read_typed(path, ShardIndex, "model file", REMEDY)
         if not chosen:
-            raise UserError(f"model {shown(folder)}: {part} has no safetensors of its own; {REMEDY}")
+            raise UserError(f"model {folder}: {part} has no safetensors of its own; {REMEDY}")
         found += [folder / part / "config.json", *chosen]
     return found
 
@@ -103,3 +103,17 @@ def forget_origin(folder: Path) -> None:
         config = read_json(path, "model file", REMEDY)
         if isinstance(config, dict) and config.pop("_name_or_path", None):
             path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def model_sha256(folder: Path) -> str:
+    """Hex digest over weights, scheduler and `inference.json`, equal wherever the folder lies.
+
+    Other settings do not count: diffusers writes paths into them, and the tokenizer its last call.
+    """
+    digest = hashlib.sha256()
+    settings = [folder / "scheduler" / "scheduler_config.json", folder / "inference.json"]
+    for path in sorted([*folder.rglob("*.safetensors"), *(path for path in settings if path.exists())]):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -18,9 +18,8 @@ from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.samplers import SOLVERS
 from e2ed2.schedule import lcm_timesteps, trailing_timesteps
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import read_json
-from e2ed2.system.text import shown
-from e2ed2.system.typed import in_words
+from e2ed2.system.readers.json_file import read_json
+from e2ed2.system.readers.typed import in_words
 
 INFERENCE_FILE = "inference.json"
 REMEDY = "mend it, or export the model again"
@@ -151,12 +150,12 @@ def read_inference(folder: Path, pipeline: Any) -> Inference:
     """
     embedded = {"embedded_guidance": family_of(pipeline).embeds_guidance(pipeline)}
     if not (folder / INFERENCE_FILE).exists():
-        return _made({**_of_call(pipeline), **embedded}, f"model {shown(folder)}")
+        return _made({**_of_call(pipeline), **embedded}, f"model {folder}")
     defaults = {"max_sequence_length": _max_sequence_length(pipeline)}
     inference = inference_of(folder / INFERENCE_FILE, defaults, embedded)
     if (inference.solver == "euler") != is_flow(pipeline.scheduler):
         kind = type(pipeline.scheduler).__name__
-        path = shown(folder / INFERENCE_FILE)
+        path = folder / INFERENCE_FILE
         raise UserError(f"{path}: solver: {inference.solver}, but the model's scheduler is {kind}; {REMEDY}")
     return inference
 
@@ -171,10 +170,10 @@ def inference_of(path: Path, defaults: Mapping[str, Any], fixed: Mapping[str, An
     """
     values = read_json(path, "model file", REMEDY)
     if not isinstance(values, dict):
-        raise UserError(f"model file {shown(path)}: must hold fields, found {type(values).__name__}; {REMEDY}")
+        raise UserError(f"model file {path}: must hold fields, found {type(values).__name__}; {REMEDY}")
     known = {field.name for field in fields(Inference)}
     given = {name: value for name, value in values.items() if name in known}
-    return _made({**defaults, **given, **fixed}, f"model file {shown(path)}")
+    return _made({**defaults, **given, **fixed}, f"model file {path}")
 
 
 def _made(values: dict[str, Any], where: str) -> Inference:

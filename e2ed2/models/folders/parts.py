@@ -13,10 +13,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import read_json, read_typed
-from e2ed2.system.text import shown
-from e2ed2.system.typed import Record
+from e2ed2.system.errors import UserError, one_line
+from e2ed2.system.readers.json_file import read_json, read_typed
+from e2ed2.system.readers.typed import Record
 
 REMEDY = "fetch or save the model again"
 MAX_NUMBER = 2**20  # in the config of a network or a scheduler
@@ -51,7 +50,7 @@ def refusing(where: str, remedy: str = REMEDY) -> Iterator[None]:
 
 def said(error: BaseException) -> str:
     """A library's message as a part of one line."""
-    text = shown(" ".join(str(error).split())) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= MAX_SAID else text[:MAX_SAID] + "..."
 
 
@@ -63,7 +62,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     values = read_json(path, "model file", REMEDY)
     if not isinstance(values, dict):
-        raise UserError(f"model file {shown(path)}: must hold fields, found {type(values).__name__}; {REMEDY}")
+        raise UserError(f"model file {path}: must hold fields, found {type(values).__name__}; {REMEDY}")
     stack: list[tuple[str, Any]] = [*values.items()]
     while stack:
         name, value = stack.pop()
@@ -72,7 +71,7 @@ def read_config(path: Path) -> dict[str, Any]:
         elif isinstance(value, list):
             stack += [(name, inner) for inner in value]
         elif isinstance(value, int | float) and MAX_NUMBER < abs(value) < float("inf"):  # schedulers have infinities
-            raise UserError(f"model file {shown(path)}: {name}: {value}, must be at most {MAX_NUMBER:,}; {REMEDY}")
+            raise UserError(f"model file {path}: {name}: {value}, must be at most {MAX_NUMBER:,}; {REMEDY}")
     return values
 
 
@@ -93,7 +92,7 @@ def load_network(
     for index in place.glob("*.safetensors.index*.json"):
         read_typed(index, ShardIndex, "model file", REMEDY)
     of_diffusers = kind.__module__.partition(".")[0] == "diffusers"
-    with refusing(f"model {shown(folder)}: not a loadable model folder, {what}"):
+    with refusing(f"model {folder}: not a loadable model folder, {what}"):
         with no_more_than_in(files):
             network, report = kind.from_pretrained(
                 place,
@@ -106,7 +105,7 @@ def load_network(
         missing = sorted(report["missing_keys"]) or [key for key, x in tensors(network).items() if x.is_meta]
     if missing:
         lacking = f"{len(missing)} of its tensors, such as {missing[0]}"
-        raise UserError(f"model {shown(folder)}: {what} lacks {lacking}; {REMEDY}")
+        raise UserError(f"model {folder}: {what} lacks {lacking}; {REMEDY}")
     return network
 
 

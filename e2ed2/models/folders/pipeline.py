@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,12 +20,10 @@ from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import shown
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
 
-LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError)  # of damaged folders
 MAX_ENLARGED = 8  # times the side that a network is made for
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
@@ -110,9 +107,9 @@ def load_pipeline(
     pipeline = open_pipeline(folder, variant, torch.float32, dtype or torch.float32, with_text=with_text)
     if not isinstance(pipeline.vae, AutoencoderKL):
         kind = type(pipeline.vae).__name__
-        raise UserError(f"model.path: the vae of {shown(folder)} is {kind}; give a pipeline whose vae is AutoencoderKL")
+        raise UserError(f"model.path: the vae of {folder} is {kind}; give a pipeline whose vae is AutoencoderKL")
     schedule_of(pipeline.scheduler)
-    with refusing(f"model {shown(folder)}: not a loadable model folder"):
+    with refusing(f"model {folder}: not a loadable model folder"):
         inference = read_inference(folder, pipeline)
         latent_shape(pipeline, inference.height, inference.width)
     try_out(pipeline, inference, folder)
@@ -145,7 +142,7 @@ def open_pipeline(
         if config.exists():
             read_config(config)
     files = [*folder.rglob("*.safetensors")]
-    with refusing(f"model {shown(folder)}: not a loadable model folder"), no_more_than_in(files):
+    with refusing(f"model {folder}: not a loadable model folder"), no_more_than_in(files):
         return DiffusionPipeline.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=text_dtype, **given
         )
@@ -159,7 +156,7 @@ def _class(folder: Path, name: str, library: str, class_name: str) -> Any:
     """
     kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
     if not (isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")):
-        path = shown(folder / INDEX_FILE)
+        path = folder / INDEX_FILE
         raise UserError(f"model file {path}: {name}: {library} has no network {class_name[:80]}")
     return kind
 
@@ -174,7 +171,7 @@ def replace_network(pipeline: Any, name: str) -> None:
     """
     network, file = network_of(pipeline), weights_file(name)
     kind = f"weights of this {type(network).__name__} in diffusers' names"
-    with refusing(f"network {shown(name)}: not {kind}", "give another file"):
+    with refusing(f"network {name}: not {kind}", "give another file"):
         network.load_state_dict(load_file(file))
 
 
@@ -188,7 +185,7 @@ def load_transformers(folder: Path, pipeline: Any, inference: Inference) -> list
     networks: list[nn.Module] = [first]
     for name in (inference.transformers or [])[1:]:
         later = load_network(type(first), folder, name)
-        with refusing(f"model {shown(folder)}: {name} cannot be run"):
+        with refusing(f"model {folder}: {name} cannot be run"):
             try_network(pipeline, later)
         networks.append(later.to(pipeline.device))
     return networks

@@ -12,7 +12,6 @@ from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.parts import REMEDY, refusing
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import shown
 
 PROMPTS = ["", "a red cat", "Äpfel 猫 \N{CAT}"]  # what a vocabulary may lack too
 NUM_TOKENS = 4  # of each, where a text encoder can do with fewer than it has: T5-XXL is slow on a CPU
@@ -26,7 +25,7 @@ def try_out(pipeline: Any, inference: Inference, folder: Path) -> None:
     Raises:
         UserError: one cannot be run, or does not give what another takes.
     """
-    where = f"model {shown(folder)}"
+    where = f"model {folder}"
     with refusing(f"{where}: its text encoder cannot be run"):
         cond = _try_text(pipeline, inference, where)
     with refusing(f"{where}: its vae cannot be run"):

@@ -8,14 +8,14 @@ from typing import Any
 
 from e2ed2.data.batch import ImageTextSet, Source
 from e2ed2.data.cache import CachedSet
-from e2ed2.data.columns import Columns
 from e2ed2.data.decoding import Progress
-from e2ed2.data.folder import FolderSource
 from e2ed2.data.order import Order, ShuffledOrder, mix
-from e2ed2.data.shards import tar_shards
 from e2ed2.data.source_set import SourceSet
+from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.folder import FolderSource
+from e2ed2.data.sources.shards import tar_shards
+from e2ed2.data.sources.tables import Shard, TableSource, table_shards
 from e2ed2.data.stream import MixedStream, ShardStream, Stream, StreamSet
-from e2ed2.data.tables import Shard, TableSource, table_shards
 from e2ed2.emoji.dataset import IMAGE_SIZE, load_emoji
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig, SourceConfig, WeightedSourceConfig

@@ -12,7 +12,6 @@ from e2ed2.models.folders.pipeline import load_pipeline, replace_network
 from e2ed2.models.lora import fuse
 from e2ed2.models.new import new_pipeline
 from e2ed2.recipe.config import Config
-from e2ed2.system.errors import UserError
 
 
 def half_of(config: Config) -> torch.dtype | None:
@@ -41,8 +40,6 @@ def load_start(
     Raises:
         UserError: no such model, or its autoencoder or weights are of a kind that cannot be trained with.
     """
-    from diffusers import AutoencoderKL
-
     model, steps = config.model, config.trajectory.num_inference_steps
     if model.architecture is not None:  # from scratch
         pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
@@ -50,9 +47,6 @@ def load_start(
     pipeline, start = load_pipeline(
         start_folder(config), model.variant, dtype, with_text=with_text or not keeps_text(config)
     )
-    if not isinstance(pipeline.vae, AutoencoderKL):
-        kind = type(pipeline.vae).__name__
-        raise UserError(f"model.path: the vae of {model.path} is {kind}; give a pipeline whose vae is AutoencoderKL")
     if model.network is not None:
         replace_network(pipeline, model.network)
     fuse(pipeline, model.lora)

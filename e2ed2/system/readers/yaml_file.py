@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 from e2ed2.system.errors import UserError
-from e2ed2.system.json_file import MAX_DEPTH, fit_values
-from e2ed2.system.text import read_text
-from e2ed2.system.typed import MAX_SHOWN
+from e2ed2.system.readers.json_file import MAX_DEPTH, fit_values
+from e2ed2.system.readers.text import read_text
+from e2ed2.system.readers.typed import MAX_SHOWN
 
 MAX_LETTERS = 2**20  # of a file; a recipe has a thousand
 MAX_VALUES = 100_000

@@ -17,13 +17,13 @@ from typing import IO, Any
 from urllib.request import urlopen
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import JSON_COLUMN, Columns, parse_fields
-from e2ed2.data.folder import visible_files
-from e2ed2.data.refusals import in_one_line, unreadable
-from e2ed2.data.tables import Shard
+from e2ed2.data.sources.columns import JSON_COLUMN, Columns, parse_fields
+from e2ed2.data.sources.folder import visible_files
+from e2ed2.data.sources.refusals import in_one_line, unreadable
+from e2ed2.data.sources.tables import Shard
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_file
-from e2ed2.system.text import MAX_BYTES
+from e2ed2.system.readers.text import MAX_BYTES
 
 END_OF_TAR = bytes(1024)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -8,7 +8,7 @@ from typing import Any
 
 from e2ed2.data.batch import RawItem
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import decode_text, fit_text
+from e2ed2.system.readers.text import decode_text, fit_text
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bmp", "gif", "img")
 CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")

@@ -80,7 +80,3 @@ def lines_of(text: str) -> list[str]:
 
 def _named(character: str) -> str:
     return "a NUL character" if character == "\0" else f"half a character (\\u{ord(character):x} alone)"
-
-
-def shown(path: object) -> str:
-    return str(path)

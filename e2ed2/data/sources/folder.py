@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
+from e2ed2.data.sources.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
 from e2ed2.system.errors import UserError
-from e2ed2.system.text import decode_text, read_bytes
+from e2ed2.system.readers.text import decode_text, read_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import JSON_COLUMN, Columns
-from e2ed2.data.folder import visible_files
-from e2ed2.data.parquet import ROWS_AT_A_TIME, check_parquet, parquet_items, read_through, shared_columns
-from e2ed2.data.refusals import in_one_line, is_of_cache
+from e2ed2.data.sources.columns import JSON_COLUMN, Columns
+from e2ed2.data.sources.folder import visible_files
+from e2ed2.data.sources.parquet import ROWS_AT_A_TIME, check_parquet, parquet_items, read_through, shared_columns
+from e2ed2.data.sources.refusals import in_one_line, is_of_cache
 from e2ed2.system.errors import UserError
 
 Shard = Callable[[int], Iterator[RawItem | SkippedItem]]  # number of the first item -> that and all after it

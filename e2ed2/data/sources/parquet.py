@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.columns import JSON_COLUMN, Columns
-from e2ed2.data.refusals import in_one_line
+from e2ed2.data.sources.columns import JSON_COLUMN, Columns
+from e2ed2.data.sources.refusals import in_one_line
 
 ROWS_AT_A_TIME = 64
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.system.errors import UserError, first_line
-from e2ed2.system.text import decode_text, fit_text, read_bytes
-from e2ed2.system.typed import M, checked
+from e2ed2.system.readers.text import decode_text, fit_text, read_bytes
+from e2ed2.system.readers.typed import M, checked
 
 MAX_DEPTH = 64
 MAX_DIGITS = 40  # of a whole number

@@ -1,0 +1,1 @@
+"""Where captioned images come from: folders, tables, tar shards, the hub."""

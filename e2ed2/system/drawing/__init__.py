@@ -1,0 +1,1 @@
+"""Pictures, charts, and figures as people read them."""

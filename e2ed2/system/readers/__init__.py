@@ -1,0 +1,1 @@
+"""Text, JSON and YAML from outside, within bounds, and plain values as typed objects."""
