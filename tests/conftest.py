@@ -6,6 +6,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: workers share the cores, and so do their children
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 import socket
 import subprocess
@@ -27,6 +28,13 @@ pytest_plugins = ["tests.evaluation.tiny"]  # fixtures of several rooms
 
 # What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
 FOREIGN = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_garbage_collection() -> None:
+    """Every training collects garbage several times, each through all that libraries have loaded: that stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

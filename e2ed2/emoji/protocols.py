@@ -29,10 +29,11 @@ from e2ed2.emoji.dataset import EmojiSet, load_emoji
 from e2ed2.evaluation.features.extractors import Extractor
 from e2ed2.evaluation.metrics.distribution import NEAREST_K
 from e2ed2.evaluation.metrics.table import check_counts, metric_named
-from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Count, Floor, Networks, Protocol, RealImages
+from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Floor, Networks, Protocol, RealImages, protocol_names
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.folders.pipeline import load_autoencoder
+from e2ed2.recipe.fields import Count
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part
 from e2ed2.system.watch import Watch, silent
@@ -104,14 +105,17 @@ class EmojiProtocol(Protocol):
         return rows[: wanted // count]
 
     def facts(self, asked: Asked, real_sha256: Mapping[str, str], formats: str) -> dict[str, Any]:
-        """Prompts and images follow from pinned packages and a fixed draw, so that number and names stand for them."""
+        """Of those that ship, whose prompts and images follow from pinned packages and a draw: names stand for them."""
+        if asked.name not in protocol_names():
+            return super().facts(asked, real_sha256, formats)
         num_prompts = len(asked.prompts) // asked.samples_per_prompt
-        return {"protocol": Path(asked.name).stem, "num_prompts": num_prompts, "reference": asked.reference}
+        return {"protocol": asked.name, "num_prompts": num_prompts, "reference": asked.reference}
 
     def network_facts(self, networks: Mapping[str, Extractor]) -> dict[str, Any]:
-        """Of the network that the protocol chooses; the alignment head looks through the same one."""
-        chosen = networks.get(self.networks.features)
-        return {"features_sha256": chosen.weights_sha256 if chosen else ""}
+        """Of those that ship one, which the alignment head looks through as well."""
+        if networks.keys() != {"efficientnet"}:
+            return super().network_facts(networks)
+        return {"features_sha256": networks["efficientnet"].weights_sha256}
 
 
 KINDS["emoji"] = EmojiProtocol
@@ -120,12 +124,8 @@ FOLDERS.append(Path(__file__).parent / "assets")
 
 def _reference(emoji: EmojiSet, rows: list[int]) -> RealImages:
     """The images of a split that count; features are kept of all of it, whatever part is asked for."""
-    return RealImages(
-        TensorImages(emoji.images, "reference"),
-        rows,
-        groups=[emoji.names[i] for i in rows],
-        labels=[emoji.styles[i] for i in rows],
-    )
+    names, styles = [emoji.names[i] for i in rows], [emoji.styles[i] for i in rows]
+    return RealImages(TensorImages(emoji.images, "reference"), rows, groups=names, labels=styles)
 
 
 def _floor(kind: str, asked: Asked, emoji: EmojiSet, captions: list[str], rows: list[int]) -> Floor:

@@ -7,7 +7,8 @@ import torch
 from e2ed2.data.captions import read_captions
 from e2ed2.data.image_set import FileImages, list_images
 from e2ed2.evaluation.metrics.table import check_counts
-from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Count, Protocol, RealImages, protocol_names
+from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Protocol, RealImages, protocol_names
+from e2ed2.recipe.fields import Count
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part
 from e2ed2.system.watch import Watch

@@ -19,13 +19,12 @@ from torch import Tensor
 from e2ed2.data.image_set import ImageSet
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.metrics.intervals import Groups
+from e2ed2.recipe.fields import Count
 from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked
 from e2ed2.system.readers.yaml_file import read_yaml
 from e2ed2.system.watch import Watch
-
-Count = Annotated[int, Field(ge=1)]
 
 
 def _known_network(name: str) -> str:

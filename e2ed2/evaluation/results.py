@@ -4,16 +4,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from e2ed2.evaluation.metrics.intervals import Estimate
 from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.recipe.fields import CountOrZero
 from e2ed2.system.drawing.figures import central, interval
 from e2ed2.system.environment import environment
 from e2ed2.system.files import atomic_file, file_sha256, write_file
@@ -24,8 +25,6 @@ EVALUATION_FILE = "evaluation.json"
 JACKKNIFE_FILE = "jackknife.safetensors"
 REMEDY = "`e2ed2 evaluate MODEL --out DIR` makes one"
 _OF_EVALUATION = "evaluation_sha256"  # in the jackknife's metadata
-
-Count = Annotated[int, Field(ge=0)]
 
 
 class Interval(Record):
@@ -44,13 +43,13 @@ class Result(Record):
     model: str
     protocol: str
     protocol_sha256: str
-    nfe: Count
-    num_images: Count
+    nfe: CountOrZero
+    num_images: CountOrZero
     reference: str
     metrics: dict[str, Interval]
     images_per_second: float | None = None
-    num_parameters: Count | None = None
-    seed: Count | None = None
+    num_parameters: CountOrZero | None = None
+    seed: CountOrZero | None = None
     model_sha256: str | None = None
     notes: list[str] = []
     command: str = ""

@@ -154,3 +154,8 @@ def test_a_protocol_of_ones_own_may_choose_among_all_metrics(stub, tiny_model, t
     assert asked.metrics == ["density", "spread"] and len(asked.prompts) == 20
     found = evaluate(str(tiny_model), str(tmp_path / "mine.yaml"), steps=1, out=tmp_path / "out")
     assert list(found["metrics"]) == ["density", "spread"] and found["protocol"] == "mine"
+    half = tmp_path / "other" / "mine.yaml"
+    half.parent.mkdir()
+    half.write_text((tmp_path / "mine.yaml").read_text() + "images: {size: 32}\n")
+    smaller = evaluate(str(tiny_model), str(half), steps=1, out=tmp_path / "half")
+    assert smaller["protocol"] == "mine" and smaller["protocol_sha256"] != found["protocol_sha256"]

@@ -165,7 +165,7 @@ def test_mistakes_are_named(tmp_path):
         load_model(str(tmp_path / "none.yaml"))
     save_tiny("StableDiffusionXLPipeline", tmp_path / "sdxl")
     (tmp_path / "b.yaml").write_text(f"model: {tmp_path / 'sdxl'}\nscheduler: {{class: NoSuchScheduler}}\n")
-    with pytest.raises(UserError, match="sdxl: cannot be loaded .*NoSuchScheduler"):
+    with pytest.raises(UserError, match="sdxl: its scheduler cannot be made .*NoSuchScheduler"):
         load_model(str(tmp_path / "b.yaml"))
     lines = f"model: {tmp_path / 'sdxl'}\nscheduler: {{class: DDIMScheduler}}\ncall: {{sigmas: [3.0, 0.0]}}\n"
     (tmp_path / "c.yaml").write_text(lines)

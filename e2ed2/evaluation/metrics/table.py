@@ -80,12 +80,8 @@ class Metric:
         return {name: found} if isinstance(found, Estimate) else {f"{name}/{part}": e for part, e in found.items()}
 
 
-def _kernel(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
-    return kernel_distance(samples, reference, m.prompts, m.reference.groups)
-
-
-def _frechet(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
-    return frechet_distance(samples, reference, m.prompts, m.reference.groups)
+def _between(distance: Callable[..., Estimate], m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
+    return distance(samples, reference, m.prompts, m.reference.groups)
 
 
 def _cmmd(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
@@ -137,6 +133,7 @@ def _preference(title: str, short: str, source: str, function: Callable[..., Mea
     return Metric(title, short, "higher", f"Preference score ({source}).", function, kinds=("samples",))
 
 
+_kernel, _frechet = partial(_between, kernel_distance), partial(_between, frechet_distance)
 METRICS: dict[str, Metric] = {
     "kernel_distance": Metric(
         "kernel distance", "KD", "lower", "How far samples and real images lie apart in the protocol's features. "

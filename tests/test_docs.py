@@ -1,0 +1,86 @@
+"""The documents: what they link to and name is there, and their commands are what the program takes."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.cli import app
+from e2ed2.evaluation.protocols import protocol_names
+from e2ed2.recipe.config import Config
+from e2ed2.recipe.load import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOW = [page for page in PAGES if page.name != "log.md"]  # the log speaks of its own day
+PACKAGE = ROOT / "e2ed2"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines of its blocks that begin with `e2ed2`, as a shell splits them."""
+    found = []
+    for block in re.findall(r"```(?:\w*)\n(.*?)```", page.read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.strip().removeprefix("cd e2ed2/weights && ")
+            if line.startswith("e2ed2 "):
+                found.append(shlex.split(line, comments=True)[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
+def test_every_file_that_is_named_is_there(page):
+    places = (ROOT, PACKAGE, ROOT / "tests", ROOT / "tests" / "evaluation", ROOT / "recipes", page.parent)
+    named = re.findall(r"`(?:python |pytest )?((?:[\w-]+/)*[\w-]+\.(?:py|yaml|md|json|svg))\b", page.read_text())
+    missing = [name for name in named if "/" in name or name.startswith("test_")]
+    missing = [name for name in missing if not any((place / name).exists() for place in places)]
+    assert [name for name in missing if not name.startswith(("runs/", "evaluation/step", "DIR/"))] == []
+
+
+def test_the_map_of_files_is_the_package():
+    """Every room stands in README's map, and nothing does that is not there."""
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("## Files") :].split("```")[1]
+    rooms = re.findall(r"^  (?:  )?([\w]+/?(?:\.py)?)", block, re.M)
+    listed = {room.removesuffix("/").removesuffix(".py") for room in rooms}
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - {"__init__"} <= listed | {"weights"}
+    for room in [room for room in rooms if room.endswith("/")]:
+        assert list(PACKAGE.rglob(room.removesuffix("/"))), room
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
+def test_commands_are_what_the_program_takes(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    verbs = {command.callback.__name__: command for command in app.registered_commands}
+    for words in commands(page):
+        verb, rest = words[0], words[1:]
+        assert verb in verbs, words
+        if verb == "train" and (ROOT / rest[0]).exists():
+            load_config(Path(rest[0]), [word for word in rest[1:] if word != "--dry-run"])
+        options = [word.partition("=")[0] for word in rest if word.startswith("--")]
+        help_text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
+        assert [option for option in options if option not in help_text] == [], words
+        for option, value in zip(rest, rest[1:], strict=False):
+            if option == "--protocol" and not value.endswith(".yaml") and value.isidentifier():
+                assert value == "NAME" or value in protocol_names(), words
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
+def test_names_of_the_package_are_there(page):
+    """`module.name` within backquotes, where `module` is one of ours."""
+    for module, name in re.findall(r"`(?:e2ed2\.)?((?:[a-z_]+\.)+)([A-Za-z_]+)(?:\(|`)", page.read_text()):
+        parts = module.removesuffix(".").split(".")
+        path = PACKAGE.joinpath(*parts)
+        is_field = parts[0] in Config.model_fields and len(parts) == 1  # of a recipe, such as trajectory.solver
+        if path.with_suffix(".py").exists() and name != "py" and not is_field:
+            assert hasattr(importlib.import_module(f"e2ed2.{'.'.join(parts)}"), name), f"{module}{name}"
