@@ -26,10 +26,11 @@ from torch import Tensor
 import e2ed2.emoji.metrics  # noqa: F401 - adds its metrics
 from e2ed2.data.image_set import TensorImages
 from e2ed2.emoji.dataset import EmojiSet, load_emoji
+from e2ed2.evaluation.asked import Asked, Floor, Networks, Protocol, RealImages
 from e2ed2.evaluation.features.extractors import Extractor
 from e2ed2.evaluation.metrics.distribution import NEAREST_K
 from e2ed2.evaluation.metrics.table import check_counts, metric_named
-from e2ed2.evaluation.protocols import FOLDERS, KINDS, Asked, Floor, Networks, Protocol, RealImages, protocol_names
+from e2ed2.evaluation.protocols import FOLDERS, KINDS, protocol_names
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.bundled import AUTOENCODER, resolve_model
 from e2ed2.models.folders.pipeline import load_autoencoder

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-import e2ed2.evaluation.file_protocols  # noqa: F401 - adds the protocols over files
+from e2ed2.evaluation.asked import Asked, facts_sha256
 from e2ed2.evaluation.measurement import Measurement
 from e2ed2.evaluation.metrics.distribution import nearest_training
 from e2ed2.evaluation.metrics.intervals import Estimate
 from e2ed2.evaluation.metrics.table import CHOICE, metric_named
-from e2ed2.evaluation.protocols import Asked, facts_sha256, read_protocol
+from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, sampling_environment
 from e2ed2.sampling.finished_images import finished_images, images_of_prompts, name_images
 from e2ed2.sampling.folder import Keep, claim_folder, image_files, make_files, put_away, read_png, save_images

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from e2ed2.data.image_set import FileImages, ImageSet
+from e2ed2.evaluation.asked import Asked, RealImages
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.features.store import Progress, store_segments, stored_features
 from e2ed2.evaluation.metrics.table import CHOICE, metric_named
-from e2ed2.evaluation.protocols import Asked, RealImages
 from e2ed2.system.paths import cache_dir
 from e2ed2.system.processes import Share
 from e2ed2.system.watch import Watch

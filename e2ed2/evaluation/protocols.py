@@ -1,169 +1,87 @@
 """Evaluation protocols: small YAML files that say what is asked, what it is compared with, and how it is measured.
 
-`--protocol my.yaml` takes any file beside those that ship. A protocol's hash covers everything that can move a figure,
-the contents of prompts and reference and the weights of the networks included, so that figures of different protocols
-never meet in one column.
+`--protocol my.yaml` takes any file beside those that ship. The kind here is over files: captions, and folders of real
+images, whose paths are relative to `--data`, or to the file. Rooms above add kinds of their own.
 """
 
-import hashlib
-import json
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
-from torch import Tensor
+import torch
 
-from e2ed2.data.image_set import ImageSet
-from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
-from e2ed2.evaluation.metrics.intervals import Groups
+from e2ed2.data.captions import read_captions
+from e2ed2.data.image_set import FileImages, list_images
+from e2ed2.evaluation.asked import Asked, Protocol, RealImages
+from e2ed2.evaluation.metrics.table import check_counts
 from e2ed2.recipe.fields import Count
-from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked
 from e2ed2.system.readers.yaml_file import read_yaml
 from e2ed2.system.watch import Watch
 
 
-def _known_network(name: str) -> str:
-    if name not in EXTRACTORS:
-        raise ValueError(f"must be one of {', '.join(EXTRACTORS)}")
-    return name
-
-
-class Images(Part):
-    """Both sets are brought to `size` pixels a side, None for as they are, from their central square.
+class Prompts(Part):
+    """Where the captions come from.
 
     Attributes:
-        enlarge_reference: whether real images may be smaller than that; samples never may.
+        path: of `data.captions`: a file of captions, or a folder of captioned images.
+        num: of captions; more are in the file only where `draw_seed` says how to choose.
+        draw_seed: chooses by a permutation that torch draws from this seed; None takes the first ones.
     """
 
-    size: Count | None = None
-    resample: Literal["lanczos", "bicubic"] = "lanczos"
-    enlarge_reference: bool = False
+    path: Path
+    num: Count
+    samples_per_prompt: Count = 1
+    draw_seed: int | None = None
 
 
-class Networks(Part):
-    """What is measured with: a folder or hub id in transformers' format; for Inception its file, "" to fetch it.
+class Reference(Part):
+    """A folder of real images; `num_images`, where known, is checked."""
 
-    Attributes:
-        features: the one that `kernel_distance`, `frechet_distance`, `precision`, `recall`, `density`, `coverage` and
-            `authenticity` are measured in; `efficientnet` comes with pip and needs no hub.
-    """
-
-    features: Annotated[str, AfterValidator(_known_network)] = "dinov2"
-    inception: str = ""
-    clip: str = "openai/clip-vit-large-patch14"
-    clip_prefix: str = ""
-    clip_cmmd: str = "openai/clip-vit-large-patch14-336"
-    dinov2: str = "facebook/dinov2-large"
-    pickscore: str = "yuvalkirstain/PickScore_v1"
+    path: Path
+    num_images: Count | None = None
 
 
-@dataclass(frozen=True)
-class RealImages:
-    """A set of real images.
+class FileProtocol(Protocol):
+    """Captions, a folder of real images, and `training`: images the models were trained on, for `authenticity`."""
 
-    Attributes:
-        rows: those that count; None for all. Features are kept of the whole set, whatever counts.
-        groups: what ties the images that count together, such as the emoji they draw; None where nothing does.
-        labels: of the images that count, such as their style.
-    """
-
-    images: ImageSet
-    rows: list[int] | None = None
-    groups: Groups = None
-    labels: list[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images) if self.rows is None else len(self.rows)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one evaluation asks on this machine, and compares with.
-
-    Attributes:
-        name: of the protocol, as it was given.
-        prompts: one for each image, samples of a prompt adjacent.
-        real: `reference`, and `training` where the protocol has one.
-        reference: names the reference in every result.
-        metrics: those of the protocol that can be measured here.
-        notes: on metrics that so few images say little of.
-        floors: name -> what no model can be expected to beat.
-    """
-
-    name: str
-    protocol: "Protocol"
-    prompts: list[str]
-    samples_per_prompt: int
-    real: dict[str, RealImages]
-    reference: str
-    metrics: list[str]
-    notes: list[str]
-    floors: Mapping[str, Callable[[], "Floor"]] = field(default_factory=dict)
-
-    def requests(self, seed: int) -> list[Request]:
-        """Image i has seed `seed` 1,000,000 + i."""
-        return [Request(prompt, seed * 1_000_000 + i) for i, prompt in enumerate(self.prompts)]
-
-
-@dataclass(frozen=True)
-class Floor:
-    """Images that stand in the place of samples, uint8 [N, 3, H, W], and what they are asked and compared with."""
-
-    asked: Asked
-    images: Tensor
-    images_per_second: float | None = None
-
-
-class Protocol(Part):
-    """What every protocol has; where prompts and real images come from is each kind's own."""
-
-    images: Images = Images()
-    networks: Networks = Networks()
-    metrics: Annotated[list[str], Field(min_length=1)]
+    prompts: Prompts
+    reference: Reference
+    training: Reference | None = None
 
     @property
-    @abstractmethod
     def default_num_images(self) -> int:
-        """How many are made where nobody says."""
+        return self.prompts.num * self.prompts.samples_per_prompt
 
-    @abstractmethod
     def load(self, name: str, num_images: int | None, data: Path | None, watch: Watch) -> Asked:
-        """Prompts and real images, everything checked that can be before an image is made.
+        count = self.prompts.samples_per_prompt
+        prompts = read_prompts(_resolve(self.prompts.path, name, data), self.prompts)
+        wanted = len(prompts) * count if num_images is None else num_images
+        if wanted % count or not count <= wanted <= len(prompts) * count:
+            raise UserError(f"--num-images {wanted}: give a multiple of {count} up to {len(prompts) * count}")
+        asked = [prompt for prompt in prompts[: wanted // count] for _ in range(count)]
+        if len(set(asked)) < 2:
+            raise UserError(f"--num-images {wanted}: the intervals need at least 2 different prompts")
+        real = {"reference": self._real("reference", self.reference, name, data)}
+        if self.training:
+            real["training"] = self._real("training", self.training, name, data)
+        counts = {"samples": wanted} | {kind: len(images) for kind, images in real.items()}
+        notes = check_counts(self.metrics, counts, count)
+        size = f" at {self.images.size} px" if self.images.size else ""
+        reference = f"{len(real['reference'])} real images{size}"
+        return Asked(name, self, asked, count, real, reference, self.metrics, notes)
 
-        Args:
-            name: of the protocol, as it was given. num_images: to make; None for the protocol's own number.
-            data: the folder that a protocol's paths are relative to.
-        Raises:
-            UserError: something is missing, unreadable or of another number than the protocol says.
-        """
-
-    def facts(self, asked: Asked, real_sha256: Mapping[str, str], formats: str) -> dict[str, Any]:
-        """All that must be equal for two figures to be comparable, less the networks; no seed of noise is among it.
-
-        Args:
-            formats: of the samples' files: what a lossy one leaves is in the figures.
-        """
-        return {
-            "prompts_sha256": facts_sha256({"prompts": asked.prompts}),
-            "num_images": len(asked.prompts),
-            "samples_per_prompt": asked.samples_per_prompt,
-            "images": {"format": formats, **self.images.model_dump()},
-            "real_sha256": {kind: real_sha256[kind] for kind in asked.real},
-            "clip_prefix": self.networks.clip_prefix,
-        }
-
-    def network_facts(self, networks: Mapping[str, Extractor]) -> dict[str, Any]:
-        """The networks that measured, by their weights."""
-        return {"networks": {name: [n.name, n.weights_sha256] for name, n in sorted(networks.items())}}
+    def _real(self, kind: str, part: Reference, name: str, data: Path | None) -> RealImages:
+        path = _resolve(part.path, name, data)
+        paths, images = list_images(path, kind), self.images
+        if part.num_images is not None and len(paths) != part.num_images:
+            counts = f"{len(paths)} images, but the protocol's set has {part.num_images}; complete it"
+            raise UserError(f"{kind} {path}: {counts}, or mend {kind}.num_images in a copy of the protocol")
+        return RealImages(FileImages(paths, kind, images.size, images.resample, images.enlarge_reference))
 
 
-KINDS: dict[str, type[Protocol]] = {}  # the section by which a file is known -> its kind; each kind adds its own
-FOLDERS: list[Path] = []  # of those that ship
+# The section by which a file is known -> its kind, the first one where there is none; and where those lie that ship.
+KINDS: dict[str, type[Protocol]] = {"prompts": FileProtocol}
+FOLDERS = [Path(__file__).parent / "assets"]
 
 
 def protocol_names() -> list[str]:
@@ -185,6 +103,29 @@ def read_protocol(name: str) -> Protocol:
     return checked(KINDS[section], values, f"protocol {path}")
 
 
-def facts_sha256(facts: dict[str, Any]) -> str:
-    """The hash of all that must be equal for two figures to be comparable."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _resolve(path: Path, protocol: str, data: Path | None) -> Path:
+    """A path of a protocol: as it is if absolute, else under `--data`, else beside the protocol's file.
+
+    Raises:
+        UserError: a shipped protocol without `--data`.
+    """
+    if path.is_absolute():
+        return path
+    if data is None and protocol in protocol_names():
+        raise UserError(f"--data: protocol {protocol} needs {path}; give the folder that holds it")
+    return (data or Path(protocol).parent) / path
+
+
+def read_prompts(path: Path, prompts: Prompts) -> list[str]:
+    """The captions of a protocol, in order.
+
+    Raises:
+        UserError: as `read_captions`, or fewer than the protocol asks.
+    """
+    captions = read_captions(path, "prompts")
+    if len(captions) < prompts.num:
+        raise UserError(f"prompts {path}: {len(captions)} captions, but the protocol asks {prompts.num}")
+    if prompts.draw_seed is not None:
+        generator = torch.Generator().manual_seed(prompts.draw_seed)
+        return [captions[i] for i in torch.randperm(len(captions), generator=generator)[: prompts.num].tolist()]
+    return captions[: prompts.num]

@@ -62,6 +62,7 @@ def test_ctrl_c_while_training_is_taken_up_again(tmp_path, tiny_bundle, num_samp
     assert [row["metrics"] for row in rows] == [row["metrics"] for row in whole]
 
 
+@pytest.mark.slow
 def test_full_measures_every_row_here(tmp_path, tiny_bundle):
     rows = run_demo(tmp_path / "full", QUICK, num_images=16, full=True, say=lambda line: None)
     assert [(row["model"], row["nfe"]) for row in rows] == ROWS

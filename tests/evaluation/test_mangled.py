@@ -9,9 +9,8 @@ import torch
 import yaml
 
 from e2ed2.demo.page import compared
-from e2ed2.evaluation.file_protocols import SHIPPED, Prompts, read_prompts
 from e2ed2.evaluation.metrics.intervals import mean_estimate, paired_difference
-from e2ed2.evaluation.protocols import read_protocol
+from e2ed2.evaluation.protocols import FOLDERS, Prompts, read_prompts, read_protocol
 from e2ed2.evaluation.results import (
     EVALUATION_FILE,
     JACKKNIFE_FILE,
@@ -120,7 +119,7 @@ def test_mangled_protocols(tmp_path):
     """What is taken can be loaded, or says what is missing."""
     draw_images(tmp_path / "real", 12)
     (tmp_path / "a.txt").write_text("".join(f"{i}\n" for i in range(12)))
-    shipped = [path.read_bytes() for path in sorted(SHIPPED.glob("*.yaml"))]
+    shipped = [path.read_bytes() for path in sorted(FOLDERS[0].glob("*.yaml"))]
     whole = {"prompts": {"path": "a.txt", "num": 12}, "reference": {"path": "real"}, "metrics": ["kid", "recall"]}
     path = tmp_path / "a.yaml"
     for seed in times(80):

@@ -6,9 +6,8 @@ import shutil
 import pytest
 
 from e2ed2.emoji.protocols import EmojiProtocol
-from e2ed2.evaluation.file_protocols import FileProtocol, Prompts, read_prompts
 from e2ed2.evaluation.metrics.table import check_counts, metric_named
-from e2ed2.evaluation.protocols import protocol_names, read_protocol
+from e2ed2.evaluation.protocols import FileProtocol, Prompts, protocol_names, read_prompts, read_protocol
 from e2ed2.system.errors import UserError
 from e2ed2.system.watch import silent
 from tests.evaluation.tiny import draw_images

@@ -6,6 +6,7 @@ Each run is compared with one that nobody disturbed: the metrics but for the clo
 checkpoint and of the model. Children are forked, so that the libraries are imported once.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -143,6 +144,8 @@ def result(run_dir: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
+    gc.collect()
+    gc.freeze()  # what is loaded stays; every child would go through all of it, several times
     run_child(folder / "undisturbed", lambda: None)
     expected = result(folder / "undisturbed")
     outcome: dict[str, dict[str, object]] = {}

@@ -102,6 +102,7 @@ def test_two_processes_are_two_micro_batches(recipe, tmp_path, one_thread):
     assert two.keys() == one.keys() and all(two[name].allclose(one[name], atol=1e-5) for name in two)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_update(recipe, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
 
@@ -117,6 +118,7 @@ def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_update(recipe,
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step}"]
 
 
+@pytest.mark.slow
 def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, photos, tmp_path):
     """Each process draws the step that it starts at: before it a set has no gradient there, perhaps in neither."""
     often = {"log_every": 1, "preview_every": 100, "mixed_precision": "no"}
