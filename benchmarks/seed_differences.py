@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from e2ed2.ablation.suite import folder_name
 from e2ed2.ablation.table import over_seeds
 from e2ed2.evaluation.results import EVALUATION_FILE
 
@@ -23,13 +24,13 @@ def values(folder: Path, steps: int, metric: str) -> dict[str, float]:
 
 def main() -> None:
     out, row, others = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    steps = sorted({int(p.name.partition("-")[2]) for p in (out / row).glob("seed-*/evaluation-*")}, reverse=True)
+    steps = sorted({int(p.name.partition("-")[2]) for p in (out / folder_name(row)).glob("seed-*/evaluation-*")}, reverse=True)
     print(f"| {row} less | NFE | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
     for other in others:
         for count in steps:
             cells = []
             for metric in METRICS:
-                ours, theirs = (values(out / name, count, metric) for name in (row, other))
+                ours, theirs = (values(out / folder_name(name), count, metric) for name in (row, other))
                 shared = [{"value": ours[seed] - theirs[seed]} for seed in ours.keys() & theirs.keys()]
                 if len(shared) < 2:
                     raise SystemExit(f"{row} and {other} share {len(shared)} seeds at {count} steps; give 2 or more")

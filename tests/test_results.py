@@ -1,7 +1,9 @@
 """What machines wrote lies under `results/`, in folders whose names every shell and disk takes, and is talked about."""
 
 import re
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,13 @@ def test_no_name_needs_quotes():
     if listed.returncode != 0:
         pytest.skip("no checkout")
     assert [path for path in listed.stdout.splitlines() if not re.fullmatch(r"[A-Za-z0-9_./-]+", path)] == []
+
+
+def test_the_seeds_table_is_what_its_command_prints(monkeypatch, capsys):
+    said = (ROOT / "docs" / "results.md").read_text()
+    command = re.search(r"`python (benchmarks/seed_differences\.py) (.*?)`", said)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [command[1], *command[2].split()])
+    runpy.run_path(command[1], run_name="__main__")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 9 and [row for row in rows if row not in said] == []
