@@ -24,7 +24,8 @@ def values(folder: Path, steps: int, metric: str) -> dict[str, float]:
 
 def main() -> None:
     out, row, others = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    steps = sorted({int(p.name.partition("-")[2]) for p in (out / folder_name(row)).glob("seed-*/evaluation-*")}, reverse=True)
+    evaluations = (out / folder_name(row)).glob("seed-*/evaluation-*")
+    steps = sorted({int(path.name.partition("-")[2]) for path in evaluations}, reverse=True)
     print(f"| {row} less | NFE | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
     for other in others:
         for count in steps:
