@@ -218,10 +218,11 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
             "or set it to 1"
         )
     if size % n or round(size * plain / n) == 0:
+        remedy = f"a multiple of {n} from {n * (int(0.5 / plain) + 1)}, or a larger fraction" if plain else "a fraction"
         raise UserError(
             f"train.micro_batch_size: {size}, but data.plain_caption_fraction={plain:g} of it must be a caption of {n} "
-            f"images or more: give a multiple of {n}, or a larger one, or a larger fraction; where no captions are "
-            "shared, data.images_per_caption=1 and no scoring rules"
+            f"images or more: give {remedy}; where no captions are shared, data.images_per_caption=1 and no scoring "
+            "rules"
         )
     if not pointwise and (plain < 1 or trajectory.start != "pure_noise"):
         raise UserError(

@@ -146,11 +146,11 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
     [
         (
             ["data.images_per_caption=3", "objective.energy.weight=1", "train.micro_batch_size=10"],
-            "train.micro_batch_size: 10, but data.plain_caption_fraction=0.25 .* give a multiple of 3",
+            "train.micro_batch_size: 10, but data.plain_caption_fraction=0.25 .* give a multiple of 3 from 9",
         ),
         (
             ["data.images_per_caption=2", "objective.energy.weight=1", "train.micro_batch_size=2"],
-            "train.micro_batch_size: 2, but data.plain_caption_fraction=0.25 .* or a larger one",
+            "train.micro_batch_size: 2, but data.plain_caption_fraction=0.25 .* give a multiple of 2 from 6",
         ),
         (
             ["data.images_per_caption=2", "objective={energy: {weight: 1}}"],
