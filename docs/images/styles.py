@@ -22,6 +22,8 @@ ROWS, STEPS = 10, 4
 
 
 def main() -> None:
+    if not sys.argv[1:]:
+        raise SystemExit("give one or more models, as in: python docs/images/styles.py emoji-lcm emoji-e2ed2")
     asked = read_protocol("emoji-anystyle").load("emoji-anystyle", None, None, silent)
     count = asked.samples_per_prompt
     num_prompts = len(asked.prompts) // count
