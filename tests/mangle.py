@@ -98,6 +98,19 @@ def bounded_memory() -> Iterator[None]:
     assert grown < MAX_GROWTH, f"{grown / 2**30:.1f} GiB"
 
 
+def share_taken(damage: Callable[[random.Random], object], read: Callable[[], object], few: int = 40) -> float:
+    """Of one damage after another, how many `read` takes; it refuses the rest in one line, in bounded memory.
+
+    A test asserts that this is neither 0 nor 1: a reader that refuses everything, or takes everything, was not tried.
+    """
+    taken = 0
+    with bounded_memory():
+        for seed in times(few):
+            damage(random.Random(seed))
+            taken += read_or_refuse(read, seed)
+    return taken / len(times(few))
+
+
 def read_or_refuse(read: Callable[[], object], seed: int) -> bool:
     """Whether `read` took a mangled file; it may refuse it in one line, and do nothing else.
 

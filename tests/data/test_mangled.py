@@ -23,7 +23,7 @@ from e2ed2.data.sources.tables import TableSource, table_shards
 from e2ed2.data.stream import MixedStream, ShardStream, StreamSet
 from tests.data import test_cache
 from tests.data.conftest import png, write_shards, write_tar
-from tests.mangle import bounded_memory, mangled_bytes, mangled_json, mangled_values, read_or_refuse, times
+from tests.mangle import bounded_memory, mangled_bytes, mangled_json, mangled_values, read_or_refuse, share_taken, times
 
 SHAPES = [(8, 8), (4, 16), (16, 4)]
 
@@ -39,17 +39,16 @@ def quiet(monkeypatch, cache):
     datasets.logging.set_verbosity_warning()
 
 
-def try_all(tmp_path, damage, read):
-    """`damage` writes into a folder what `read` then reads."""
-    taken = 0
-    with bounded_memory():
-        for seed in times():
-            folder = tmp_path / str(seed)
-            folder.mkdir()
-            damage(folder, random.Random(seed))
-            taken += read_or_refuse(partial(read, folder), seed)
-    print(f"taken {taken}, refused {len(times()) - taken}")
-    assert taken < len(times())
+def share_of_folders(tmp_path, damage, read):
+    """Of folders that `damage` has written into, each another, how many `read` takes."""
+    folders = []
+
+    def damage_folder(rng):
+        folders.append(tmp_path / str(len(folders)))
+        folders[-1].mkdir()
+        damage(folders[-1], rng)
+
+    return share_taken(damage_folder, lambda: read(folders[-1]))
 
 
 def train_on(source):
@@ -110,7 +109,7 @@ def test_mangled_parquet(tmp_path, streaming):
             return stream_of(table_shards(str(folder), "parquet", Columns()))
         return train_on(TableSource(str(folder), "parquet", Columns()))
 
-    try_all(tmp_path, damage, read)
+    assert 0 < share_of_folders(tmp_path, damage, read) < 1
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
@@ -125,7 +124,10 @@ def test_mangled_shards(tmp_path, suffix):
             content = gzip.compress(content) if rng.random() < 0.5 else mangled_bytes(gzip.compress(whole), rng)
         (folder / f"0.{suffix}").write_bytes(content)
 
-    try_all(tmp_path, damage, lambda folder: stream_of(tar_shards(str(folder / f"0.{suffix}"), Columns())))
+    def read(folder):
+        stream_of(tar_shards(str(folder / f"0.{suffix}"), Columns()))
+
+    assert 0 < share_of_folders(tmp_path, damage, read) < 1
 
 
 @pytest.mark.parametrize("kind", ["metadata.jsonl", "metadata.csv", "txt"])
@@ -146,7 +148,10 @@ def test_mangled_folders(tmp_path, kind):
             for row in rows:
                 (folder / row["file_name"]).with_suffix(".txt").write_bytes(mangled_bytes(row["text"].encode(), rng))
 
-    try_all(tmp_path, damage, lambda folder: train_on(FolderSource(folder, Columns(caption_per_line=True))))
+    def read(folder):
+        train_on(FolderSource(folder, Columns(caption_per_line=True)))
+
+    assert 0 < share_of_folders(tmp_path, damage, read) < 1
 
 
 def mangled_tensors(content, rng):
@@ -202,7 +207,7 @@ def test_mangled_caches(tmp_path, name):
             torch.stack(same)
 
     read(whole)
-    try_all(tmp_path, damage, read)
+    assert share_of_folders(tmp_path, damage, read) < 1
 
 
 def test_mangled_scans(tmp_path, cache):
@@ -252,4 +257,4 @@ def test_mangled_places_in_a_stream(tmp_path):
         mixed = rng.random() < 0.5
         (folder / "place.json").write_text(json.dumps([mixed, mangled_values(places[mixed], rng)]))
 
-    try_all(tmp_path, damage, read)
+    assert 0 < share_of_folders(tmp_path, damage, read) < 1

@@ -1,7 +1,6 @@
 """Files that sampling reads back, mangled: manifests, and the YAML of baselines up to their first image."""
 
 import json
-import random
 
 import pytest
 import yaml
@@ -12,7 +11,7 @@ from e2ed2.sampling.folder import claim_folder, read_images, read_manifest
 from e2ed2.sampling.generate import Request
 from e2ed2.system.errors import UserError
 from tests.evaluation.tiny import draw_images
-from tests.mangle import bounded_memory, mangled_bytes, mangled_json, mangled_values, read_or_refuse, times
+from tests.mangle import mangled_bytes, mangled_json, mangled_values, share_taken
 from tests.models.tiny import SIDE, save_tiny
 
 
@@ -20,11 +19,14 @@ def test_mangled_manifests(tmp_path):
     draw_images(tmp_path / "images", 3, side=16)
     rows = [{"file": f"images/{i:04d}.png", "prompt": f"cat {i}", "seed": i} for i in range(3)]
     values = {"made_by": "e2ed2 0.1.0", "model": "m", "nfe": 4, "images_per_second": 1.5, "images": rows}
-    for seed in times(150):
-        (tmp_path / "manifest.json").write_bytes(mangled_json(values, random.Random(seed)))
-        read_or_refuse(lambda: claim_folder(tmp_path, "manifest.json"), seed)
-        read_or_refuse(lambda: read_images(tmp_path), seed)
-        read_or_refuse(lambda: images_of_prompts("m", tmp_path / "images", [f"cat {i}" for i in range(3)]), seed)
+
+    def damage(rng):
+        (tmp_path / "manifest.json").write_bytes(mangled_json(values, rng))
+
+    prompts = [f"cat {i}" for i in range(3)]
+    assert 0 < share_taken(damage, lambda: claim_folder(tmp_path, "manifest.json"), 150) < 1
+    assert 0 < share_taken(damage, lambda: images_of_prompts("m", tmp_path / "images", prompts), 150) < 1
+    assert share_taken(damage, lambda: read_images(tmp_path), 150) == 1, "what is no image of ours is left out"
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     manifest = read_manifest(tmp_path)
     assert manifest is not None and [row.seed for row in manifest.images] == [0, 1, 2]
@@ -38,26 +40,29 @@ def model(tmp_path_factory):
 def test_mangled_baselines(tmp_path):
     shipped = [path.read_bytes() for path in sorted(FOLDER.glob("*.yaml"))]
     path = tmp_path / "a.yaml"
-    with bounded_memory():
-        for seed in times(150):
-            rng = random.Random(seed)
-            if rng.random() < 0.5:
-                path.write_bytes(mangled_bytes(rng.choice(shipped), rng))
-            else:
-                path.write_text(yaml.safe_dump(mangled_values(yaml.safe_load(rng.choice(shipped)), rng)))
-            read_or_refuse(lambda: read_baseline(str(path)), seed)
+
+    def damage(rng):
+        if rng.random() < 0.5:
+            path.write_bytes(mangled_bytes(rng.choice(shipped), rng))
+        else:
+            path.write_text(yaml.safe_dump(mangled_values(yaml.safe_load(rng.choice(shipped)), rng)))
+
+    assert 0 < share_taken(damage, lambda: read_baseline(str(path)), 150) < 1
 
 
 def test_mangled_calls_are_refused_before_or_at_the_first_image(model):
     call = {"num_inference_steps": 1, "guidance_scale": 2.0, "height": SIDE, "width": SIDE, "eta": 0.0}
-    for seed in times(15):
-        changed = mangled_values(call, random.Random(seed))
+    calls = []
+
+    def damage(rng):
+        changed = mangled_values(call, rng)
         changed = changed if isinstance(changed, dict) else call
         for name in ("num_inference_steps", "height", "width"):  # large ones are a wish, not a mistake
             if isinstance(changed.get(name), int) and changed[name] > SIDE:
                 changed[name] = SIDE
-        baseline = Baseline(model=str(model), call=changed)
-        read_or_refuse(lambda baseline=baseline: PipelineSampler(baseline)([Request("a cat", 0)]), seed)
+        calls.append(Baseline(model=str(model), call=changed))
+
+    assert 0 < share_taken(damage, lambda: PipelineSampler(calls[-1])([Request("a cat", 0)]), 15) < 1
 
 
 @pytest.mark.parametrize(
