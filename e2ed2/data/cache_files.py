@@ -13,7 +13,7 @@ from torch import Tensor
 
 from e2ed2.data.buckets import Shape, bucket_shapes
 from e2ed2.data.stream import Place
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.json_file import parse_json, read_typed
 from e2ed2.system.readers.text import decode_text, lines_of
 from e2ed2.system.readers.typed import Record, checked
@@ -158,7 +158,7 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); {AGAIN}") from error
+        raise UserError(f"{path}: damaged ({said(error)}); {AGAIN}") from error
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
-from e2ed2.models.folders.parts import refusing, said, tensors
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.models.folders.parts import refusing, tensors
+from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import MAX_SHOWN, Record
 
@@ -54,7 +54,7 @@ def lora_copies(network: nn.Module, num_steps: int, rank: int, targets: Sequence
     try:
         return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
     except ValueError as error:
-        raise UserError(f"trajectory.lora_targets: {first_line(error)}; the default is {TARGETS}") from error
+        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {TARGETS}") from error
 
 
 def merged(network: nn.Module, base: nn.Module) -> nn.Module:

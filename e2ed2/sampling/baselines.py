@@ -1,6 +1,6 @@
 """Models as their authors prescribe them: a plain diffusers pipeline, its scheduler and the arguments of its own call.
 
-Those of Table 1 ship in `assets/baselines/`; `e2ed2 evaluate my.yaml` takes any other.
+Those of Table 1 ship in `assets/`; `e2ed2 evaluate my.yaml` takes any other.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.parts import refusing
 from e2ed2.models.folders.pipeline import open_pipeline, replace_network
 from e2ed2.sampling.generate import Request, check_finite
-from e2ed2.system.errors import UserError, check_range, first_line
+from e2ed2.system.errors import UserError, check_range, said
 from e2ed2.system.files import file_sha256
 from e2ed2.system.readers.typed import Part, checked, in_words
 from e2ed2.system.readers.yaml_file import read_yaml
@@ -186,5 +186,5 @@ def _evaluations(scheduler: Any, grid: dict[str, Any]) -> int:
     except (TypeError, ValueError) as error:
         name, value = next(iter(grid.items()))
         scheduler_name = type(scheduler).__name__
-        raise UserError(f"call.{name} {value}: {scheduler_name} does not take it ({first_line(error)})") from error
+        raise UserError(f"call.{name} {value}: {scheduler_name} does not take it ({said(error)})") from error
     return len(scheduler.timesteps)

@@ -10,8 +10,8 @@ OUT_OF_MEMORY = (
 # What a machine refuses, whatever the path is for.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
 
-
-_UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL
+UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL: nothing can encode or hold them
+MAX_SAID = 300  # letters of a library's message
 
 
 class UserError(ValueError):
@@ -27,12 +27,13 @@ class NonFiniteError(RuntimeError):
 
 def one_line(text: object) -> str:
     """A text that any terminal prints on one line, whatever it quotes."""
-    return " ".join(_UNPRINTABLE.sub("?", str(text)).split())
+    return " ".join(UNPRINTABLE.sub("?", str(text)).split())
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of a library says first, for a message of one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def said(error: BaseException) -> str:
+    """What an error of a library says, as a part of one line."""
+    text = one_line(error) or type(error).__name__
+    return text if len(text) <= MAX_SAID else text[:MAX_SAID] + "..."
 
 
 def refusal(error: OSError) -> str | None:

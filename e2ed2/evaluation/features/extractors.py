@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from e2ed2.evaluation.features.efficientnet import EfficientNetFeatures
 from e2ed2.evaluation.features.inception import SIDE, load_inception, tensorflow_resize
 from e2ed2.system.drawing.pictures import to_picture
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.errors import UserError, said
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -171,7 +171,7 @@ def _loaded(model: str, kind: Any) -> Any:
         loaded = kind.from_pretrained(model, **options)
     except Exception as error:  # of the disk, the hub, or transformers
         raise UserError(
-            f"network {model}: cannot be loaded ({first_line(error)}); "
+            f"network {model}: cannot be loaded ({said(error)}); "
             f"fetch it with `hf download {model} --local-dir DIR` and give DIR under `networks:` of the protocol"
         ) from error
     return loaded.eval().requires_grad_(False) if isinstance(loaded, nn.Module) else loaded

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.errors import UserError, said
 
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -166,7 +166,7 @@ def load_inception(weights: str) -> Inception:
         network.load_state_dict(state)
     except Exception as error:  # of the disk, the network, or a file of another kind
         raise UserError(
-            f"networks.inception {weights or WEIGHTS_URL}: cannot be loaded ({first_line(error)}); fetch {WEIGHTS_URL} "
+            f"networks.inception {weights or WEIGHTS_URL}: cannot be loaded ({said(error)}); fetch {WEIGHTS_URL} "
             "elsewhere and give the file as networks.inception"
         ) from error
     return network.eval().requires_grad_(False)

@@ -4,8 +4,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from e2ed2.models.folders.parts import said
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, said
 
 EXTRA_FILES = ("README.md", "inference.json")  # which diffusers does not ask for
 

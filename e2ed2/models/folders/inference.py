@@ -18,7 +18,7 @@ from e2ed2.models.text import MAX_SEQUENCE_LENGTH
 from e2ed2.samplers import SOLVERS
 from e2ed2.schedule import lcm_timesteps, trailing_timesteps
 from e2ed2.system.errors import UserError
-from e2ed2.system.readers.json_file import read_json
+from e2ed2.system.readers.json_file import read_fields
 from e2ed2.system.readers.typed import in_words
 
 INFERENCE_FILE = "inference.json"
@@ -168,9 +168,7 @@ def inference_of(path: Path, defaults: Mapping[str, Any], fixed: Mapping[str, An
     Raises:
         UserError: no JSON, a missing field, or one of another kind.
     """
-    values = read_json(path, "model file", REMEDY)
-    if not isinstance(values, dict):
-        raise UserError(f"model file {path}: must hold fields, found {type(values).__name__}; {REMEDY}")
+    values = read_fields(path, "model file", REMEDY)
     known = {field.name for field in fields(Inference)}
     given = {name: value for name, value in values.items() if name in known}
     return _made({**defaults, **given, **fixed}, f"model file {path}")

@@ -13,13 +13,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from e2ed2.system.errors import UserError, one_line
-from e2ed2.system.readers.json_file import read_json, read_typed
+from e2ed2.system.errors import UserError, said
+from e2ed2.system.readers.json_file import read_fields, read_typed
 from e2ed2.system.readers.typed import Record
 
 REMEDY = "fetch or save the model again"
 MAX_NUMBER = 2**20  # in the config of a network or a scheduler
-MAX_SAID = 300  # letters of a library's message
 
 
 class ShardIndex(Record):
@@ -48,21 +47,13 @@ def refusing(where: str, remedy: str = REMEDY) -> Iterator[None]:
         logging.disable(before)
 
 
-def said(error: BaseException) -> str:
-    """A library's message as a part of one line."""
-    text = one_line(error) or type(error).__name__
-    return text if len(text) <= MAX_SAID else text[:MAX_SAID] + "..."
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The config of a network or a scheduler.
 
     Raises:
         UserError: no JSON of fields, or a number over `MAX_NUMBER`, which would be counted to.
     """
-    values = read_json(path, "model file", REMEDY)
-    if not isinstance(values, dict):
-        raise UserError(f"model file {path}: must hold fields, found {type(values).__name__}; {REMEDY}")
+    values = read_fields(path, "model file", REMEDY)
     stack: list[tuple[str, Any]] = [*values.items()]
     while stack:
         name, value = stack.pop()

@@ -138,7 +138,8 @@ def open_pipeline(
     if not with_text:
         text_files(folder, variant)  # which are used later
         given |= dict.fromkeys(index.text_encoders)
-    for config in (folder / name / file for name in index.parts for file in ("config.json", "scheduler_config.json")):
+    rest = [name for name in index.parts if name not in given]
+    for config in (folder / name / file for name in rest for file in ("config.json", "scheduler_config.json")):
         if config.exists():
             read_config(config)
     files = [*folder.rglob("*.safetensors")]

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2ed2.system.errors import UserError, first_line
+from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.text import decode_text, fit_text, read_bytes
-from e2ed2.system.readers.typed import M, checked
+from e2ed2.system.readers.typed import M, check_fields, checked
 
 MAX_DEPTH = 64
 MAX_DIGITS = 40  # of a whole number
@@ -37,7 +37,18 @@ def read_json(path: Path, kind: str, remedy: str) -> Any:
     try:
         return parse_json(content)
     except ValueError as error:
-        raise UserError(f"{kind} {path}: not readable as JSON ({first_line(error)}); {remedy}") from error
+        raise UserError(f"{kind} {path}: not readable as JSON ({said(error)}); {remedy}") from error
+
+
+def read_fields(path: Path, kind: str, remedy: str) -> dict[str, Any]:
+    """The values of a JSON file by their names.
+
+    Raises:
+        UserError: as `read_json`; or it holds no fields.
+    """
+    values = read_json(path, kind, remedy)
+    check_fields(values, f"{kind} {path}", remedy)
+    return values
 
 
 def read_typed(path: Path, model: type[M], kind: str, remedy: str) -> M:

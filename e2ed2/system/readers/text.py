@@ -4,13 +4,11 @@ What is wrong is said with its line. The caller decides what follows: a training
 """
 
 import codecs
-import re
 from pathlib import Path
 
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UNPRINTABLE, UserError
 
 MAX_BYTES = 2**28  # of one file; COCO's captions are an eighth of it
-_UNFIT = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL: nothing can encode or hold them
 
 
 def fit_text(text: str) -> str:
@@ -19,7 +17,7 @@ def fit_text(text: str) -> str:
     Raises:
         ValueError: it holds a lone surrogate (half of an emoji, cut off) or a NUL.
     """
-    if (found := _UNFIT.search(text)) is not None:
+    if (found := UNPRINTABLE.search(text)) is not None:
         raise ValueError(f"a text holds {_named(found[0])}")
     return text
 
@@ -35,7 +33,7 @@ def decode_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"line {line} is not UTF-8 text (byte 0x{content[error.start]:02x})") from None
-    if (found := _UNFIT.search(text)) is not None:
+    if (found := UNPRINTABLE.search(text)) is not None:
         line = text[: found.start()].count("\n") + 1
         raise ValueError(f"line {line} holds {_named(found[0])}")
     return text

@@ -31,13 +31,18 @@ def checked(model: type[M], values: Any, where: str, remedy: str = "") -> M:
     Raises:
         UserError: the first field that is missing, unknown or of another kind.
     """
-    if not isinstance(values, Mapping):
-        found = "nothing" if values is None else type(values).__name__
-        raise UserError(f"{where}: must hold fields, found {found}{'; ' + remedy if remedy else ''}")
+    check_fields(values, where, remedy)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {in_words(error)}{'; ' + remedy if remedy else ''}") from error
+
+
+def check_fields(values: Any, where: str, remedy: str = "") -> None:
+    """Raise UserError, as `checked` does, when values have no names."""
+    if not isinstance(values, Mapping):
+        found = "nothing" if values is None else type(values).__name__
+        raise UserError(f"{where}: must hold fields, found {found}{'; ' + remedy if remedy else ''}")
 
 
 def in_words(error: ValidationError) -> str:

@@ -23,11 +23,10 @@ def read_yaml(path: Path, kind: str, examples: str | Path) -> Any:
         UserError: cannot be read, or as `parse_yaml`.
     """
     remedy = f"see {examples} for examples"
+    text = read_text(path, kind, remedy)
     try:
-        return parse_yaml(read_text(path, kind, remedy))
+        return parse_yaml(text)
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{kind} {path}: not YAML ({error}); {remedy}") from error
 
 
