@@ -10,7 +10,6 @@ from statistics import median
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import AveragedModel
 
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.recipe.load import build_config
@@ -66,8 +65,7 @@ def _prepare(objective):
     accelerator = Accelerator(mixed_precision="no")
     data = load_training_set(config.data, print)
     stage = create_stage(config, data, accelerator.device, lambda line: None)
-    optimizer = torch.optim.AdamW(stage.network.parameters())
-    trained = Trained(stage.network, AveragedModel(stage.network), optimizer)
+    trained = Trained.begin(stage.network, config.train)
     order = ShuffledOrder(config.train.seed, len(data), config.train.micro_batch_size)
     return lambda step: update(stage, trained, config.train, order, step, accelerator)
 

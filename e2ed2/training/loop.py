@@ -17,7 +17,6 @@ from accelerate.utils import (
     broadcast_object_list,
     gather_object,
 )
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order
 from e2ed2.recipe.config import Config
@@ -152,12 +151,7 @@ def _prepare(
     data = load_training_set(config.data, say, progress)
     torch.manual_seed(config.train.seed)
     stage: Stage = create_stage(config, data, accelerator.device, say)
-    network = stage.network
-    average = get_ema_multi_avg_fn(config.train.ema_decay)
-    ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
-    )
+    trained = Trained.begin(stage.network, config.train)
     num_items = len(data) if isinstance(data, Sized) else 0  # nobody knows of a stream
     if state.num_items not in (0, num_items):
         raise UserError(
@@ -165,7 +159,9 @@ def _prepare(
             "be another: bring them back, or name another run.dir"
         )
     if checkpoint is not None:
-        load_checkpoint(checkpoint, network, ema, optimizer, accelerator.scaler, stage.adversary)
+        load_checkpoint(
+            checkpoint, trained.network, trained.ema, trained.optimizer, accelerator.scaler, stage.adversary
+        )
         say(f"resuming {config.run.dir} at step {state.global_step}")
     position = None if checkpoint is None else read_data_state(checkpoint, *_place(accelerator))
     order = create_order(data, config, *_place(accelerator), position)
@@ -178,10 +174,11 @@ def _prepare(
         fields = flatten(config.model_dump(mode="json")).items()
         settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
         accelerator.init_trackers(config.run.dir.name, settings)
-    network, optimizer = accelerator.prepare(network, optimizer)
+    network, optimizer = accelerator.prepare(trained.network, trained.optimizer)
+    trained = Trained(network, trained.ema, optimizer)
     if stage.adversary is not None:
         stage.adversary.prepare(accelerator)
-    return _Run(config, accelerator, stage, Trained(network, ema, optimizer), order, num_items, metrics, validation)
+    return _Run(config, accelerator, stage, trained, order, num_items, metrics, validation)
 
 
 def _place(accelerator: Accelerator) -> tuple[int, int]:

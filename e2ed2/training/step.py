@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order, mix
 from e2ed2.objectives.total import total
@@ -46,6 +46,14 @@ class Trained:
     network: nn.Module
     ema: AveragedModel
     optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def begin(cls, network: nn.Module, config: TrainConfig) -> "Trained":
+        """A network with its average, which begins as the same, and AdamW."""
+        average = get_ema_multi_avg_fn(config.ema_decay)
+        ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        return cls(network, ema, optimizer)
 
 
 def update(
