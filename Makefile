@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 EXTRAS := train,emoji,dev
-TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)"\]/\1/p' pyproject.toml)
+TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
-from e2ed2.cli import app
+from e2ed2.commands.app import app
 from e2ed2.evaluation.protocols import protocol_names
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import load_config

@@ -2,6 +2,7 @@
 
 import errno
 import re
+from importlib.metadata import requires
 
 OUT_OF_MEMORY = (
     "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
@@ -9,6 +10,8 @@ OUT_OF_MEMORY = (
 )
 # What a machine refuses, whatever the path is for.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
+
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # what packages are called whose modules have other names
 
 UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL: nothing can encode or hold them
 MAX_SAID = 300  # letters of a library's message
@@ -41,6 +44,17 @@ def refusal(error: OSError) -> str | None:
     if error.filename is None or error.errno not in REFUSALS:
         return None
     return f"{error.filename}: {error.strerror}; name another, or mend this one"
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """One line on a package that one of our extras brings; None where none does."""
+    module = (error.name or "").partition(".")[0]
+    package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
+    for needed in requires("e2ed2") or []:
+        found = re.match(r"([\w-]+).*; extra == '(\w+)'", needed)
+        if found is not None and found[1].lower() == package:
+            return f"{package} is not installed: run `pip install 'e2ed2[{found[2]}]'`"
+    return None
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

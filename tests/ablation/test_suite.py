@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from e2ed2.ablation.run import _config, run_suite
 from e2ed2.ablation.suite import folder_name, load_suite
-from e2ed2.cli import app
+from e2ed2.commands.app import app
 from e2ed2.system.errors import UserError
 from tests.ablation.conftest import SUITE
 from tests.mangle import mangled_bytes, mangled_values, share_taken
