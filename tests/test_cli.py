@@ -133,6 +133,11 @@ def test_divergence_and_interruption_have_their_exit_status(monkeypatch, capsys,
     assert run(monkeypatch, "train", RECIPE, f"run.dir={tmp_path}") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: the GPU's memory is full: lower train.micro_batch_size") and said.count("\n") == 1
+    monkeypatch.setattr("e2ed2.training.loop.train", lambda *_: torch.empty(2**48))
+    assert run(monkeypatch, "train", RECIPE, f"run.dir={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: this machine's memory is full: lower train.micro_batch_size")
+    assert "DefaultCPU" not in said
 
 
 def test_precompute_hands_over_the_recipe_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from e2ed2.system.signals import interruptible
+
 MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
 EVALUATED_HELP = (
     f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
@@ -28,12 +30,13 @@ class Interrupted(Exception):
 @contextmanager
 def waiting_for(saved: str) -> Iterator[Any]:
     """Progress bars for a verb; `saved` tells what Ctrl-C leaves, where the work does not tell it itself."""
-    from e2ed2.system.console import Waiting, quiet_libraries
+    with interruptible(saved):
+        from e2ed2.system.console import Waiting, quiet_libraries
 
-    try:
-        with Waiting() as waiting:
-            waiting("starting", 0, 0)
-            quiet_libraries()
-            yield waiting
-    except KeyboardInterrupt as error:
-        raise Interrupted(str(error) or saved) from None
+        try:
+            with Waiting() as waiting:
+                waiting("starting", 0, 0)
+                quiet_libraries()
+                yield waiting
+        except KeyboardInterrupt as error:
+            raise Interrupted(str(error) or saved) from None

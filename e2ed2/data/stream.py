@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Protocol
 
@@ -22,6 +21,7 @@ from e2ed2.system.readers.typed import Record, checked
 
 State = dict[str, Any]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+NOTHING = "data.path: the shards hold no item for this process; give more items or fewer processes"
 SAVED = ("the saved place in the data", "begin anew, or take another checkpoint")
 
 
@@ -136,7 +136,7 @@ def endless(stream: Stream) -> Iterator[RawItem | SkippedItem]:
         for item in stream:
             num_empty = 0
             yield item
-    raise UserError("data.path: the shards hold no item for this process; give more items or fewer processes")
+    raise UserError(NOTHING)
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,9 @@ class StreamSet:
     """The training set of a stream, and the order it is trained in.
 
     The next `window_size` items are read and decoded while those before them are trained on, in batches of one shape,
-    in an order that is a function of the seed and the window's number. What a checkpoint keeps of it is where the
-    window began and which batch is next.
+    in an order that is a function of the seed and the window's number. A window ends where an epoch does, and what the
+    one before it holds is not decoded again: a small set is decoded once. What a checkpoint keeps is where the window
+    began and which batch is next.
 
     Args:
         open_stream: (seed, rank, number of processes) -> the stream; without a seed in the order of the shards.
@@ -173,6 +174,7 @@ class StreamSet:
         self._open, self._shapes, self._window_size = open_stream, shapes, window_size
         self._max_bad_fraction, self._say = max_bad_fraction, say
         self._decoders, self._reader = ThreadPoolExecutor(num_workers), ThreadPoolExecutor(1)
+        self._decoded: dict[Any, Picture | SkippedItem] = {}  # the last items that were read
         self._previews: dict[int, list[Picture]] = {}
         self.size = shapes[0][0]
 
@@ -183,7 +185,7 @@ class StreamSet:
         state = state or {"stream": self._stream.state, "window": 0, "batch": 0, "seen": 0, "skipped": 0}
         place = checked(SetPlace, state, *SAVED)
         self._stream.state = place.stream
-        self._items = endless(self._stream)
+        self._items = iter(self._stream)
         self._counts = (place.seen, place.skipped)
         self._next = self._read_next()
         self._number, self._batch = place.window, place.batch
@@ -235,7 +237,18 @@ class StreamSet:
             yield window.pictures, stream.state
 
     def _read_next(self) -> "Future[_Window]":
-        return self._reader.submit(self._read, self._stream, self._items, self._window_size)
+        return self._reader.submit(self._read_on)
+
+    def _read_on(self) -> _Window:
+        """What is left of the epoch, `window_size` items at most, or the beginning of the next one."""
+        for _ in range(3):  # one may be at its end, and one empty
+            window = self._read(self._stream, self._items, self._window_size)
+            num_items = len(window.pictures) + len(window.skipped)
+            if num_items < self._window_size:
+                self._items = iter(self._stream)
+            if num_items:
+                return window
+        raise UserError(NOTHING)
 
     def _take(self) -> None:
         """The window that was read in the meantime becomes the present one."""
@@ -260,7 +273,16 @@ class StreamSet:
         return seen, skipped
 
     def _read(self, stream: Stream, items: Iterator[RawItem | SkippedItem], size: int) -> _Window:
-        state = stream.state
-        decoded = list(self._decoders.map(partial(decode_item, shapes=self._shapes), islice(items, size)))
+        state, raw = stream.state, list(islice(items, size))
+        decoded = list(self._decoders.map(self._decode, raw))
+        self._decoded = dict(zip(map(_content, raw), decoded, strict=True))
         pictures = [item for item in decoded if isinstance(item, Picture)]
         return _Window(state, pictures, [item for item in decoded if isinstance(item, SkippedItem)])
+
+    def _decode(self, item: RawItem | SkippedItem) -> Picture | SkippedItem:
+        return self._decoded.get(_content(item)) or decode_item(item, self._shapes)
+
+
+def _content(item: RawItem | SkippedItem) -> Any:
+    """What tells an item from all others."""
+    return (item.key, item.captions, hash(item.image)) if isinstance(item, RawItem) else item

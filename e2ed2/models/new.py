@@ -1,21 +1,25 @@
 """Networks and pipelines with random weights, from a recipe's `model.architecture`."""
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 
 from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.parts import no_more_than, tensors
 from e2ed2.models.folders.pipeline import assemble, load_autoencoder
 from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.prediction import PredictionType
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, said
 
 if TYPE_CHECKING:
     from diffusers import PixArtAlphaPipeline
 
 M = TypeVar("M", bound=nn.Module)
+MOST_TENSORS = 100_000
 
 PREDICTION_TYPE: PredictionType = (
     "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step
@@ -34,9 +38,13 @@ def new_network(kind: type[M], architecture: Mapping[str, Any] | None) -> M:
         if name not in known:
             raise UserError(f"model.architecture.{name}: unknown field; {kind.__name__} has {', '.join(known)}")
     try:
+        with torch.device("meta"), no_more_than(MOST_TENSORS, f"it has more than {MOST_TENSORS:,} tensors"):
+            size = sum(x.numel() * x.element_size() for x in tensors(kind(**arguments)).values())
+        if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+            raise ValueError(f"its weights take {size >> 30:,} GiB, this machine has {memory >> 30}")
         return kind(**arguments)
-    except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"model.architecture: {kind.__name__} refuses it ({' '.join(str(error).split())})") from error
+    except Exception as error:  # a constructor has no common error
+        raise UserError(f"model.architecture: {kind.__name__} refuses it ({said(error)})") from error
 
 
 def new_pipeline(autoencoder: str, architecture: Mapping[str, Any] | None, solver: str) -> "PixArtAlphaPipeline":

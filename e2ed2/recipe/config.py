@@ -13,14 +13,17 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from e2ed2.recipe.data import DataConfig
 from e2ed2.recipe.fields import (
+    MOST_UPDATES,
     Count,
     CountOrZero,
+    Held,
     NonNegative,
     Number,
     PathOrUrl,
     PlainValues,
     Positive,
     Section,
+    Updates,
 )
 from e2ed2.recipe.objective import OBJECTIVES, TERMS, ObjectiveConfig
 from e2ed2.system.errors import UserError
@@ -105,10 +108,10 @@ class TrajectoryConfig(Section):
     teacher: str | None = None
     time_grid: Literal["fixed", "learned", "learned_alone"] = "fixed"
     parameters: Literal["shared", "per_step", "lora", "lora_per_step"] = "shared"
-    lora_rank: Count = 16
+    lora_rank: Held = 16
     lora_targets: list[str] | None = None
     gradient_checkpointing: bool = False
-    num_backprop_steps: Count | None = None
+    num_backprop_steps: Held | None = None
 
     @property
     def has_set_per_step(self) -> bool:
@@ -129,7 +132,7 @@ class ConsistencyConfig(Section):
 
     teacher: str | None = None
     guidance_scale: Annotated[Number, Field(ge=1)] = 2.0
-    num_ddim_steps: Annotated[int, Field(strict=True), AfterValidator(_holds_the_grid)] = 50
+    num_ddim_steps: Annotated[Count, AfterValidator(_holds_the_grid)] = 50
     huber_c: Positive = 1e-3
 
 
@@ -140,21 +143,21 @@ class TrainConfig(Section):
     every logged row goes beside `metrics.jsonl`, through accelerate; each needs its package.
     """
 
-    max_train_steps: Count = 1000
-    micro_batch_size: Count = 16
-    gradient_accumulation_steps: Count = 1
+    max_train_steps: Updates = 1000
+    micro_batch_size: Held = 16
+    gradient_accumulation_steps: Held = 1
     lr: Positive = 2e-5
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: CountOrZero = 0
+    lr_warmup_steps: Annotated[CountOrZero, Field(le=MOST_UPDATES)] = 0
     weight_decay: NonNegative = 0.03
     max_grad_norm: Positive = 1.0
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.95
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_no_is_text)] = "auto"
     seed: CountOrZero = 0
-    checkpoint_every: Count = 500
-    log_every: Count = 10
-    preview_every: Count = 250
-    keep_checkpoints: Count = 2
+    checkpoint_every: Updates = 500
+    log_every: Updates = 10
+    preview_every: Updates = 250
+    keep_checkpoints: Updates = 2
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "trackio", "swanlab", "clearml", "aim"]] = []
 
 
@@ -168,12 +171,12 @@ class EvaluationConfig(Section):
 
     protocol: str | None = None
     data: PathOrUrl | None = None
-    every: Count = 1000
-    num_images: Count | None = None
-    steps: Count | None = None
-    batch_size: Count = 32
+    every: Updates = 1000
+    num_images: Updates | None = None
+    steps: Held | None = None
+    batch_size: Held = 32
     metric: str | None = None
-    patience: Count | None = None
+    patience: Updates | None = None
 
 
 class Config(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from e2ed2.data.buckets import Shape, bucket_shapes
-from e2ed2.recipe.fields import Count, Fraction, Number, PathOrUrl, Positive, Section
+from e2ed2.recipe.fields import Fraction, Held, Number, PathOrUrl, Positive, Section
 
 SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
 
@@ -67,12 +67,12 @@ class DataConfig(SourceConfig):
     sources: list[WeightedSourceConfig] = []
     size: Annotated[int, Field(strict=True, ge=8)] = 64
     buckets: BucketConfig = BucketConfig()
-    window_size: Count = 1000
-    num_workers: Count | None = None
+    window_size: Held = 1000
+    num_workers: Held | None = None
     max_bad_fraction: Fraction = 0.05
     plain_caption_fraction: Fraction = 0.25
     caption_dropout: Fraction = 0.0
-    images_per_caption: Count = 1
+    images_per_caption: Held = 1
 
     @property
     def asks_groups(self) -> bool:

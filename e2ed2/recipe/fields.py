@@ -16,9 +16,15 @@ def _no_switch(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+MOST_UPDATES, MOST_HELD, LARGEST = 10**9, 2**16, 1e12
+
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Number = Annotated[float, BeforeValidator(_no_switch)]  # not strict: YAML reads 1e-4 as text
+Updates = Annotated[Count, Field(le=MOST_UPDATES)]
+Held = Annotated[Count, Field(le=MOST_HELD)]  # rows, samples, threads: what a machine has to have at the same time
+HeldOrZero = Annotated[CountOrZero, Field(le=MOST_HELD)]
+# not strict: YAML reads 1e-4 as text
+Number = Annotated[float, BeforeValidator(_no_switch), Field(ge=-LARGEST, le=LARGEST)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from e2ed2.recipe.fields import Count, CountOrZero, NonNegative, Number, Positive, Section
+from e2ed2.recipe.fields import Held, HeldOrZero, NonNegative, Number, Positive, Section
 
 
 class TermConfig(Section):
@@ -26,8 +26,8 @@ class CropConfig(Section):
     `halo`: cells decoded around them and cut off.
     """
 
-    size: Count | None = None
-    halo: CountOrZero = 4
+    size: Held | None = None
+    halo: HeldOrZero = 4
 
 
 class AdversarialConfig(TermConfig):
@@ -39,10 +39,10 @@ class AdversarialConfig(TermConfig):
 
     space: Literal["latent", "pixel", "feature"] = "latent"
     loss: Literal["hinge", "non_saturating", "least_squares"] = "hinge"
-    num_discriminator_updates: Count = 5
+    num_discriminator_updates: Held = 5
     lr: Positive = 2e-4
     r1_weight: NonNegative = 0.0
-    buffer_size: CountOrZero = 0
+    buffer_size: HeldOrZero = 0
 
 
 class ObjectiveConfig(Section):
@@ -66,7 +66,7 @@ class ObjectiveConfig(Section):
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
     perceptual_network: Literal["bundled", "alex", "vgg", "squeeze"] = "bundled"
-    num_samples: Count = 1
+    num_samples: Held = 1
     intermediate_weight: NonNegative = 0.0
 
 

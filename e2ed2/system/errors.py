@@ -5,7 +5,7 @@ import re
 from importlib.metadata import requires
 
 OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
+    "memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
     "model.gradient_checkpointing and trajectory.gradient_checkpointing, or lower --batch-size; docs/models.md counts"
 )
 # What a machine refuses, whatever the path is for.
@@ -37,6 +37,17 @@ def said(error: BaseException) -> str:
     """What an error of a library says, as a part of one line."""
     text = one_line(error) or type(error).__name__
     return text if len(text) <= MAX_SAID else text[:MAX_SAID] + "..."
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """One line on a memory that is full, as torch or numpy say it, which are not imported here; None on all else."""
+    text = one_line(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU's {OUT_OF_MEMORY} ({text.partition('. ')[0]})"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in text:
+        asked = re.search(r"allocate \S+ \w+", text)
+        return f"this machine's {OUT_OF_MEMORY} ({asked[0] if asked else said(error)})"
+    return None
 
 
 def refusal(error: OSError) -> str | None:

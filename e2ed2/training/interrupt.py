@@ -1,31 +1,13 @@
 """Ctrl-C, and SIGTERM as a cluster's notice, during training: the update is finished and saved first."""
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from accelerate import Accelerator
 
-Handler = Callable[[int, FrameType | None], object]
-
-
-@contextmanager
-def handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
-    """Signals go to other handlers meanwhile; in another thread than the main one nothing changes: none gets there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-SIGTERM_IS_CTRL_C: dict[signal.Signals, Handler] = {signal.SIGTERM: signal.default_int_handler}
+from e2ed2.system.signals import handled
 
 
 class Interrupt:

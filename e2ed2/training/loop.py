@@ -24,6 +24,7 @@ from e2ed2.recipe.load import check_config, flatten
 from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.system.files import atomic_folder
 from e2ed2.system.processes import process_state
+from e2ed2.system.signals import SIGTERM_IS_CTRL_C, handled
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.checkpoint import (
     TrainState,
@@ -32,7 +33,7 @@ from e2ed2.training.checkpoint import (
     read_data_state,
     save_checkpoint,
 )
-from e2ed2.training.interrupt import SIGTERM_IS_CTRL_C, Interrupt, delayed_interrupt, handled
+from e2ed2.training.interrupt import Interrupt, delayed_interrupt
 from e2ed2.training.latents.training_set import create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision

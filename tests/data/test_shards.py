@@ -297,3 +297,17 @@ def test_processes_share_an_epoch_and_epochs_differ(tmp_path, num_processes, num
         assert all(epoch)
     if num_shards > 1:
         assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("name", ["photos [v2]", "a*b", "of {0..3}", "what?"])
+@pytest.mark.parametrize("pattern", ["*.tar", "{00000..00001}.tar", "0000?.tar*"])
+def test_a_pattern_begins_where_the_path_ends(tmp_path, name, pattern):
+    (tmp_path / name).mkdir()
+    write_shards(tmp_path / name, 2, 1)
+    assert keys(read(tmp_path / name / pattern)) == ["0-0", "1-0"]
+
+
+@pytest.mark.parametrize("braces", ["{0..99999999}", "{000..999}{000..999}", f"{{0..{'9' * 18}}}", "{0..999}/{0..999}"])
+def test_braces_for_more_shards_than_anybody_has_are_refused_at_once(tmp_path, braces):
+    with pytest.raises(UserError, match="braces for .* shards, at most 100,000 are read"):
+        tar_shards(f"{tmp_path}/{braces}.tar", Columns())

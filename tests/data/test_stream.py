@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from e2ed2.data import stream as stream_module
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.shards import tar_shards
 from e2ed2.data.stream import MixedStream, ShardStream, StreamSet
@@ -41,6 +42,17 @@ def test_a_resumed_stream_goes_on_with_the_very_next_batch(tmp_path, window_size
         state = json.loads(json.dumps(resumed.state()))
     assert found == expected
     assert len({key for batch in expected for key in batch}) == 15  # all of the set
+
+
+def test_a_set_smaller_than_the_window_is_decoded_once(tmp_path, monkeypatch):
+    decoded = []
+    decode = stream_module.decode_item
+    monkeypatch.setattr(stream_module, "decode_item", lambda item, shapes: decoded.append(item) or decode(item, shapes))
+    write_shards(tmp_path)
+    data = open_set(tmp_path, window_size=1000, num_workers=1)
+    data.begin(3, 1, 0, 1, None)
+    epochs = [{key for batch in batches(data, 15) for key in batch} for _ in range(8)]
+    assert len(decoded) == 15 and all(len(epoch) == 15 for epoch in epochs)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -86,14 +87,16 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
         read_text(tmp_path / "large", "prompts")
 
 
-def test_a_stream_without_end_is_not_read_to_its_end(monkeypatch):
-    if not os.path.exists("/dev/zero"):
-        pytest.skip("no /dev/zero")
+def test_what_never_ends_or_never_begins_is_not_read(monkeypatch, tmp_path):
+    large, pipe = tmp_path / "large", tmp_path / "pipe"
+    large.write_bytes(bytes(1001))
+    os.mkfifo(pipe)
     monkeypatch.setattr(text_module, "MAX_BYTES", 1000)
-    from pathlib import Path
-
-    with pytest.raises(UserError, match="/dev/zero: over"):
-        read_text(Path("/dev/zero"), "prompts")
+    with pytest.raises(UserError, match="prompts .*large: over 0 MiB"):
+        read_text(large, "prompts")
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"prompts {path}: not a file but a pipe, a socket or a device"):
+            read_text(path, "prompts")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A user's folder of captioned images, as a source."""
 
 import csv
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,21 @@ class FolderSource:
             needed = f"needs the columns {FILE_COLUMN} and {self._columns.caption or 'text'}"
             has = f"but has: {', '.join(names)}; data.caption_column names another"
             raise UserError(f"{self._path / 'metadata.csv'} {needed}, {has}")
+
+
+def as_pattern(path: str) -> str:
+    """A path as a pattern of `glob`: as far as it exists it is itself, whatever its characters."""
+    there, rest = split_where_it_ends(path)
+    return glob.escape(there) + rest
+
+
+def split_where_it_ends(path: str) -> tuple[str, str]:
+    """(What exists of a path, the rest of it, in which characters may have a meaning); nothing is known of a URL."""
+    there, rest = ("", path) if "://" in path else (path, "")
+    while there and not os.path.lexists(there):
+        there, slash, last = there.rpartition("/")
+        rest = slash + last + rest
+    return there, rest
 
 
 def visible_files(folder: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from e2ed2.system.errors import REFUSALS, UserError
 
-OF_CACHES = REFUSALS | {errno.ENOTDIR, errno.EEXIST}
+OF_CACHES = REFUSALS | {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 FULL = {errno.ENOSPC, errno.EDQUOT}  # only who writes is told so
 
 

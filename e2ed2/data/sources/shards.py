@@ -4,6 +4,7 @@ Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of a
 """
 
 import io
+import math
 import os
 import re
 import tarfile
@@ -18,7 +19,7 @@ from urllib.request import urlopen
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns, parse_fields
-from e2ed2.data.sources.folder import visible_files
+from e2ed2.data.sources.folder import as_pattern, split_where_it_ends, visible_files
 from e2ed2.data.sources.refusals import in_one_line, unreadable
 from e2ed2.data.sources.tables import Shard
 from e2ed2.system.errors import UserError
@@ -26,6 +27,7 @@ from e2ed2.system.files import atomic_file
 from e2ed2.system.readers.text import MAX_BYTES
 
 END_OF_TAR = bytes(1024)
+BRACES, MOST_SHARDS = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}"), 100_000
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 HTTP_TIMEOUT = 60.0  # seconds without a byte
 RETRY_WAITS = (1.0, 2.0, 4.0)  # seconds before a remote shard is opened again, as long as no new item comes
@@ -61,15 +63,17 @@ def _list_urls(path: str) -> list[str]:
         return sorted(str(file) for file in visible_files(Path(path)) if file.suffix == ".tar")
     if os.path.isfile(path):
         return [path]
-    braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
-    if braces:
-        low, high = braces.groups()
-        numbers = (str(number).zfill(len(low)) for number in range(int(low), int(high) + 1))
-        return [url for number in numbers for url in _list_urls(path.replace(braces[0], number, 1))]
+    there, rest = split_where_it_ends(path)
+    ranges = [range(int(low), int(high) + 1) for low, high in BRACES.findall(rest)]
+    if (count := math.prod(map(len, ranges))) > MOST_SHARDS:
+        raise UserError(f"data.path '{path}': braces for {count:,} shards, at most {MOST_SHARDS:,} are read")
+    if ranges:
+        start, low, _, end = BRACES.split(rest, maxsplit=1)
+        return [url for number in ranges[0] for url in _list_urls(f"{there}{start}{number:0{len(low)}}{end}")]
     if "*" not in path and ("://" not in path or _is_http(path) or path.endswith(TAR_SUFFIXES)):
         return [path] if "://" in path else []
     with in_one_line(path):
-        system, pattern = fsspec.url_to_fs(path)
+        system, pattern = fsspec.url_to_fs(as_pattern(path) if "*" in path else path)
         if "*" not in path:
             if not system.isdir(pattern):
                 return [path]

@@ -1,7 +1,5 @@
 """Parquet files and data sets of the Hugging Face hub, through the `datasets` package."""
 
-import glob
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns
-from e2ed2.data.sources.folder import visible_files
+from e2ed2.data.sources.folder import as_pattern, visible_files
 from e2ed2.data.sources.parquet import ROWS_AT_A_TIME, check_parquet, parquet_items, read_through, shared_columns
 from e2ed2.data.sources.refusals import in_one_line, is_of_cache
 from e2ed2.system.errors import UserError
@@ -76,7 +74,7 @@ def _named(path: str, kind: str, revision: str | None) -> dict[str, Any]:
     """What the package calls it; a path that exists is itself, whatever its characters."""
     if kind == "hub":
         return {"path": path, "revision": revision}
-    is_folder, pattern = _is_folder(path), glob.escape(path) if os.path.exists(path) else path
+    is_folder, pattern = _is_folder(path), as_pattern(path)
     if is_folder and "://" not in path:
         for _ in visible_files(Path(path)):  # refuses a folder that cannot be listed; the package would leave it out
             pass

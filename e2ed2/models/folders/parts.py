@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,16 +113,22 @@ def _num_tensors(files: Sequence[Path]) -> int:
     return total
 
 
-@contextmanager
-def no_more_than_in(files: Sequence[Path]) -> Iterator[None]:
+def no_more_than_in(files: Sequence[Path]) -> AbstractContextManager[None]:
     """Stops the making of a network that has far more parameters than its files hold: a config of a million layers."""
-    count, most = 0, 4 * _num_tensors(files) + 100  # tied ones count, and each once more when its values come
+    most = 4 * _num_tensors(files) + 100  # tied ones count, and each once more when its values come
+    return no_more_than(most, "its config asks for far more tensors than its files hold")
+
+
+@contextmanager
+def no_more_than(most: int, message: str) -> Iterator[None]:
+    """Stops the making of a network of more than `most` parameters, with ValueError(message)."""
+    count = 0
 
     def count_up(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal count
         count += 1
         if count > most:
-            raise ValueError("its config asks for far more tensors than its files hold")
+            raise ValueError(message)
 
     hook = register_module_parameter_registration_hook(count_up)
     try:

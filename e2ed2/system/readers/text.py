@@ -61,6 +61,8 @@ def read_bytes(path: Path, kind: str, remedy: str) -> bytes:
         UserError: cannot be read, or over `MAX_BYTES`.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("not a file but a pipe, a socket or a device")  # which may never end, or never begin
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
