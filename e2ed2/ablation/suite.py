@@ -29,6 +29,7 @@ from e2ed2.evaluation.evaluate import MAX_SEED
 from e2ed2.recipe.config import MAX_INFERENCE_STEPS
 from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.recipe.load import flatten
+from e2ed2.recipe.shipped import recipe_file
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked
 from e2ed2.system.readers.yaml_file import read_yaml
@@ -98,12 +99,13 @@ class Suite(Part):
 
 
 def load_suite(path: Path, quick: bool = False) -> Suite:
-    """A suite file; `quick` applies its own `quick` section.
+    """A suite file, or a shipped one by its name; `quick` applies its own `quick` section.
 
     Raises:
         UserError: unreadable file, unknown field, wrong type, a key given twice, a baseline that is no row, a row
             that cannot be a folder or sets what the suite does, or no quick size.
     """
+    path = recipe_file(path, "suite")
     suite = checked(Suite, read_yaml(path, "suite", "recipes/ablation/"), f"suite {path}")
     if quick:
         if suite.quick is None:

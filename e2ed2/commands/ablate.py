@@ -15,7 +15,9 @@ EXAMPLES = (
 
 
 def ablate(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="A YAML file of rows.", show_default=False)],
+    suite: Annotated[
+        Path, typer.Argument(metavar="SUITE", help="A YAML file, or a shipped one: ablation/ours.", show_default=False)
+    ],
     out: Annotated[Path | None, typer.Option(help="Where all of it goes.", show_default="runs/ablation/NAME")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The suite's small size, minutes on a CPU.")] = False,
 ) -> None:

@@ -14,7 +14,9 @@ EVALUATED_HELP = (
     f"{MODEL_HELP} Or a baseline: sdxl, sdxl-turbo, sdxl-lightning, lcm, pixart-delta or a .yaml; a folder of images; "
     "a floor of the emoji protocols: real, autoencoder."
 )
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped one: emoji/e2ed2.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change.", show_default=False)
 ]

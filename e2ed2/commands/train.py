@@ -1,6 +1,6 @@
 """`e2ed2 train`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,14 @@ EXAMPLES = (
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and what it names; print it.")] = False,
 ) -> None:
     """Train a stage. The same command again resumes it, exactly."""
     from e2ed2.recipe.load import load_config
 
     config = load_config(recipe, overrides)
     if dry_run:
+        _look(config)
         print(config.to_yaml(), end="")
         return
     with waiting_for(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
@@ -32,3 +33,15 @@ def train(
         waiting("preparing", 0, 0)
         model = run(config, waiting.say, waiting.tick, waiting)
         print(f"model: {model}\nreport: {write_report(config.run.dir)}")
+
+
+def _look(config: Any) -> None:
+    """Whether what the recipe names is there."""
+    with waiting_for("") as waiting:
+        from e2ed2.training.inputs import check_inputs
+        from e2ed2.training.validation import create_validation
+
+        waiting("looking at data and model", 0, 0)
+        for name in check_inputs(config):
+            waiting.say(f"note: {name} is looked for on the hub when the run begins")
+        create_validation(config, waiting)

@@ -31,7 +31,7 @@ from e2ed2.data.cache_files import (
     shard_path,
     whole,
 )
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, one_line
 from e2ed2.system.files import atomic_file, write_file
 
 SHARD_SIZE = 256  # items
@@ -122,6 +122,7 @@ class CachedSet:
             raise UserError(f"data.path: the cache {folder} is unfinished; run the same `e2ed2 precompute` again")
         self.made_with: dict[str, Any] = manifest.made_with.model_dump(by_alias=True)
         self.parts, self.has_images, self.size = manifest.parts, manifest.has_images, manifest.made_with.size
+        self.cut_captions = one_line(manifest.cut_captions)
         self._places, items, buckets = read_index(folder, manifest.made_with.shapes, manifest.parts)
         self.buckets: Tensor | None = None if manifest.made_with.buckets is None else buckets
         self.num_captions, self.micro = items[:, 0], items[:, 2:]

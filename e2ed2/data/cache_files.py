@@ -53,13 +53,14 @@ class MadeWith(Record):
 
 
 class Manifest(Record):
-    """`cache.json`. `parts`: (number of items, weight) of each of several sources."""
+    """`cache.json`. `parts`: (number of items, weight) of several sources. `cut_captions`: what to say of it."""
 
     made_with: MadeWith
     data: str
     parts: list[Annotated[tuple[Count, Weight], Field(strict=False)]]
     has_images: bool
     complete: bool
+    cut_captions: str = ""
 
 
 class ShardMetadata(Record):

@@ -16,6 +16,7 @@ from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.models.folders import bundled
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.load import load_config
+from e2ed2.recipe.shipped import shipped_recipes
 from e2ed2.reports.run_page import write_report
 from e2ed2.sampling.folder import save_images
 from e2ed2.system.errors import UserError
@@ -54,7 +55,7 @@ def run_demo(
     """
     if any(override.startswith("run.dir=") for override in overrides):
         raise UserError("run.dir: the demo writes to --out; give that instead")
-    config = load_config(find_recipe("demo.yaml"), [f"run.dir={json.dumps(str(out))}", *overrides])
+    config = load_config(shipped_recipes()["demo"], [f"run.dir={json.dumps(str(out))}", *overrides])
 
     def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
         kept = out / "evaluation" / folder
@@ -103,12 +104,3 @@ def shipped(name: str, nfe: int, model: str | None = None) -> dict[str, Any] | N
         if (row["model"], row["protocol"], row["nfe"]) == (model or name, PROTOCOL, nfe):
             return {**row, "measured": "shipped"}
     return None
-
-
-def find_recipe(name: str) -> Path:
-    """A recipe that comes with e2ed2: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "recipes", package.parent / "recipes"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"recipe {name}: not found in {package / 'recipes'}; reinstall e2ed2")

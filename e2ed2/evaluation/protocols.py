@@ -4,6 +4,7 @@
 images, whose paths are relative to `--data`, or to the file. Rooms above add kinds of their own.
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -90,7 +91,7 @@ def protocol_names() -> list[str]:
 
 
 def read_protocol(name: str) -> Protocol:
-    """A shipped protocol by name, or a YAML file.
+    """A shipped protocol by name, or a YAML file; from then on its plug-ins are found in its folder.
 
     Raises:
         UserError: no such protocol, unreadable file, unknown field, wrong type.
@@ -99,6 +100,8 @@ def read_protocol(name: str) -> Protocol:
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"protocol '{name}' is unknown: choose {', '.join(protocol_names())}, or give a .yaml file")
     values = read_yaml(path, "protocol", FOLDERS[0])
+    if (beside := str(path.parent.absolute())) not in sys.path:
+        sys.path.append(beside)  # a plug-in metric may lie there
     section = next((s for s in KINDS if isinstance(values, dict) and s in values), next(iter(KINDS)))
     return checked(KINDS[section], values, f"protocol {path}")
 

@@ -21,6 +21,7 @@ from e2ed2.recipe.checks import (
 from e2ed2.recipe.config import Config, EvaluationConfig, objective_weights
 from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import SCORING_RULES, TERMS
+from e2ed2.recipe.shipped import recipe_file
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import MAX_SHOWN
 from e2ed2.system.readers.yaml_file import parse_yaml, read_yaml
@@ -46,12 +47,12 @@ FREE_FIELDS = {f"evaluation.{name}" for name in EvaluationConfig.model_fields} |
 
 
 def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
-    """A recipe file with `field.path=value` overrides, validated.
+    """A recipe file, or a shipped one by its name, with `field.path=value` overrides, validated.
 
     Raises:
         UserError: unreadable file, malformed override, unknown field, wrong type or range.
     """
-    values = read_yaml(recipe, "recipe", "recipes/")
+    values = read_yaml(recipe_file(recipe), "recipe", "recipes/")
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"recipe {recipe}: expected fields such as 'stage: e2ed2', found {found}")

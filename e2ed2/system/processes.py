@@ -7,6 +7,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
+from e2ed2.system.environment import device_name
+
 PATIENCE = timedelta(days=7)  # of the processes that have done their share
 
 
@@ -18,6 +20,12 @@ def process_state(patience: timedelta = PATIENCE) -> PartialState:
     """
     is_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=is_on_cpu, timeout=patience)
+
+
+def about_processes(state: PartialState, precision: str) -> str:
+    """What a run begins by saying; a launcher that started fewer than were asked for is seen here."""
+    number = "1 process" if state.num_processes == 1 else f"{state.num_processes} processes"
+    return f"{number}, {device_name()}, precision {'float32' if precision == 'no' else precision}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     ProjectConfiguration,
@@ -23,7 +22,7 @@ from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import check_config, flatten
 from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.system.files import atomic_folder
-from e2ed2.system.processes import process_state
+from e2ed2.system.processes import about_processes, process_state
 from e2ed2.system.signals import SIGTERM_IS_CTRL_C, handled
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.checkpoint import (
@@ -33,6 +32,7 @@ from e2ed2.training.checkpoint import (
     read_data_state,
     save_checkpoint,
 )
+from e2ed2.training.inputs import check_trackers
 from e2ed2.training.interrupt import Interrupt, delayed_interrupt
 from e2ed2.training.latents.training_set import create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
@@ -82,6 +82,7 @@ def train(
     reset_peak_memory()
     is_main = accelerator.is_main_process
     say = say if is_main else lambda line: None
+    say(about_processes(PartialState(), config.train.mixed_precision))
     model = config.run.dir / "model"
     with claimed(config.run.dir, is_main):
         checkpoint, state = find_start(config, accelerator.num_processes, say)
@@ -91,8 +92,9 @@ def train(
         validation = None
         if is_main:
             validation = create_validation(config, watch)
-            write_run_files(config)
         run = _prepare(config, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
+        if is_main:
+            write_run_files(config, accelerator.num_processes)
         state = _train_steps(run, state.model_copy(update={"num_items": run.num_items}), say, tick)
         if is_main:
             with atomic_folder(model) as folder:
@@ -122,9 +124,7 @@ def _create_accelerator(config: Config) -> Accelerator:
     mixed_precision, trackers = config.train.mixed_precision, config.train.trackers
     if mixed_precision == "fp16" and PartialState().device.type == "cpu":
         raise UserError("train.mixed_precision: fp16 needs a GPU, and there is none; use bf16 or no")
-    missing = [name for name in trackers if name not in map(str, get_available_trackers())]
-    if missing:
-        raise UserError(f"train.trackers: {missing[0]} is not installed; run `pip install {missing[0]}`")
+    check_trackers(trackers)
     try:
         folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
         trajectory = config.trajectory  # sets of steps, and grids, that an update did not run have no gradient

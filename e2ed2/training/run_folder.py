@@ -111,9 +111,10 @@ def recorded_config(run_dir: Path) -> dict[str, Any]:
     return recorded
 
 
-def write_run_files(config: Config) -> None:
+def write_run_files(config: Config, num_processes: int) -> None:
     write_file(config.run.dir / "config.yaml", config.to_yaml().encode())
-    write_file(config.run.dir / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
+    made_with = environment() | {"num_processes": num_processes}
+    write_file(config.run.dir / "environment.json", (json.dumps(made_with, indent=1) + "\n").encode())
 
 
 def exported_step(model: Path) -> int | None:

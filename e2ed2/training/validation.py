@@ -123,6 +123,11 @@ def create_validation(config: Config, watch: Watch) -> Validation | None:
     except UserError as error:
         raise UserError(f"evaluation: {error}") from error
     deciding = [name for name in names if metric_of(name).better != "shown"]
+    if not deciding:
+        raise UserError(
+            f"evaluation.protocol: {asked.protocol} measures {', '.join(names)}, of which more is not better or worse; "
+            "add a metric that says which model is best, such as kernel_distance"
+        )
     metric = deciding_metric(asked.metric, names)
     if metric not in deciding:
         raise UserError(f"evaluation.metric: {metric}, but {asked.protocol} decides by {', '.join(deciding)}")

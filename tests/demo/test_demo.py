@@ -2,12 +2,12 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
-from e2ed2.demo.run import ROWS, find_recipe, run_demo
+from e2ed2.demo.run import ROWS, run_demo
 from e2ed2.sampling.generate import Sampler
-from e2ed2.system.errors import UserError
 
 QUICK = ["train.max_train_steps=4", "train.micro_batch_size=8", "train.preview_every=2", "train.checkpoint_every=2"]
 
@@ -72,8 +72,6 @@ def test_full_measures_every_row_here(tmp_path, tiny_bundle):
 def test_the_recipe_is_found_and_is_what_the_demo_promises():
     from e2ed2.recipe.load import load_config
 
-    config = load_config(find_recipe("demo.yaml"))
+    config = load_config(Path("demo"))
     assert (config.stage, config.model.path, config.trajectory.num_inference_steps) == ("e2ed2", "emoji-lcm", 4)
     assert config.objective.l2.weight > 0 and config.objective.lpips.weight > 0
-    with pytest.raises(UserError, match="nothing.yaml"):
-        find_recipe("nothing.yaml")

@@ -267,6 +267,17 @@ def test_plug_ins_and_packages(protocol, tmp_path, monkeypatch):
         result_of(folder, protocol(metrics=["image_reward"]), out=tmp_path / "out")
 
 
+def test_a_plug_in_is_found_beside_its_protocol_from_any_folder(protocol, tmp_path, monkeypatch):
+    path = protocol(metrics=["scores_beside_it:brightness"])
+    plug_in = "import torch\n\ndef brightness(paths, prompts):\n    return torch.ones(len(paths))\n"
+    (tmp_path / "scores_beside_it.py").write_text(plug_in)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    folder = draw_images(tmp_path / "theirs", 24)
+    assert result_of(folder, path, out=tmp_path / "out")["metrics"]["scores_beside_it:brightness"]["value"] == 1
+
+
 @pytest.mark.parametrize(
     ("parts", "options", "message"),
     [

@@ -54,6 +54,12 @@ def with_evaluation(config, **evaluation):
     return build_config({**values, "evaluation": {"protocol": "emoji", "every": 3, **evaluation}})
 
 
+def test_a_protocol_that_never_says_what_is_better_is_refused_before_training(tiny, monkeypatch):
+    monkeypatch.setattr(validation, "check_protocol", lambda *args: ["spread"])
+    with pytest.raises(UserError, match="evaluation.protocol: emoji measures spread, of which more is not better or"):
+        train(with_evaluation(tiny()), quiet)
+
+
 def test_the_average_is_measured_as_often_as_asked_and_at_both_ends(tiny, scripted):
     config, said = with_evaluation(tiny(max_train_steps=10), num_images=8), []
     model = train(config, said.append)
@@ -66,8 +72,8 @@ def test_the_average_is_measured_as_often_as_asked_and_at_both_ends(tiny, script
     best = load_file(run_dir / "best" / "part" / "weights.safetensors")
     assert all(scripted[2][1][name].equal(tensor) for name, tensor in best.items())
     assert json.loads((run_dir / "best" / "training.json").read_text())["global_step"] == 6
-    assert said[0] == "step 0: kernel distance 0.900 ±0.010, the best so far; few images"
-    assert said[3] == "step 9: kernel distance 0.600 ±0.010"
+    assert said[1] == "step 0: kernel distance 0.900 ±0.010, the best so far; few images"
+    assert said[4] == "step 9: kernel distance 0.600 ±0.010"
 
 
 def test_the_run_ends_when_nothing_gets_better(tiny, scripted):

@@ -52,8 +52,9 @@ def latent_set(
         UserError: of another size than the model's, or a cache that something else made.
     """
     check_size(data.size, config.data, pipeline)
-    if not isinstance(data, CachedSet):
-        _tell_of_captions(data, pipeline, max_sequence_length, say)
+    is_encoded = isinstance(data, CachedSet)
+    if cut := data.cut_captions if is_encoded else cut_captions(data, pipeline, max_sequence_length):
+        say(cut)
     if isinstance(data, ImageTextSet):
         return MemoryLatents(data, config.data, pipeline, device, say, max_sequence_length)
     if isinstance(data, CachedSet):
@@ -68,21 +69,21 @@ def latent_set(
     return OnlineLatents(data, config.data, pipeline, device, max_sequence_length)
 
 
-def _tell_of_captions(
-    data: ImageTextSet | SourceSet | StreamSet, pipeline: Any, max_sequence_length: int, say: Callable[[str], None]
-) -> None:
-    """Say how many of some captions are longer than what the text encoder sees of them."""
+def cut_captions(data: ImageTextSet | SourceSet | StreamSet, pipeline: Any, max_sequence_length: int) -> str:
+    """A line on how many of some captions are longer than what the text encoder sees of them; empty if none is."""
     if isinstance(data, StreamSet):
         captions = [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
     elif isinstance(data, ImageTextSet):
         captions = data.captions
     else:
         captions = data.first_captions(spread(len(data), NUM_COUNTED))
-    if cut := too_long(captions, longest_tokenizer(pipeline), max_sequence_length):
-        say(
-            f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
-            f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
-        )
+    cut = too_long(captions, longest_tokenizer(pipeline), max_sequence_length)
+    if not cut:
+        return ""
+    return (
+        f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
+        f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
+    )
 
 
 class OnlineLatents(LatentSet):

@@ -33,10 +33,11 @@ from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_file, locked
-from e2ed2.system.processes import process_state
+from e2ed2.system.processes import about_processes, process_state
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.latents.encoders import made_with
 from e2ed2.training.latents.latent_set import check_size
+from e2ed2.training.latents.lazy import cut_captions
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.stages.start import half_of, load_start
@@ -64,16 +65,21 @@ def precompute(
     assert not isinstance(data, CachedSet)
     process = process_state()
     config = resolve_precision(config, {}, process.device)
+    if process.is_main_process:
+        say(about_processes(process, config.train.mixed_precision))
     pipeline, max_sequence_length = _load_encoders(config)
     check_size(data.size, config.data, pipeline)
     for part in (pipeline.vae, *text_encoders(pipeline).values()):
         part.to(process.device)
+    if cut := cut_captions(data, pipeline, max_sequence_length):
+        say(cut)
     encoder = _Encoder(pipeline, max_sequence_length, judges_features(config.objective, objective_weights(config)))
     manifest = {
         "made_with": made_with(config, pipeline, max_sequence_length),
         "data": _fingerprint(data, config),
         "parts": [list(part) for part in data.parts] if isinstance(data, SourceSet) else [],
         "has_images": encoder.keeps_images,
+        "cut_captions": cut,
     }
     try:
         out.mkdir(parents=True, exist_ok=True)

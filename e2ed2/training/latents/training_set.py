@@ -39,11 +39,32 @@ def load_training_set(
     """
     if config.source != "emoji" or config.sources:
         return load_user_data(config, say, progress)
-    if config.size != IMAGE_SIZE:
-        raise UserError(
-            f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
-        )
+    open_sources(config)
     return load_emoji("train", progress)
+
+
+def open_sources(config: DataConfig) -> list[Any]:
+    """What `data.source` or `data.sources` name, with nothing decoded: shards, a list of images, or a cache.
+
+    Raises:
+        UserError: nothing there, no access, or a column or a size that it does not have.
+    """
+    if config.source == "emoji" and not config.sources:
+        if config.size != IMAGE_SIZE:
+            raise UserError(
+                f"data.size: {config.size}, but the emoji set has {IMAGE_SIZE} px images: set it to {IMAGE_SIZE}"
+            )
+        return []
+    if config.source == "cache" and not config.sources:
+        return [CachedSet(_on_disk(config))]
+    sources = _sources(config)
+    if sources[0].is_stream:
+        return [_open_shards(source) for source in sources]
+    return [(str(source.path), _open_source(source)) for source in sources]
+
+
+def _sources(config: DataConfig) -> list[WeightedSourceConfig]:
+    return config.sources or [WeightedSourceConfig(**config.model_dump(include=set(SourceConfig.model_fields)))]
 
 
 def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Progress | None = None) -> TrainingSet:
@@ -52,17 +73,16 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
     Raises:
         UserError: nothing there, nothing usable, too large a share of bad items, or no access.
     """
+    opened = open_sources(config)
     if config.source == "cache" and not config.sources:
-        return CachedSet(_on_disk(config))
-    sources = config.sources or [WeightedSourceConfig(**config.model_dump(include=set(SourceConfig.model_fields)))]
-    shapes = config.shapes
+        return opened[0]
+    sources, shapes = _sources(config), config.shapes
     num_workers = config.num_workers or min(os.cpu_count() or 1, MAX_WORKERS)
     weights = [source.weight for source in sources]
     if sources[0].is_stream:
-        opened = partial(_open_stream, [_open_shards(source) for source in sources], weights)
-        return StreamSet(opened, shapes, config.window_size, config.max_bad_fraction, num_workers, say)
-    listed = [(str(source.path), _open_source(source)) for source in sources]
-    data = SourceSet(listed, weights, shapes, config.max_bad_fraction, num_workers, say, progress)
+        open_stream = partial(_open_stream, opened, weights)
+        return StreamSet(open_stream, shapes, config.window_size, config.max_bad_fraction, num_workers, say)
+    data = SourceSet(opened, weights, shapes, config.max_bad_fraction, num_workers, say, progress)
     is_small = len(data) * 3 * config.size**2 <= MAX_BYTES_IN_MEMORY
     return (data.in_memory() if is_small else None) or data
 

@@ -376,6 +376,18 @@ def test_captions_that_the_text_encoder_sees_only_the_beginning_of_are_counted(
     assert ("text encoders (0.0 GB) stay on the device" in said[1]) == (not in_memory)
 
 
+def test_a_cache_says_which_captions_were_cut_when_it_was_made(tiny_model, tmp_path):
+    for i, caption in enumerate(["short", "a word " * 40]):
+        picture(i, (64, 64)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(caption)
+    config, said = recipe(tiny_model, data={"source": "folder", "path": str(tmp_path), "buckets": {}}), []
+    out = precompute(config, tmp_path / "out", said.append)
+    (line,) = [line for line in said if line.startswith("1 of 2 captions are longer than the 32 tokens that")]
+    config, said = recipe(tiny_model, data={"source": "cache", "path": str(out), "buckets": {}}), []
+    create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), said.append)
+    assert said[0] == line
+
+
 @pytest.mark.parametrize("kind", ["memory", "online", "cache"])
 def test_sdxl_is_told_sizes_exactly_beside_embeddings_in_half_precision(kind, tmp_path, monkeypatch):
     """1,365 pixels are 1,368 in bf16."""

@@ -1,0 +1,36 @@
+"""The recipes and suites that come with e2ed2, by name from anywhere: `emoji/e2ed2`, `ablation/table2`."""
+
+import os
+from pathlib import Path
+
+from e2ed2.system.errors import UserError
+from e2ed2.system.readers.typed import MAX_SHOWN
+
+PACKAGE = Path(__file__).parents[1]
+FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")  # when installed, and in a checkout
+
+
+def recipe_file(given: Path, kind: str = "recipe") -> Path:
+    """A file that exists is itself; otherwise the shipped one of that name.
+
+    Args:
+        given: a path, or a name with or without `recipes/` before it and `.yaml` behind. kind: for the message.
+    Raises:
+        UserError: neither a path that exists nor a name.
+    """
+    name = given.relative_to("recipes") if given.is_relative_to("recipes") else given
+    found = shipped_recipes().get(str(name).removesuffix(".yaml"), given)
+    if os.path.isfile(given) or (os.path.exists(given) and found == given):  # unlike Path's, they take any text
+        return given
+    if found == given:
+        names, shown = ", ".join(shipped_recipes()), str(given)[:MAX_SHOWN]
+        raise UserError(f"{kind} {shown}: no such file, and none of that name ships: give a file, or one of {names}")
+    return found
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """name -> file."""
+    for folder in FOLDERS:
+        if files := sorted(folder.rglob("*.yaml")):
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    raise UserError(f"recipes: none in {FOLDERS[0]}; reinstall e2ed2")
