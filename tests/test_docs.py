@@ -3,16 +3,22 @@
 import importlib
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.ablation.suite import load_suite
 from e2ed2.commands.app import app
 from e2ed2.evaluation.protocols import protocol_names
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import load_config
+from e2ed2.recipe.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +71,7 @@ def test_commands_are_what_the_program_takes(page, monkeypatch):
     for words in commands(page):
         verb, rest = words[0], words[1:]
         assert verb in verbs, words
-        if verb == "train" and (ROOT / rest[0]).exists():
+        if verb == "train" and (rest[0] in shipped_recipes() or (ROOT / rest[0]).exists()):
             load_config(Path(rest[0]), [word for word in rest[1:] if word != "--dry-run"])
         options = [word.partition("=")[0] for word in rest if word.startswith("--")]
         help_text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
@@ -73,6 +79,42 @@ def test_commands_are_what_the_program_takes(page, monkeypatch):
         for option, value in zip(rest, rest[1:], strict=False):
             if option == "--protocol" and not value.endswith(".yaml") and value.isidentifier():
                 assert value == "NAME" or value in protocol_names(), words
+
+
+def test_the_example_in_python_runs_as_printed_with_torch_alone():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert set(re.findall(r"^(?:import|from) (\w+)", block, re.M)) == {"torch", "e2ed2"}
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["network"].weight.grad.abs().sum() > 0 and names["samples"].shape == (16, 4, 16, 16)
+
+
+# What makes a line of README a matter of seconds; everything else is as printed.
+SHORTER = {
+    "train": ["train.max_train_steps=2"],
+    "evaluate": ["--num-images", "16"],
+    "sample": [], "precompute": [], "compare": [],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_line_of_the_readme_runs_as_printed(tmp_path, pictures):
+    shutil.copytree(pictures, tmp_path / "my_images")
+    program = Path(sys.executable).with_name("e2ed2")
+    text = (ROOT / "README.md").read_text()
+    lines = [line for line in text[text.index("## What it does") :].split("```")[1].splitlines() if line]
+    for line in lines:
+        verb, *words = shlex.split(line, comments=True)[1:]
+        if verb == "ablate":  # its quick size takes minutes, and has a test of its own
+            assert load_suite(Path(words[0]), "--quick" in words).recipe.is_file()
+            continue
+        if "evaluation.protocol=emoji" in words:
+            words.append("evaluation.num_images=16")
+        done = subprocess.run(
+            [program, verb, *words, *SHORTER[verb]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr[-800:]}"
+    assert (tmp_path / "runs" / "table" / "compare.html").is_file()
 
 
 @pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
