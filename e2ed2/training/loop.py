@@ -269,8 +269,8 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
 
 def _preview(run: _Run, step: int) -> None:
     if run.accelerator.is_main_process:
-        images = run.stage.preview(run.trained.ema.module)
-        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", images)
+        sheet = run.stage.preview(run.trained.ema.module)
+        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", sheet)
 
 
 def _save(run: _Run, state: TrainState) -> None:
