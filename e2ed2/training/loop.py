@@ -33,7 +33,7 @@ from e2ed2.training.checkpoint import (
     save_checkpoint,
 )
 from e2ed2.training.interrupt import SIGTERM_IS_CTRL_C, Interrupt, delayed_interrupt, handled
-from e2ed2.training.latents.training_set import create_order, load_training_set
+from e2ed2.training.latents.training_set import about_data, create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.run_folder import (
@@ -43,6 +43,7 @@ from e2ed2.training.run_folder import (
     exported_step,
     find_start,
     recorded_config,
+    write_data_file,
     write_run_files,
 )
 from e2ed2.training.stages.create import create_stage
@@ -168,6 +169,8 @@ def _prepare(
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
+        if about := about_data(data):
+            write_data_file(config.run.dir, about)
         if validation is not None:
             validation.forget_after(state.global_step)
     if config.train.trackers:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from e2ed2.system.errors import UserError
 
-CELL, GAP, HEAD = 256, 6, 22  # pixels: a cell's side, between cells, a line of text
+CELL, GAP, HEAD, ROW_GAP = 256, 6, 22, 14  # pixels: a cell's side, between cells, a line of text, between rows
 LEAST_CELL, LEAST_WIDTH = 128, 420  # pixels: the longer side of a shown picture, and a sheet that has room for words
 FONT_SIZE, MAX_LINES, MAX_LETTERS = 14, 3, 500  # of a caption
 FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf")  # of Linux and macOS; Pillow's own has English alone
@@ -90,7 +90,7 @@ def captioned(
     words = [wrapped(caption, width - 4) for caption, _ in rows]
     heights = [max(picture.height for picture in pictures) for _, pictures in rows]
     top = HEAD if heads else 0
-    height = top + sum(HEAD * len(lines) for lines in words) + sum(heights) + GAP * max(len(rows) - 1, 0)
+    height = top + sum(HEAD * len(lines) for lines in words) + sum(heights) + ROW_GAP * max(len(rows) - 1, 0)
     sheet = Image.new("RGB", (width, height), "white")
     draw, places = ImageDraw.Draw(sheet), []
     for column, name in enumerate(heads):
@@ -103,7 +103,7 @@ def captioned(
         for picture, box in zip(pictures, boxes, strict=True):
             sheet.paste(picture, box)
         places.append(boxes)
-        top += row_height + GAP
+        top += row_height + ROW_GAP
     return sheet, places
 
 

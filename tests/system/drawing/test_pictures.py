@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from e2ed2.sampling.folder import GRID_COLUMNS, write_grid
-from e2ed2.system.drawing.pictures import CELL, GAP, HEAD, captioned, font, image_grid, shown, wrapped
+from e2ed2.system.drawing.pictures import CELL, GAP, HEAD, ROW_GAP, captioned, font, image_grid, shown, wrapped
 from e2ed2.system.drawing.sheets import KEY, Sheet, read_sheet, sheet_png
 
 
@@ -27,11 +27,11 @@ def test_every_caption_stands_over_its_own_row():
     rows = [("first", [shade(10), shade(20)]), ("", [shade(30)]), ("second", [shade(40, 64, 200)])]
     sheet, boxes = captioned(rows, ["a", "b"])
     assert boxes[0] == [(0, 2 * HEAD, 128, 2 * HEAD + 128), (128 + GAP, 2 * HEAD, 256 + GAP, 2 * HEAD + 128)]
-    assert boxes[1][0][1] == boxes[0][0][3] + GAP, "no room for a caption that is empty"
-    assert boxes[2][0][1] == boxes[1][0][3] + GAP + HEAD and boxes[2][0][3] == sheet.height
+    assert boxes[1][0][1] == boxes[0][0][3] + ROW_GAP, "no room for a caption that is empty"
+    assert boxes[2][0][1] == boxes[1][0][3] + ROW_GAP + HEAD and boxes[2][0][3] == sheet.height
     found = [sheet.getpixel((left + 1, bottom - 1))[0] for row in boxes for left, _, _, bottom in row]
     assert found == [10, 20, 30, 40]
-    words = sheet.crop((0, boxes[1][0][3] + GAP, sheet.width, boxes[2][0][1]))
+    words = sheet.crop((0, boxes[1][0][3] + ROW_GAP, sheet.width, boxes[2][0][1]))
     assert words.getextrema()[0][0] < 128, "something is written there"
 
 
@@ -68,9 +68,9 @@ def test_a_prompt_never_shares_a_row_and_a_grid_is_bounded(tmp_path):
         with Image.open(tmp_path / "grid.png") as grid:
             return grid.height
 
-    assert height(["cat", "dog"]) == 2 * (HEAD + 128) + GAP
+    assert height(["cat", "dog"]) == 2 * (HEAD + 128) + ROW_GAP
     assert height(["cat", "dog", "cat"]) == height(["cat", "dog"]), "a prompt's images stand together"
-    assert height(["cat"] * (GRID_COLUMNS + 1)) == HEAD + 2 * 128 + GAP
+    assert height(["cat"] * (GRID_COLUMNS + 1)) == HEAD + 2 * 128 + ROW_GAP
     assert height([str(i) for i in range(64)]) == height([str(i) for i in range(32)])
 
 
