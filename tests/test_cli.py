@@ -21,6 +21,7 @@ from e2ed2.emoji.dataset import load_emoji
 from e2ed2.emoji.protocols import BUNDLED_METRICS
 from e2ed2.sampling.generate import Sampler
 from e2ed2.system import console
+from e2ed2.system.drawing.pictures import HEAD, LEAST_WIDTH, ROW_GAP
 from e2ed2.system.errors import NonFiniteError, missing_extra
 
 ROOT = Path(__file__).parent.parent
@@ -167,7 +168,10 @@ def test_sample_writes_images_grid_and_manifest(monkeypatch, capsys, tmp_path, t
     pictures = [np.asarray(Image.open(out / row["file"])) for row in manifest["images"]]
     assert all(picture.shape == (64, 64, 3) for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 6, "prompt and seed decide the image"
-    assert Image.open(out / "grid.png").size == (8 * 64, 64)
+    with Image.open(out / "grid.png") as grid:  # a row of three for each prompt, and its words over it
+        assert grid.size == (LEAST_WIDTH, 2 * (HEAD + 128) + ROW_GAP)
+        first = grid.crop((0, HEAD, 128, HEAD + 128)).resize((64, 64), Image.Resampling.NEAREST)
+        assert np.array_equal(np.asarray(first), pictures[0])
     assert (out / "images" / "mine.png").read_bytes() == b"mine"
 
 

@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class Chain:
     """A training stage: the whole chain from noise on random latents and prompts, L2 at its end."""
 
-    adversary = None
+    adversary = began_at = None
     weights = {"l2": 1.0}
 
     def __init__(self, model: Model, setting: Setting):

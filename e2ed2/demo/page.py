@@ -67,7 +67,7 @@ def _prompts(folder: Path) -> list[dict[str, Any]]:
     shown = []
     for prompt in [p for p in dict.fromkeys(p for p, _ in before) if p in real][:NUM_PROMPTS]:
         both = [key for key in before if key[0] == prompt and key in after][:SEEDS_PER_PROMPT]
-        pairs = [(seed, _inline(before[prompt, seed]), _inline(after[prompt, seed])) for _, seed in both]
+        pairs = [(f"seed {seed}", _inline(before[prompt, seed]), _inline(after[prompt, seed])) for _, seed in both]
         if pairs:
             shown.append({"prompt": prompt, "real": _inline(real[prompt]), "pairs": pairs})
     return shown

@@ -1,5 +1,6 @@
 """`report.html`: a run folder as one page, with nothing loaded from elsewhere: pictures, curves, figures, settings."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,17 +10,20 @@ from markupsafe import Markup
 
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
-from e2ed2.reports.page import data_uri, write_page
-from e2ed2.system.drawing.charts import band_chart, line_chart
+from e2ed2.reports.next_steps import commands, differences
+from e2ed2.reports.page import write_page
+from e2ed2.reports.previews import previews
+from e2ed2.system.drawing.charts import band_chart, line_chart, lines_chart
 from e2ed2.system.drawing.figures import central, figure, interval
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import read_json
 from e2ed2.system.readers.text import read_text
 from e2ed2.system.readers.yaml_file import parse_yaml
 from e2ed2.training.log import read_metrics
+from e2ed2.training.run_folder import DATA_FILE
 from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 
-NUM_PREVIEWS = 6
+MAX_LINES = 12  # of a chart
 # The headline, prompts with their images before and after, rows of a table with their metrics, real images, charts.
 NO_COMPARISON = MappingProxyType(dict.fromkeys(("changes", "prompts", "metrics", "evaluations", "floors", "dots"), ()))
 OTHER_COLUMNS = {"global_step", "images_seen", "images_per_second", "peak_memory_bytes", "lr", "grad_norm"}
@@ -29,8 +33,8 @@ TITLES = {"grad_norm": "gradient norm before clipping", "lr": "learning rate", "
 def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -> Path:
     """Write `run_dir/report.html` from what the folder holds; parts that are not there are left out.
 
-    Read are `config.yaml`, `environment.json`, `metrics.jsonl`, `samples/step-*.png` and the evaluations made while
-    training.
+    Read are `config.yaml`, `data_summary.json`, `environment.json`, `metrics.jsonl`, `samples/step-*.png` and the
+    evaluations made while training.
 
     Args:
         comparison: with other models, what `NO_COMPARISON` is empty of.
@@ -39,37 +43,37 @@ def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -
     """
     rows = read_metrics(run_dir / "metrics.jsonl")
     config, settings = _config(run_dir / "config.yaml")
+    step = int(rows[-1]["global_step"]) if rows else 0
+    pictures = previews(run_dir / "samples")
+    captions = sorted((row["caption"] for row in pictures["followed"]), key=len)
+    data = _read_json(run_dir / DATA_FILE)
     return write_page(
         run_dir / "report.html",
         "report.html.j2",
         run_dir=run_dir,
         stage=settings.get("stage", ""),
-        facts=_facts(rows),
-        previews=_previews(run_dir / "samples"),
+        facts=[*_facts(rows), *_read(data)],
+        skipped=[str(item) for item in data.get("first_skipped") or ()],
+        num_skipped=data.get("skipped"),
+        is_demo=bool(comparison["evaluations"]),
         curves=_curves(rows),
         measured=_measured(run_dir, settings.get("evaluation") or {}),
+        num_measured=len(read_evaluations(run_dir)),
+        differences=differences(settings),
+        commands=commands(run_dir, settings, step, captions[0] if captions else None),
         config=config,
         environment=_read_json(run_dir / "environment.json"),
         central=central,
         interval=interval,
-        **comparison,
+        **(NO_COMPARISON | pictures | {name: value for name, value in comparison.items() if value}),
     )
-
-
-def _previews(folder: Path) -> list[dict[str, Any]]:
-    """Up to six preview grids, evenly over the training, the first and the last among them."""
-    paths = sorted(folder.glob("step-*.png"))
-    last = len(paths) - 1
-    count = min(NUM_PREVIEWS, len(paths))
-    chosen = [paths[round(i * last / max(count - 1, 1))] for i in range(count)]
-    return [{"step": int(path.stem.partition("-")[2]), "image": data_uri(path.read_bytes())} for path in chosen]
 
 
 def _curves(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
     """A chart for each loss term, the gradient norm and the learning rate."""
     if len(rows) < 2:
         return []
-    terms = [name for name in rows[-1] if name not in OTHER_COLUMNS]
+    terms = [name for name in rows[-1] if name not in OTHER_COLUMNS and "/" not in name]
     if len(terms) == 2 and all(row.get(terms[0]) == row["total"] for row in rows):
         terms.remove("total")  # one term of weight 1 is the total
     curves = []
@@ -80,8 +84,31 @@ def _curves(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
         xs, ys = zip(*points, strict=True)
         title = TITLES.get(name, name.replace("_", " "))
         text = f"{title} over {len(xs)} logged steps, from {figure(ys[0])} to {figure(ys[-1])}"
-        curves.append({"title": title, "svg": Markup(line_chart(list(xs), list(ys), text, is_noisy=name != "lr"))})
+        lines = _by_start(name, rows)
+        chart = lines_chart(lines, text) if lines else line_chart(list(xs), list(ys), text, is_noisy=name != "lr")
+        curves.append({"title": title, "svg": Markup(chart), "by_start": bool(lines)})
     return curves
+
+
+def _by_start(term: str, rows: list[dict[str, float]]) -> dict[str, tuple[list[float], list[float]]]:
+    """A term's (steps, values) by where chains began, from noise to nearly clean: `2 of 4` is the second of four steps.
+
+    Where there are many starts, neighbours share a line. A run that does not draw where its chains begin has none.
+    """
+    found: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if (match := re.fullmatch(rf"{re.escape(term)}/from_(\d+)_of_(\d+)", name)) and value is not None:
+                found.setdefault((int(match[1]), int(match[2])), []).append((row["global_step"], value))
+    starts = sorted(found, key=lambda start: ((start[0] - 1) / max(start[1], 1), start[1]))
+    together = -(-len(starts) // MAX_LINES)
+    lines = {}
+    for first in range(0, len(starts), together or 1):
+        group = starts[first : first + together]
+        ends = [f"{start} of {steps}" for start, steps in dict.fromkeys((group[0], group[-1]))]
+        xs, ys = zip(*sorted(point for start in group for point in found[start]), strict=True)
+        lines[" to ".join(ends)] = list(xs), list(ys)
+    return lines
 
 
 def _measured(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -118,6 +145,17 @@ def _facts(rows: list[dict[str, float]]) -> list[str]:
         f"about {max(last['images_seen'] / speed / 60, 0.1):.1f} min",
         f"{last['peak_memory_bytes'] / 2**30:.1f} GiB at most",
     ]
+
+
+def _read(data: Mapping[str, Any]) -> list[str]:
+    """What was read, in a few words."""
+    if not isinstance(data.get("images"), int):
+        return []
+    words = f"{data['images']:,} training images"
+    captions = data.get("captions")
+    words += f" with {captions:,} different captions" if isinstance(captions, int) else ""
+    skipped = data.get("skipped")
+    return [words, f"{skipped:,} skipped"] if isinstance(skipped, int) else [words]
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any]]:

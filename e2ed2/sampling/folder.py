@@ -26,7 +26,7 @@ from e2ed2 import __version__
 from e2ed2.data.sources.shards import write_tar
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import LoadedModel
-from e2ed2.system.drawing.pictures import image_grid, png_bytes, to_picture
+from e2ed2.system.drawing.pictures import captioned, png_bytes, shown, to_picture
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.files import write_file
 from e2ed2.system.processes import ALONE, Share
@@ -37,7 +37,7 @@ from e2ed2.system.readers.typed import Record
 MADE_BY = "e2ed2"
 MAKER = f"{MADE_BY} {__version__}"
 MANIFEST_FILE, GRID_FILE = "manifest.json", "grid.png"
-GRID_IMAGES, GRID_COLUMNS = 64, 8
+GRID_IMAGES, GRID_ROWS, GRID_COLUMNS = 64, 32, 8
 IMAGES_PER_SHARD = 1000
 
 Progress = Callable[[int, int], None]
@@ -124,7 +124,8 @@ def make_files(
     share.wait()
     if share.rank == 0:
         _describe(model, requests, files, rate, out)
-        write_grid(out, [image for path in files[:GRID_IMAGES] if (image := read_png(path)) is not None])
+        first = zip(requests[:GRID_IMAGES], map(read_png, files[:GRID_IMAGES]), strict=True)
+        write_grid(out, [(request.prompt, image) for request, image in first if image is not None])
     return SampleFiles(files, rate)
 
 
@@ -140,7 +141,7 @@ def save_images(out: Path, name: str, images: Tensor, prompts: Sequence[str]) ->
         rows.append(ManifestRow(file=f"images/{i:06d}-{_words(prompt)}-{name}.png", prompt=prompt))
         write_file(out / rows[-1].file, png_bytes(to_picture(image)))
     write_manifest(out, Manifest(made_by=MAKER, model=name, images=rows))
-    write_grid(out, list(images[:GRID_IMAGES]))
+    write_grid(out, list(zip(prompts, images[:GRID_IMAGES], strict=False)))
     return [out / row.file for row in rows]
 
 
@@ -199,9 +200,17 @@ def write_manifest(out: Path, manifest: Manifest) -> None:
     write_file(out / MANIFEST_FILE, (json.dumps(manifest.model_dump(), indent=1) + "\n").encode())
 
 
-def write_grid(out: Path, images: Sequence[Tensor]) -> None:
-    """`grid.png` of some images uint8 [3, H, W] of one size."""
-    write_file(out / GRID_FILE, png_bytes(image_grid(torch.stack(list(images)), GRID_COLUMNS)))
+def write_grid(out: Path, images: Sequence[tuple[str, Tensor]]) -> None:
+    """`grid.png` of the first (prompt, uint8 [3, H, W]): each prompt in rows of its own, under its words."""
+    by_prompt: dict[str, list[Image.Image]] = {}
+    for prompt, image in images:
+        by_prompt.setdefault(prompt, []).append(shown(to_picture(image)))
+    rows = [
+        (prompt if start == 0 else "", pictures[start : start + GRID_COLUMNS])
+        for prompt, pictures in by_prompt.items()
+        for start in range(0, len(pictures), GRID_COLUMNS)
+    ]
+    write_file(out / GRID_FILE, png_bytes(captioned(rows[:GRID_ROWS])[0]))
 
 
 def read_images(out: Path) -> list[tuple[ManifestRow, Tensor]]:

@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from e2ed2.system.drawing.figures import figure
+from e2ed2.system.drawing.figures import duration, figure
 
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
@@ -35,6 +35,7 @@ class Waiting:
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, tuple[TaskID, int]] = {}  # what -> (id of its bar, done)
+        self._begun: dict[str, tuple[float, int, int]] = {}  # what -> when it was first told of, done then, done last
         self._next_line = time.monotonic() + LINE_EVERY
 
     def __enter__(self) -> "Waiting":
@@ -73,10 +74,17 @@ class Waiting:
 
     def _line(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
+        since, first, last = self._begun.get(what, (now, done, done))
+        if done < last:  # the same work once more
+            since, first = now, done
+        self._begun[what] = since, first, done
         if not total or now < self._next_line:
             return
         self._next_line = now + LINE_EVERY
-        print(f"{what} {done}/{total}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+        parts = [f"{what} {done}/{total}", note]
+        if first < done < total:  # what an earlier run did says nothing of this one's speed
+            parts.append(f"{duration((total - done) * (now - since) / (done - first))} left")
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:

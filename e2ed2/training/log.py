@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict
-from torch import Tensor
 
 from e2ed2.recipe.fields import Count, Positive
-from e2ed2.system.drawing.pictures import image_grid, png_bytes
+from e2ed2.system.drawing.sheets import Sheet, sheet_png
 from e2ed2.system.files import raise_if_disk_refused, write_file
 from e2ed2.system.readers.json_file import parse_json
 from e2ed2.system.readers.typed import Record, checked
@@ -92,13 +91,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def write_preview(path: Path, images: Tensor) -> None:
-    """A grid of uint8 images [N, 3, H, W], eight in a row, as PNG.
+def write_preview(path: Path, sheet: Sheet) -> None:
+    """A row for each caption of the preview, as PNG.
 
     Raises:
         UserError: the disk is full or refuses.
     """
-    write_file(path, png_bytes(image_grid(images, columns=8)))
+    write_file(path, sheet_png(sheet))
 
 
 def peak_memory_bytes() -> int:

@@ -34,7 +34,7 @@ from e2ed2.training.checkpoint import (
 )
 from e2ed2.training.inputs import check_trackers
 from e2ed2.training.interrupt import Interrupt, delayed_interrupt
-from e2ed2.training.latents.training_set import create_order, load_training_set
+from e2ed2.training.latents.training_set import about_data, create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.run_folder import (
@@ -44,6 +44,7 @@ from e2ed2.training.run_folder import (
     exported_step,
     find_start,
     recorded_config,
+    write_data_file,
     write_run_files,
 )
 from e2ed2.training.stages.create import create_stage
@@ -169,6 +170,8 @@ def _prepare(
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
+        if about := about_data(data):
+            write_data_file(config.run.dir, about)
         if validation is not None:
             validation.forget_after(state.global_step)
     if config.train.trackers:
@@ -270,8 +273,8 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
 
 def _preview(run: _Run, step: int) -> None:
     if run.accelerator.is_main_process:
-        images = run.stage.preview(run.trained.ema.module)
-        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", images)
+        sheet = run.stage.preview(run.trained.ema.module)
+        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", sheet)
 
 
 def _save(run: _Run, state: TrainState) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: claimed by one training, begun or resumed by the same recipe, finished or not."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from e2ed2.training.checkpoint import TrainState, latest_checkpoint, numbered, r
 from e2ed2.training.validation import stopped_at
 
 EXPORT_FILE = "training.json"  # in the model folder: the step it was written at
+DATA_FILE = "data_summary.json"  # what was read, and what was left out
 
 
 class _Export(Record):
@@ -115,6 +116,11 @@ def write_run_files(config: Config, num_processes: int) -> None:
     write_file(config.run.dir / "config.yaml", config.to_yaml().encode())
     made_with = environment() | {"num_processes": num_processes}
     write_file(config.run.dir / "environment.json", (json.dumps(made_with, indent=1) + "\n").encode())
+
+
+def write_data_file(run_dir: Path, about: Mapping[str, Any]) -> None:
+    """What `about_data` says of the training set."""
+    write_file(run_dir / DATA_FILE, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def exported_step(model: Path) -> int | None:

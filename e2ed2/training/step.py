@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from e2ed2.data.order import Order, mix
 from e2ed2.objectives.total import total
 from e2ed2.recipe.config import TrainConfig
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import NonFiniteError
 from e2ed2.training.stages.adversary import Adversary
 
@@ -24,6 +26,13 @@ class Stage(Protocol):
     weights: dict[str, float]
 
     @property
+    def began_at(self) -> tuple[int, int] | None:
+        """Of the last `loss_terms`: how many steps its chain had, and the one it began at, from 0.
+
+        None where all chains are alike.
+        """
+
+    @property
     def adversary(self) -> Adversary | None:
         """The discriminator, where the loss has a GAN term."""
 
@@ -32,8 +41,8 @@ class Stage(Protocol):
     ) -> dict[str, Tensor]:
         """Unweighted scalar terms of the items `rows` [B]; all randomness comes from the CPU `generator`."""
 
-    def preview(self, network: nn.Module) -> Tensor:
-        """What the network does on fixed inputs, uint8 [N, 3, H, W]; the same network gives the same images."""
+    def preview(self, network: nn.Module) -> Sheet:
+        """What the network does on fixed inputs, beside real images; the same network gives the same."""
 
     def export(self, network: nn.Module, folder: Path) -> None:
         """Write the model folder; the network is not trained on afterwards."""
@@ -62,7 +71,8 @@ def update(
     """Update number `step` (0-based), on the next micro-batches of `order`.
 
     Returns:
-        Every loss term unweighted and `total`, means over the processes; `lr`, `grad_norm` (before clipping).
+        Every loss term unweighted and `total`, means over the processes; `lr`, `grad_norm` (before clipping); and the
+        terms by where their chains began, see `_by_start`.
     Raises:
         NonFiniteError: a term or the gradient is not finite; the network was not updated.
     """
@@ -72,6 +82,7 @@ def update(
     num_micro = config.gradient_accumulation_steps
     judged = _update_adversary(stage, trained.network, config, order, step, accelerator)
     sums: dict[str, float] = {}
+    chains: list[tuple[tuple[int, int], dict[str, float]]] = []
     for micro in range(num_micro):
         position = (step * num_micro + micro) * accelerator.num_processes + accelerator.process_index
         rows = order.rows(position)
@@ -81,8 +92,11 @@ def update(
         with accelerator.autocast():
             terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
         terms["total"] = total(terms, stage.weights)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item() / num_micro
+        values = {name: value.item() for name, value in terms.items()}
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value / num_micro
+        if stage.began_at is not None:
+            chains.append((stage.began_at, values))
         _check_finite(sums, step)
         accelerator.backward(terms["total"] / num_micro)
     grad_norm = float(accelerator.clip_grad_norm_(trained.network.parameters(), config.max_grad_norm))
@@ -93,7 +107,34 @@ def update(
         _check_finite({"grad_norm": grad_norm}, step)
     trained.optimizer.zero_grad()
     trained.ema.update_parameters(accelerator.unwrap_model(trained.network))
-    return {**_over_processes({**sums, **judged}, accelerator), "lr": lr, "grad_norm": grad_norm}
+    row = {**_over_processes({**sums, **judged}, accelerator), "lr": lr, "grad_norm": grad_norm}
+    return {**row, **_by_start(chains, accelerator)}
+
+
+def _by_start(
+    chains: list[tuple[tuple[int, int], dict[str, float]]], accelerator: Accelerator
+) -> dict[str, float]:
+    """The terms of an update by where their chains began, on which they depend more than on the update.
+
+    Args:
+        chains: of each micro-batch: (number of steps, step it began at, from 0), and the values of its terms.
+    Returns:
+        `chains/from_2_of_4`: how many chains began at the second of four steps, of all processes; `l2/from_2_of_4`:
+        their mean. Starts that were not drawn are left out.
+    """
+    if not chains:
+        return {}
+    table = torch.tensor([[*place, *values.values()] for place, values in chains], device=accelerator.device)
+    found: dict[tuple[float, float], list[list[float]]] = {}
+    for steps, start, *values in accelerator.gather(table).tolist():
+        found.setdefault((steps, start), []).append(values)
+    row: dict[str, float] = {}
+    for (steps, start), drawn in sorted(found.items()):
+        place = f"from_{start + 1:.0f}_of_{steps:.0f}"
+        means = map(fmean, zip(*drawn, strict=True))
+        row |= {f"chains/{place}": len(drawn)}
+        row |= {f"{name}/{place}": mean for name, mean in zip(chains[0][1], means, strict=True)}
+    return row
 
 
 def _over_processes(values: dict[str, float], accelerator: Accelerator) -> dict[str, float]:

@@ -1,20 +1,28 @@
 """The report: one self-contained page, honest verdicts, charts that show what they are given."""
 
+import base64
+import io
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from e2ed2.demo.page import compared, verdict
-from e2ed2.reports.run_page import write_report
+from e2ed2.recipe.load import build_config, load_config
+from e2ed2.reports.next_steps import commands, differences
+from e2ed2.reports.run_page import _by_start, _curves, write_report
 from e2ed2.reports.table import print_comparison
 from e2ed2.sampling.folder import save_images
 from e2ed2.system.drawing.charts import interval_chart, line_chart, running_mean, ticks
 from e2ed2.system.drawing.figures import central, figure, interval
 from e2ed2.system.drawing.pictures import image_grid
+from e2ed2.system.drawing.sheets import Sheet
+from e2ed2.training.log import read_metrics, write_preview
 
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 
@@ -71,6 +79,26 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def with_sheets(run_dir: Path, beside: str = "real") -> None:
+    """Previews that say what is on them: four captions, the samples of step 40 white."""
+    grey = torch.full((4, 3, 64, 64), 90, dtype=torch.uint8)
+    captions = ["a red <fox>", "рыжая лиса", "dog", "a bus"]
+    for step in (0, 20, 40):
+        write_preview(
+            run_dir / "samples" / f"step-{step:06d}.png", Sheet(captions, {beside: grey, "sample": grey + 4 * step})
+        )
+
+
+def with_starts(run_dir: Path, *places: str) -> None:
+    """Metrics of chains that began at `places` in turn, `1_of_4`; earlier starts lose more."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        place = places[i % len(places)]
+        row |= {f"chains/from_{place}": 1, f"total/from_{place}": row["total"]}
+        row[f"patch_energy/from_{place}"] = row["patch_energy"]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def after_demo(run_dir: Path, prompt: str = "red apple") -> None:
     rows = [evaluation("lcm", 4, 1.3), evaluation("demo", 4, 0.7), evaluation("teacher", 50, 1.0, measured="shipped")]
     (run_dir / "metrics.json").write_text(json.dumps(rows))
@@ -85,6 +113,102 @@ def test_a_training_run_gets_a_page_with_curves_and_previews(run_dir):
     assert len(page.all("svg")) == 3, "one loss (its total is itself), gradient norm, learning rate"
     assert [image["alt"] for image in page.all("img")] == [f"Preview grid after {n} updates" for n in (0, 20, 40)]
     assert page.all("table") == []
+
+
+def test_previews_with_captions_become_before_and_after_and_rows_over_time(run_dir):
+    with_sheets(run_dir)
+    text = write_report(run_dir).read_text()
+    page = Page(text)
+    alts = [image["alt"] for image in page.all("img")]
+    assert alts[:3] == [
+        "Real image of a red <fox>",
+        "Sample before training, a red <fox>, same noise",
+        "Sample after training, a red <fox>, same noise",
+    ]
+    assert alts[12:16] == [f"a red <fox>, {head}" for head in ("real", 0, 20, 40)] and len(alts) == 12 + 16
+    assert "Before and after" in text and "рыжая лиса" in text and "after 40 updates" in text
+    shades = []
+    for image in page.all("img")[:3]:
+        with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
+            shades.append((picture.width, picture.convert("RGB").getpixel((9, 9))[0]))
+    assert shades == [(128, 90), (128, 90), (128, 250)]
+
+
+def test_what_stands_beside_is_called_what_it_is(run_dir):
+    with_sheets(run_dir, beside="autoencoder's copy")
+    page = Page(write_report(run_dir).read_text())
+    assert page.all("img")[0]["alt"] == "autoencoder's copy of a red <fox>"
+
+
+def test_a_damaged_preview_leaves_a_page_of_whole_pictures(run_dir):
+    with_sheets(run_dir)
+    (run_dir / "samples" / "step-000020.png").write_bytes(b"torn")
+    page = Page(write_report(run_dir).read_text())
+    assert [image["alt"] for image in page.all("img")] == [f"Preview grid after {n} updates" for n in (0, 20, 40)]
+
+
+def test_terms_are_drawn_by_the_start_of_their_chains(run_dir):
+    with_starts(run_dir, "1_of_1", "2_of_2", "1_of_2")
+    curves = _curves(read_metrics(run_dir / "metrics.jsonl"))
+    assert [(curve["title"], curve["by_start"]) for curve in curves] == [
+        ("patch energy", True), ("gradient norm before clipping", False), ("learning rate", False),
+    ]  # fmt: skip
+    svg = curves[0]["svg"]
+    assert re.findall(r">(\d of \d)</text>", svg) == ["1 of 1", "1 of 2", "2 of 2"]
+    assert [path.count("M") for path in re.findall(r'class="points".*?d="(.*?)"', svg)] == [14, 13, 13]
+    assert "each start has a line" in write_report(run_dir).read_text()
+
+
+def test_very_many_starts_share_lines(run_dir):
+    with_starts(run_dir, *(f"{i}_of_30" for i in range(1, 31)))
+    lines = _by_start("patch_energy", read_metrics(run_dir / "metrics.jsonl"))
+    assert list(lines)[0] == "1 of 30 to 3 of 30" and len(lines) == 10
+    steps, values = lines["1 of 30 to 3 of 30"]
+    assert steps == [1, 2, 3, 31, 32, 33] and values == [5 / step for step in steps]
+
+
+def test_metrics_of_earlier_versions_are_one_curve(run_dir):
+    text = write_report(run_dir).read_text()
+    assert text.count('class="raw"') == 2 and 'class="points"' not in text and "each start" not in text
+
+
+def test_the_page_says_what_was_read_what_differs_and_what_to_type(run_dir):
+    with_sheets(run_dir)
+    sections = {"model": {"path": "emoji-lcm"}, "objective": {"l2": {"weight": 1}}, "train": {"max_train_steps": 40}}
+    config = build_config({"stage": "e2ed2", "run": {"dir": run_dir}, **sections})
+    (run_dir / "config.yaml").write_text(config.to_yaml())
+    data = {"images": 1234, "captions": 5, "skipped": 2, "first_skipped": ["a.png: <torn>", "b.png: empty"]}
+    (run_dir / "data_summary.json").write_text(json.dumps(data))
+    text = write_report(run_dir).read_text()
+    Page(text)
+    assert "1,234 training images with 5 different captions" in text and ">2 skipped<" in text
+    assert "a.png: &lt;torn&gt;\nb.png: empty" in text
+    assert "Nothing was measured" in text and "evaluation.protocol=PROTOCOL" in text
+    settings = config.model_dump(mode="json")
+    assert differences(settings) == [
+        ("model.path", "emoji-lcm", "null"),
+        ("objective.l2.weight", "1.0", "0.0"),
+        ("train.max_train_steps", "40", "1000"),
+    ]
+    assert "<code>emoji-lcm</code>" in text
+    recipe = run_dir / "config.yaml"
+    assert dict(commands(run_dir, settings, 20, "dog"))["go on"] == f"e2ed2 train {recipe}"
+    (run_dir / "model").mkdir()
+    found = dict(commands(run_dir, settings, 40, "it's a dog"))
+    assert found["train on"] == f"e2ed2 train {recipe} train.max_train_steps=80" and "go on" not in found
+    assert shlex.split(found["draw"]) == ["e2ed2", "sample", str(run_dir / "model"), "it's a dog", "--num", "4"]
+    settings["train"]["lr_schedule"] = "cosine"
+    again = dict(commands(run_dir, settings, 40, None))["train on, in another folder"]
+    assert f"model.path={run_dir / 'model'} run.dir={run_dir}-2" in again
+    assert load_config(recipe, shlex.split(again)[3:]).run.dir == Path(f"{run_dir}-2"), "it can be typed"
+
+
+BROKEN = [{}, {"stage": "e2ed2"}, {"stage": "x", "run": {"dir": "y"}}, {"stage": 3, "run": []}]
+
+
+@pytest.mark.parametrize("settings", BROKEN)
+def test_a_broken_recipe_has_no_commands(tmp_path, settings):
+    assert differences(settings) == [] and commands(tmp_path, settings, 0, None) == []
 
 
 def test_a_demo_page_compares_the_same_prompts_before_and_after(run_dir):

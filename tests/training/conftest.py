@@ -9,6 +9,7 @@ from torch import nn
 
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.recipe.load import build_config
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.training import loop
 
 NUM_ITEMS = 23
@@ -20,7 +21,7 @@ class TinyStage:
     The loss depends on the rows, on the generator, on dropout and on the average; `watched` has no weight.
     """
 
-    adversary = None
+    adversary = began_at = None
 
     def __init__(self, config=None, data=None, device="cpu", say=print):
         self.network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1)).to(device)
@@ -38,7 +39,7 @@ class TinyStage:
     @torch.no_grad()
     def preview(self, network):
         shades = network.eval()(self.table[:10, :3]).sigmoid().mul(255).to(torch.uint8)
-        return shades[:, :, None, None].expand(-1, 3, 4, 4)
+        return Sheet([f"item {i}" for i in range(10)], {"sample": shades[:, :, None, None].expand(-1, 3, 4, 4)})
 
     def export(self, network, folder):
         (folder / "part").mkdir()

@@ -6,10 +6,10 @@ import os
 
 import pytest
 import torch
-from PIL import Image
 
+from e2ed2.system.drawing.sheets import Sheet, read_sheet
 from e2ed2.system.errors import UserError
-from e2ed2.training.log import MetricsFile, image_grid, read_metrics, write_preview
+from e2ed2.training.log import MetricsFile, read_metrics, write_preview
 
 MACHINE = {"images_per_second": 2.5, "peak_memory_bytes": 100}
 
@@ -74,14 +74,11 @@ def test_a_row_that_does_not_fit_leaves_the_rows_before(tmp_path, monkeypatch):
     assert (tmp_path / "m").read_bytes().endswith(b"}\n") and read_metrics(tmp_path / "m") == rows(1)
 
 
-def test_a_grid_reads_row_by_row_and_is_white_at_the_end():
-    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    grid = image_grid(images, columns=2)
-    assert grid.size == (4, 4)
-    assert [grid.getpixel(place)[0] for place in ((0, 0), (3, 1), (1, 3), (2, 2))] == [0, 1, 2, 255]
-
-
-def test_a_preview_is_a_png_of_eight_columns(tmp_path):
-    write_preview(tmp_path / "samples" / "p.png", torch.zeros(9, 3, 2, 2, dtype=torch.uint8))
-    with Image.open(tmp_path / "samples" / "p.png") as image:
-        assert (image.format, image.size) == ("PNG", (16, 4))
+def test_a_preview_is_a_png_of_a_row_a_caption(tmp_path):
+    images = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 3, 2, 2)
+    sheet = Sheet([f"number {i}" for i in range(9)], {"real": images, "sample": images + 100})
+    write_preview(tmp_path / "samples" / "p.png", sheet)
+    rows = read_sheet(tmp_path / "samples" / "p.png")
+    assert [caption for caption, _ in rows] == sheet.captions
+    shades = [[cell.getpixel((5, 5))[0] for cell in cells.values()] for _, cells in rows]
+    assert shades == [[i, 100 + i] for i in range(9)] and list(rows[0][1]) == ["real", "sample"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from e2ed2.system.drawing.sheets import read_sheet
 from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.training import loop
 from e2ed2.training.log import read_metrics
@@ -44,8 +44,8 @@ def test_a_run_leaves_the_folder_of_the_contract(tiny):
     assert sorted(path.name for path in (run_dir / "samples").iterdir()) == [
         "step-000000.png", "step-000006.png", "step-000012.png",
     ]  # fmt: skip
-    with Image.open(run_dir / "samples" / "step-000012.png") as image:
-        assert image.size == (32, 8)
+    sheet = read_sheet(run_dir / "samples" / "step-000012.png")
+    assert [caption for caption, _ in sheet] == [f"item {i}" for i in range(10)]
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["train"]["lr"] == config.train.lr
     assert json.loads((run_dir / "environment.json").read_text())["torch"]
     assert json.loads((model / "training.json").read_text()) == {

@@ -138,6 +138,10 @@ def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, phot
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["images_seen"] for row in rows] == [4, 8, 12]  # of both
+    for row in rows:  # so are the chains, by where they began
+        counts = {name.partition("/")[2]: count for name, count in row.items() if name.startswith("chains/")}
+        assert sum(counts.values()) == 2 and counts.keys() <= {"from_1_of_2", "from_2_of_2"}
+        assert row["l2"] == pytest.approx(sum(row[f"l2/{place}"] * count for place, count in counts.items()) / 2)
     assert load_pipeline(tmp_path / "run" / "model")[1].transformers == ["transformer", "transformer_2"]
     weights = load_file(tmp_path / "run" / "checkpoints" / "step-3" / "model.safetensors")
     first, second = (weights[f"transformers.{k}.proj_out.weight"] for k in range(2))

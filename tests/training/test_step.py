@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.system.errors import NonFiniteError
-from e2ed2.training.step import Trained, learning_rate, update
+from e2ed2.training.step import Trained, _by_start, learning_rate, update
 from tests.training.conftest import order
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_stage.json"
@@ -22,7 +22,7 @@ NUM_ITEMS = 23
 class ExactStage:
     """Least squares without randomness, in float64."""
 
-    adversary = None
+    adversary = began_at = None
 
     weights = {"l2": 1.0}
 
@@ -115,6 +115,46 @@ def test_an_update_depends_on_its_number_alone(tiny_stage):
         state = trained(stage.network, config)
         results.append(update(stage, state, config, order(config), 5, Accelerator(mixed_precision="no")))
     assert results[0] == results[1]
+
+
+class Chains(ExactStage):
+    """A chain of two steps from its second, of three from noise, and so on in turn."""
+
+    def loss_terms(self, network, ema, rows, generator):
+        self.began_at = {None: (2, 1), (2, 1): (3, 0), (3, 0): (2, 1)}[self.began_at]
+        return super().loss_terms(network, ema, rows, generator)
+
+
+def test_a_row_says_where_the_chains_of_its_update_began_and_what_each_start_lost():
+    config = TrainConfig(micro_batch_size=4, gradient_accumulation_steps=3, lr=1e-2)
+    plain, (expected, _) = run(ExactStage(), config, 2)
+    stage, singles = ExactStage(), order(config)
+    losses = [stage.loss_terms(stage.network, None, singles.rows(i), None)["l2"].item() for i in range(3)]
+    state, (row, last) = run(Chains(), config, 2)
+    by_start = {name: value for name, value in row.items() if "/" in name}
+    assert {name: value for name, value in row.items() if name not in by_start} == expected
+    one, two = losses[1], (losses[0] + losses[2]) / 2
+    assert by_start == {
+        "chains/from_2_of_2": 2, "l2/from_2_of_2": pytest.approx(two), "total/from_2_of_2": pytest.approx(two),
+        "chains/from_1_of_3": 1, "l2/from_1_of_3": pytest.approx(one), "total/from_1_of_3": pytest.approx(one),
+    }  # fmt: skip
+    assert last["chains/from_1_of_3"] == 2, "the turn went on"
+    assert torch.equal(state.network.weight, plain.network.weight)
+
+
+def test_the_starts_of_all_processes_are_in_one_row():
+    """Another process's table is gathered below this one's: its chain from noise lost 3, one like ours 5."""
+
+    class Two:
+        device = torch.device("cpu")
+
+        def gather(self, table):
+            return torch.cat([table, torch.tensor([[4.0, 0.0, 3.0], [4.0, 2.0, 5.0]])])
+
+    assert _by_start([((4, 2), {"l2": 1.0})], Two()) == {
+        "chains/from_1_of_4": 1, "l2/from_1_of_4": 3, "chains/from_3_of_4": 2, "l2/from_3_of_4": 3,
+    }  # fmt: skip
+    assert _by_start([], Two()) == {}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

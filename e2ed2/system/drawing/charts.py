@@ -1,16 +1,16 @@
 """Small SVG charts, drawn by hand so that a page's style sheet colours them in light and dark.
 
-Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `band`, `whisker`, `dot`,
-`mark`, `own` (the highlighted row).
+Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `points`, `line` (of several,
+in their own colours), `band`, `whisker`, `dot`, `mark`, `own` (the highlighted row).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from itertools import accumulate
 
 WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26  # LEFT: at least, where labels need no more
 ROW_HEIGHT, LABEL_WIDTH, LETTER = 20, 76, 6.5  # LETTER: width of one at the size of a tick
 STYLE = """
 svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
@@ -18,6 +18,7 @@ svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
 .tick { fill: #444 } .axis { stroke: #e3e3e3 } .mark { stroke: #999; stroke-dasharray: 3 3 }
 .whisker { stroke: #6b7fa8; stroke-width: 2 } .dot { fill: #33528c }
 .band { fill: #33528c; opacity: 0.15 }
+.points { fill: none; stroke-width: 3.5; stroke-linecap: round; opacity: 0.45 } .line { fill: none; stroke-width: 2 }
 .raw, .smooth { fill: none; stroke: #33528c; stroke-width: 2 } .raw { opacity: 0.3 }
 .tick.own { font-weight: 600 } .whisker.own { stroke: #d98a3d } .dot.own { fill: #b35c00 }
 """  # of charts that stand alone
@@ -31,9 +32,35 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
         description: what a reader who cannot see the picture should know.
     """
     curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
-    axes, place = _axes(xs, *_limits(ys))
+    axes, place = _axes(xs, *_limits(ys, is_noisy))
     parts = [_polyline(kind, [place(x, y) for x, y in zip(xs, values, strict=True)]) for kind, values in curves]
     return _svg(axes + parts, HEIGHT, description)
+
+
+def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], description: str) -> str:
+    """Several noisy curves over steps: the values of each as dots, their running mean as a line, names below.
+
+    Args:
+        lines: name -> (steps, ascending, [N]; values, finite, [N]). Colours go from the first to the last.
+        description: as in `line_chart`.
+    """
+    every = [y for _, ys in lines.values() for y in ys]
+    axes, place = _axes([x for xs, _ in lines.values() for x in xs], *_limits(every))
+    dots, curves, names = [], [], []
+    left, top = 0.0, float(HEIGHT)
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        colour = f"hsl({250 - 215 * i / max(len(lines) - 1, 1):.0f}, 60%, 52%)"  # blue to orange, on light and on dark
+        points = [place(x, y) for x, y in zip(xs, ys, strict=True)]
+        dots.append(f'<path class="points" stroke="{colour}" d="{"".join(f"M{point}h0" for point in points)}"/>')
+        smooth = " ".join(place(x, y) for x, y in zip(xs, running_mean(ys), strict=True))
+        curves.append(f'<polyline class="line" stroke="{colour}" points="{smooth}"/>')
+        width = LETTER * len(name) + 34
+        if left and left + width > WIDTH:
+            left, top = 0.0, top + ROW_HEIGHT
+        names.append(f'<path class="line" stroke="{colour}" d="M{left:g},{top + 4:g}h14"/>')
+        names.append(f'<text class="tick" x="{left + 19:g}" y="{top + 8:g}">{escape(name)}</text>')
+        left += width
+    return _svg(axes + dots + curves + names, top + ROW_HEIGHT, description)
 
 
 def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int, description: str) -> str:
@@ -79,7 +106,7 @@ def interval_chart(
     parts = []
     for x in ticks(least, most, 4):
         parts.append(f'<line class="axis" x1="{place(x)}" x2="{place(x)}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{place(x)}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>')
+        parts.append(f'<text class="tick" x="{place(x)}" y="{bottom + 16}" text-anchor="middle">{_label(x)}</text>')
     if mark is not None:
         parts.append(f'<line class="mark" x1="{place(mark)}" x2="{place(mark)}" y1="{TOP}" y2="{bottom}"/>')
     for i, (label, value, low, high, is_own) in enumerate(rows):
@@ -120,26 +147,28 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def _axes(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
     """Grid lines and labels for steps `xs` and values from low to high, and where (x, y) then lies: `12.3,45.6`."""
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    labels = {y: _label(y) for y in ticks(low, high, 4)}
+    left = max([LEFT, *(LETTER * len(label) + 10 for label in labels.values())])
 
     def place(x: float, y: float) -> str:
-        px = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        px = left + (x - x_low) / (x_high - x_low) * (WIDTH - left - RIGHT)
         py = TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
         return f"{px:.1f},{min(max(py, TOP), HEIGHT - BOTTOM):.1f}"
 
     parts = []
-    for y in ticks(low, high, 4):
+    for y, label in labels.items():
         at = place(x_low, y).split(",")[1]
-        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{y:g}</text>')
+        parts.append(f'<line class="axis" x1="{left:g}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="tick" x="{left - 6:g}" y="{at}" dy="4" text-anchor="end">{label}</text>')
     for x in ticks(x_low, x_high, 5):
         at = place(x, low).split(",")[0]
-        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
+        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{_label(x)}</text>')
     return parts, place
 
 
@@ -147,10 +176,16 @@ def _polyline(kind: str, points: list[str]) -> str:
     return f'<polyline class="{kind}" points="{" ".join(points)}"/>'
 
 
-def _limits(ys: list[float]) -> tuple[float, float]:
-    """Where 98% of the values lie, with room: a few extreme steps must not flatten the curve."""
+def _label(value: float) -> str:
+    """A tick's number, short: 0.02, 250, 12000, 1e-5."""
+    text = f"{value:g}" if abs(value) >= 1e6 or 0 < abs(value) < 1e-3 else f"{value:.12g}"
+    return text.replace("e-0", "e-").replace("e+0", "e+")
+
+
+def _limits(ys: list[float], is_noisy: bool = True) -> tuple[float, float]:
+    """Where 98% of noisy values lie, with room: a few extreme steps must not flatten the curve. All of exact ones."""
     ordered = sorted(ys)
-    cut = len(ys) // 100
+    cut = len(ys) // 100 if is_noisy else 0
     low, high = ordered[cut], ordered[len(ys) - 1 - cut]
     pad = (high - low or abs(high) or 1) * 0.08
     return low - pad, high + pad

@@ -9,6 +9,17 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 5 min`, `2 d 4 h`: as people tell a time that is left."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{max(seconds, 1):.0f} s"
+    hours, days = minutes // 60, minutes // 1440
+    if days >= 2:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
 def decimals(estimate: Mapping[str, float]) -> int:
     """Decimal places worth printing: one or two digits of the interval's half width."""
     half = (estimate["high"] - estimate["low"]) / 2

@@ -15,9 +15,11 @@ from e2ed2.models.families import family_of, network_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.recipe.data import DataConfig
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
 
 NUM_PREVIEWS = 16
+REAL, COPY, SAMPLE = "real", "autoencoder's copy", "sample"  # columns of a preview
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,21 @@ class LatentSet(ABC):
     def preview_batch(self) -> LatentBatch:
         """The same items and captions every time, spread over the set, all of one shape."""
 
+    @abstractmethod
+    def preview_items(self) -> tuple[list[str], Tensor | None]:
+        """Captions of `preview_batch` [B], and its pictures uint8 [B, 3, H, W], None where latents alone were kept."""
+
+    def preview_sheet(self, batch: LatentBatch, samples: Tensor, show: Callable[[Tensor], Tensor]) -> Sheet:
+        """Samples under their captions, beside the real images or, where there are none, the autoencoder's copies.
+
+        Args:
+            batch: what `preview_batch` gave. samples: of it, uint8 [B, 3, H, W].
+            show: latents -> such pictures.
+        """
+        captions, images = self.preview_items()
+        beside = {COPY: show(batch.x0)} if images is None else {REAL: images}
+        return Sheet(captions, {**beside, SAMPLE: samples})
+
     def batch(self, rows: Tensor, generator: torch.Generator) -> LatentBatch:
         """Latents of `rows` with a caption each: one of its own, the plain one, or empty, by the config's shares.
 
@@ -155,7 +172,7 @@ class MemoryLatents(LatentSet):
         max_sequence_length: int,
     ):
         super().__init__(config, device, data.plain_captions, data.has_plain)
-        self._images = data.images
+        self._images, self._texts = data.images, data.captions
         prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
         place = {prompt: i for i, prompt in enumerate(prompts)}
         self._captions = torch.tensor([place[c] for c in data.captions])
@@ -188,6 +205,10 @@ class MemoryLatents(LatentSet):
         """The same captions every time, spread over the set."""
         rows = spread(len(self.latents), NUM_PREVIEWS)
         return self._of_own_captions(rows, self.latents[rows], self._cond(rows, self._captions[rows]))
+
+    def preview_items(self) -> tuple[list[str], Tensor | None]:
+        rows = spread(len(self.latents), NUM_PREVIEWS)
+        return [self._texts[row] for row in rows.tolist()], self._images[rows]
 
 
 def _cells_per_token(network: Any) -> int:

@@ -135,6 +135,10 @@ class OnlineLatents(LatentSet):
         x0, cond = self._encode(pictures, [picture.captions[0] for picture in pictures])
         return self._of_own_captions(torch.arange(len(pictures)), x0, cond)
 
+    def preview_items(self) -> tuple[list[str], Tensor | None]:
+        pictures = self._data.preview(NUM_PREVIEWS)
+        return [picture.captions[0] for picture in pictures], torch.stack([picture.image for picture in pictures])
+
 
 class CachedLatents(LatentSet):
     """A set read from a cache; no encoder runs."""
@@ -143,6 +147,7 @@ class CachedLatents(LatentSet):
         first_captions = data.first_captions() if config.asks_groups else None
         super().__init__(config, device, first_captions, has_plain=data.has_plain)
         self._data, self._knows_crop = data, family_of(pipeline).knows_crop
+        self._preview_captions: list[str] | None = None  # reading them reads those of the whole cache
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
@@ -161,11 +166,23 @@ class CachedLatents(LatentSet):
 
     def preview_batch(self) -> LatentBatch:
         """The same items and their first captions every time."""
+        rows = self._preview_rows()
+        return self._of_own_captions(rows, *self._read(rows, [0] * len(rows)))
+
+    def preview_items(self) -> tuple[list[str], Tensor | None]:
+        """Of captions the cache keeps one an item: the plain one where there is one."""
+        rows = self._preview_rows().tolist()
+        if self._preview_captions is None:
+            texts = self._data.first_captions()
+            self._preview_captions = [texts[row] for row in rows]
+        images = torch.stack([self._data.image(row) for row in rows]) if self._data.has_images else None
+        return self._preview_captions, images
+
+    def _preview_rows(self) -> Tensor:
         rows = torch.arange(len(self._data))
         if self._data.buckets is not None:
             rows = torch.nonzero(self._data.buckets == self._data.buckets.mode().values).flatten()
-        rows = rows[spread(len(rows), NUM_PREVIEWS)]
-        return self._of_own_captions(rows, *self._read(rows, [0] * len(rows)))
+        return rows[spread(len(rows), NUM_PREVIEWS)]
 
 
 def collate(items: Sequence[Tensors]) -> PromptEmbeds:

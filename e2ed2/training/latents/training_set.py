@@ -25,6 +25,7 @@ TrainingSet = ImageTextSet | SourceSet | StreamSet | CachedSet
 
 MAX_BYTES_IN_MEMORY = 2**30  # of pixels; a larger set is decoded and encoded batch by batch
 MAX_WORKERS = 16
+NUM_SKIPPED = 20  # items that are named
 
 
 def load_training_set(
@@ -85,6 +86,21 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
     data = SourceSet(opened, weights, shapes, config.max_bad_fraction, num_workers, say, progress)
     is_small = len(data) * 3 * config.size**2 <= MAX_BYTES_IN_MEMORY
     return (data.in_memory() if is_small else None) or data
+
+
+def about_data(data: Any) -> dict[str, Any]:
+    """What was read: `images`, `captions` (different ones), `skipped` and the first of those; nothing of a stream.
+
+    Captions that are not in memory are not counted: reading them would read a table whole.
+    """
+    if not isinstance(data, ImageTextSet | SourceSet | CachedSet):
+        return {}
+    about: dict[str, Any] = {"images": len(data)}
+    if isinstance(data, ImageTextSet):
+        about["captions"] = len(set(data.captions))
+    if not isinstance(data, CachedSet):
+        about |= {"skipped": len(data.skipped), "first_skipped": [str(item) for item in data.skipped[:NUM_SKIPPED]]}
+    return about
 
 
 def create_order(

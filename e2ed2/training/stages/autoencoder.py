@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.batch import ImageTextSet, spread
 from e2ed2.models.autoencoder import cell_side, decode_all, encode_all, to_float, whiten
 from e2ed2.models.new import new_network
 from e2ed2.recipe.config import Config, objective_weights
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
+from e2ed2.training.latents.latent_set import COPY, REAL
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+NUM_PREVIEWS = 8
 
 
 class Reconstruction(nn.Module):
@@ -36,7 +40,7 @@ class Reconstruction(nn.Module):
 class AutoencoderStage:
     """Trains an `AutoencoderKL`; `architecture` are its keyword arguments."""
 
-    adversary = None
+    adversary = began_at = None
 
     def __init__(self, config: Config, data: ImageTextSet, device: torch.device, say: Callable[[str], None]):
         from diffusers import AutoencoderKL
@@ -58,13 +62,13 @@ class AutoencoderStage:
         return {"l1": (reconstruction.float() - images).abs().mean(), "kl": kl}
 
     @torch.no_grad()
-    def preview(self, network: nn.Module) -> Tensor:
-        """Real images beside their reconstructions, uint8 [16, 3, H, W]."""
+    def preview(self, network: nn.Module) -> Sheet:
+        """Eight real images beside their copies."""
         assert isinstance(network, Reconstruction)
-        step = max(len(self._data) // 8, 1)
-        images = self._data.images[::step][:8]
-        reconstructions = decode_all(network.autoencoder, encode_all(network.autoencoder, images))
-        return torch.stack([images, reconstructions], 1).flatten(0, 1)
+        rows = spread(len(self._data), NUM_PREVIEWS)
+        images = self._data.images[rows]
+        copies = decode_all(network.autoencoder, encode_all(network.autoencoder, images))
+        return Sheet([self._data.captions[row] for row in rows.tolist()], {REAL: images, COPY: copies})
 
     def export(self, network: nn.Module, folder: Path) -> None:
         """A diffusers autoencoder folder whose latents are white over the training images."""

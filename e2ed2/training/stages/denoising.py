@@ -1,6 +1,7 @@
 """Stage `base`: the denoising loss of ordinary diffusion training (Eq. 3, 6), the start of the chain."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.prediction import training_target
 from e2ed2.recipe.config import Config
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.training.latents.lazy import latent_set
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.trajectory import unroll
@@ -25,7 +27,7 @@ NUM_INFERENCE_STEPS = 25
 class DenoisingStage:
     """Trains a `PixArtTransformer2DModel` from random weights on the latents of `model.path`'s autoencoder."""
 
-    adversary = None
+    adversary = began_at = None
 
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
@@ -48,8 +50,8 @@ class DenoisingStage:
         return {"denoising": (prediction.float() - target).square().mean()}
 
     @torch.no_grad()
-    def preview(self, network: nn.Module) -> Tensor:
-        """Guided DDIM samples for fixed captions and noise, uint8 [16, 3, H, W]."""
+    def preview(self, network: nn.Module) -> Sheet:
+        """Guided DDIM samples for 16 fixed captions and noises, beside the real images."""
         batch = self._data.preview_batch()
         noise = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(0)).to(batch.x0)
         x0 = unroll(
@@ -61,7 +63,8 @@ class DenoisingStage:
             prediction_type=PREDICTION_TYPE,
             solver="ddim",
         )
-        return decode_all(self._pipeline.vae, x0)
+        show = partial(decode_all, self._pipeline.vae)
+        return self._data.preview_sheet(batch, show(x0), show)
 
     def export(self, network: nn.Module, folder: Path) -> None:
         self._pipeline.register_modules(transformer=network)

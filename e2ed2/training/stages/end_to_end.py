@@ -72,6 +72,8 @@ class EndToEndStage(FewStepStage):
             channels = 3 if self._space == "pixel" else self._pipeline.vae.config.latent_channels
             self.adversary = self._adversary(Discriminator(channels))
         self._trajectory = config.trajectory
+        counts, draws_start = config.trajectory.step_counts, config.trajectory.start == "random_step"
+        self._starts_differ = len(counts) > 1 or (draws_start and counts[0] > 1)
         transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
         sets, num_steps = [transformer], len(self._grids)
         if config.trajectory.parameters == "per_step":
@@ -123,6 +125,7 @@ class EndToEndStage(FewStepStage):
         """Every weighted objective of m samples per caption against the data."""
         batch = self.data.batch(rows, generator)
         steps, start = self._draw_start(generator)
+        self.began_at = (steps, start) if self._starts_differ else None
         *earlier, samples = self._samples(network, batch, steps, start, generator)
         judge = judge_of(batch, start, self._rows_per_caption)
         values = judge.latents(self._latent_terms, samples, batch.x0)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from e2ed2.data.cache import CachedSet
 from e2ed2.models.autoencoder import decode_all
@@ -18,6 +19,7 @@ from e2ed2.models.lora import merged, save_adapter
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
 from e2ed2.models.text import text_encoders
 from e2ed2.recipe.config import Config
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
 from e2ed2.training.about import about_run
 from e2ed2.training.latents.lazy import latent_set
@@ -38,6 +40,7 @@ class FewStepStage:
     """
 
     adversary: Adversary | None = None
+    began_at: tuple[int, int] | None = None
 
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
@@ -118,12 +121,13 @@ class FewStepStage:
         return denoiser_of(pipeline, network, guidance_scale, self.data.uncond)
 
     @torch.no_grad()
-    def preview(self, network: nn.Module) -> Tensor:
-        """Few-step samples for fixed captions and noise, uint8 [16, 3, H, W]."""
+    def preview(self, network: nn.Module) -> Sheet:
+        """Few-step samples for 16 fixed captions and noises, beside the real images."""
         batch = self.data.preview_batch()
         noises = draw_noises(batch.x0.shape, len(self._grids), torch.Generator().manual_seed(0)).to(batch.x0)
+        show = partial(decode_all, self._pipeline.vae)
         with torch.autocast(self._device.type, self.half, enabled=self.half is not None):  # frozen weights are in bf16
-            return decode_all(self._pipeline.vae, self.sampler_of(network)(noises, batch.cond))
+            return self.data.preview_sheet(batch, show(self.sampler_of(network)(noises, batch.cond)), show)
 
     def export(self, network: nn.Module, folder: Path) -> None:
         """The start's folder with the trained network, the few-step scheduler and the exact call; an adapter beside."""

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.recipe.objective import AdversarialConfig
+from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
 from e2ed2.training import loop
 from e2ed2.training.log import read_metrics
@@ -22,6 +23,8 @@ from tests.training.conftest import NUM_ITEMS, order, timeless, tiny_config
 
 class GanStage:
     """A constant image as the sampler, another one as the data; the discriminator tells them apart by their level."""
+
+    began_at = None
 
     def __init__(self, config=None, data=None, device="cpu", say=print, **settings):
         torch.manual_seed(0)
@@ -49,7 +52,7 @@ class GanStage:
         return {"adversarial": self.adversary.adversarial_loss([images])}
 
     def preview(self, network):
-        return torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+        return Sheet(["an image"], {"sample": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)})
 
     def export(self, network, folder):
         (folder / "level.txt").write_text(str(network(torch.ones(1, 1)).item()))

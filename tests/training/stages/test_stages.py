@@ -138,6 +138,26 @@ def test_a_random_number_of_steps_draws_every_sampler_s_own_grid(tiny_model, tin
     assert grids == {(999,), (999, 499), (999, 679, 339), (999, 759, 499, 259)}
 
 
+@pytest.mark.parametrize(
+    ("trajectory", "seen"),
+    [
+        ({"num_inference_steps": 2}, {(2, 0), (2, 1)}),
+        ({"num_inference_steps": 2, "random_num_steps": True, "start": "pure_noise"}, {(1, 0), (2, 0)}),
+        ({"num_inference_steps": 2, "start": "pure_noise"}, {None}),
+        ({"num_inference_steps": 1}, {None}),
+    ],
+)
+def test_a_stage_says_where_a_chain_began_where_chains_differ(tiny_model, tiny_emoji, watched, trajectory, seen):
+    stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
+    told = set()
+    for seed in range(12):
+        stage.loss_terms(stage.network, stage.network, ROWS, generator(seed))
+        told.add(stage.began_at)
+        steps, start = stage.began_at or (len(watched[-1]["timesteps"]), 0)
+        assert len(watched[-1]["timesteps"]) == steps - start
+    assert told == seen
+
+
 def test_numbers_of_steps_are_drawn_by_their_weights(tiny_model, tiny_emoji):
     trajectory = {"start": "pure_noise", "random_num_steps": True, "num_steps_weights": [6, 0, 2, 0]}
     stage = make("e2ed2", tiny_model, objective={"l2": {"weight": 1}}, trajectory=trajectory)
