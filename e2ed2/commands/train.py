@@ -31,7 +31,12 @@ def train(
         from e2ed2.training.loop import train as run
 
         waiting("preparing", 0, 0)
-        model = run(config, waiting.say, waiting.tick, waiting)
+        try:
+            model = run(config, waiting.say, waiting.tick, waiting)
+        except KeyboardInterrupt:
+            if (config.run.dir / "config.yaml").exists():
+                waiting.say(f"report: {write_report(config.run.dir)}")
+            raise
         print(f"model: {model}\nreport: {write_report(config.run.dir)}")
 
 

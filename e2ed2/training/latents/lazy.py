@@ -52,8 +52,7 @@ def latent_set(
         UserError: of another size than the model's, or a cache that something else made.
     """
     check_size(data.size, config.data, pipeline)
-    is_encoded = isinstance(data, CachedSet)
-    if cut := data.cut_captions if is_encoded else cut_captions(data, pipeline, max_sequence_length):
+    if cut := cut_captions(data, pipeline, max_sequence_length):
         say(cut)
     if isinstance(data, ImageTextSet):
         return MemoryLatents(data, config.data, pipeline, device, say, max_sequence_length)
@@ -69,8 +68,12 @@ def latent_set(
     return OnlineLatents(data, config.data, pipeline, device, max_sequence_length)
 
 
-def cut_captions(data: ImageTextSet | SourceSet | StreamSet, pipeline: Any, max_sequence_length: int) -> str:
+def cut_captions(
+    data: ImageTextSet | SourceSet | StreamSet | CachedSet, pipeline: Any, max_sequence_length: int
+) -> str:
     """A line on how many of some captions are longer than what the text encoder sees of them; empty if none is."""
+    if isinstance(data, CachedSet):
+        return data.cut_captions
     if isinstance(data, StreamSet):
         captions = [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
     elif isinstance(data, ImageTextSet):
