@@ -1,5 +1,7 @@
 """Parquet files and hub data sets, on disk and as streams."""
 
+from pathlib import Path
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -209,6 +211,14 @@ def test_the_cache_of_the_library_is_named_where_it_is_at_fault(tmp_path, stream
     message = str(caught.value)
     assert message.startswith(f"the cache {tmp_path}/file/datasets of the data sets library: ")
     assert message.endswith(f"; set {variable} to another folder") and "data.path" not in message
+
+
+@pytest.mark.skipif(not Path("/proc/1").is_dir(), reason="no /proc, where nobody can make a folder")
+def test_a_cache_that_cannot_be_made_is_named_too(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "a.parquet", [png(1)], text=texts("x"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("/proc/1/nohome/datasets"))
+    with pytest.raises(UserError, match="^the cache /proc/1/nohome/datasets of the data sets library: "):
+        read(path, False)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
