@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2ed2.models.families import family_named
-from e2ed2.models.folders.parts import REMEDY, ShardIndex, read_config
+from e2ed2.models.folders.misnamed import why_no_pipeline
+from e2ed2.models.folders.parts import INDEX_FILE, REMEDY, ShardIndex, read_config
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import read_json, read_typed
 
-INDEX_FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is a module of diffusers: the safety checker's
 COMPONENT = re.compile(
     r"(text_encoder|tokenizer)(_\d)?|unet|transformer|vae|scheduler|safety_checker|feature_extractor|image_encoder"
@@ -39,7 +39,7 @@ def read_index(folder: Path) -> ModelIndex:
     """
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"model {folder}: not a loadable model folder (no {INDEX_FILE}); give one of a pipeline")
+        raise UserError(f"model {folder}: not a loadable model folder: {why_no_pipeline(folder)}")
     values = read_json(path, "model file", REMEDY)
     if not isinstance(values, dict) or "_class_name" not in values:
         raise UserError(f"model {folder}: not a loadable model folder ({INDEX_FILE} has no _class_name)")

@@ -13,9 +13,9 @@ from torch import nn
 from e2ed2.models.families import family_named, family_of, network_of
 from e2ed2.models.folders.card import model_card
 from e2ed2.models.folders.hub import weights_file
-from e2ed2.models.folders.index import INDEX_FILE, copy_text_encoders, forget_origin, read_index, text_files
+from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
-from e2ed2.models.folders.parts import load_network, no_more_than_in, read_config, refusing
+from e2ed2.models.folders.parts import INDEX_FILE, load_network, no_more_than_in, read_config, refusing
 from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
@@ -211,7 +211,8 @@ def refuse_pickles(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"model {folder}: no such folder; give a model folder or emoji-base, emoji-lcm, emoji-e2ed2")
-    ours = (folder / INFERENCE_FILE).exists() or not (folder / "model_index.json").exists()
+    is_network = (folder / "config.json").exists() and not (folder / INDEX_FILE).exists()
+    ours = (folder / INFERENCE_FILE).exists() or is_network
     bad = sorted(p for p in folder.rglob("*") if p.suffix in PICKLES) if ours else []
     if bad:
         raise UserError(f"model {folder}: {bad[0].name} may run code when loaded; only safetensors are allowed")

@@ -15,7 +15,14 @@ from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.lora import merged, save_adapter
-from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
+from e2ed2.models.scheduler import (
+    check_exportable,
+    few_step_scheduler,
+    few_step_solver,
+    is_flow,
+    prediction_type_of,
+    schedule_of,
+)
 from e2ed2.models.text import text_encoders
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
@@ -73,6 +80,7 @@ class FewStepStage:
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:
+        check_exportable(solver)
         flow, name = is_flow(self._pipeline.scheduler), type(self._pipeline).__name__
         if self._config.stage == "lcm" and flow:
             raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
