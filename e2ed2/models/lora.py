@@ -155,17 +155,15 @@ def _adapter_file(adapter: str) -> Path:
         return weights_file(adapter)
     if os.path.lexists(folder := Path(adapter)) and not folder.is_dir():
         raise UserError(f"model.lora: {adapter} cannot be added to model.path: only safetensors are read; {REMEDY}")
-    if folder.is_dir():
-        names = [path.name for path in folder.glob("*.safetensors")]
-    else:
-        names = list_files(adapter)
+    is_here = folder.is_dir()
+    names = [path.name for path in folder.glob("*.safetensors")] if is_here else list_files(adapter)
     names = [name for name in sorted(names) if name.endswith(".safetensors") and "/" not in name]
     chosen = [name for name in names if name == ADAPTER_FILE] or names
     if len(chosen) != 1:
         found = ", ".join(names)[:80] or "none"
         problem = f"its safetensors are {found}; give one file"
         raise UserError(f"model.lora: {adapter} cannot be added to model.path: {problem}")
-    return folder / chosen[0] if folder.is_dir() else weights_file(f"{adapter}/{chosen[0]}")
+    return folder / chosen[0] if is_here else weights_file(f"{adapter}/{chosen[0]}")
 
 
 def _load_adapter(file: Path) -> dict[str, Tensor]:

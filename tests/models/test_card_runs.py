@@ -1,6 +1,7 @@
 """The Python on a model's card, run inside its folder, leaves in `image` what `e2ed2 sample` draws."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from e2ed2.models.folders.pipeline import load_pipeline, save_pipeline
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import load_model
 from e2ed2.training.loop import train
@@ -31,6 +33,59 @@ def test_a_unet_for_each_step_is_run_by_the_code_on_its_card(recipe, tmp_path, m
     assert (folder / "unet_2" / "config.json").is_file()
     theirs, request = drawn_by_the_card(folder, monkeypatch)
     assert difference(load_model(str(folder)).sampler([request]), theirs) <= 1
+
+
+KINDS = {  # what is beside the pipeline's class -> options of the tiny copy, the model's and the run's
+    "SD 1.5 with a safety checker": ("SD 1.5", {"is_filtered": True}, {}),
+    "an adapter": ("PixArt-Sigma", {}, {"parameters": "lora", "solver": "lcm"}),
+    "an adapter for each step": ("SDXL", {}, {"parameters": "lora_per_step"}),
+    "a network for each step": ("PixArt-Sigma", {}, {"parameters": "per_step"}),
+    "a learned grid": ("SD 1.5", {}, {"time_grid": "learned", "num_inference_steps": 3}),
+    "learned grids": ("PixArt-Sigma", {}, {"time_grid": "learned", "num_inference_steps": 3, "random_num_steps": True}),
+    "a learned grid of a flow": ("SD 3", {}, {"time_grid": "learned_alone", "num_inference_steps": 3}),
+    "PixArt-Sigma": ("PixArt-Sigma", {}, {}),
+    "SDXL": ("SDXL", {}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_of_every_kind_of_run_draws_what_we_sample(kind, recipe, tmp_path, monkeypatch):
+    case, options, trajectory = KINDS[kind]
+    start = save_tiny(CASES[case][0], tmp_path / "start", **options)
+    folder = train(recipe(tmp_path / "run", start, train={"ema_decay": 0}, **trajectory), quiet)
+    theirs, request = drawn_by_the_card(folder, monkeypatch)
+    assert request == Request("a red cat", 0)  # the first caption
+    assert theirs.float().std() > 5 and difference(load_model(".").sampler([request]), theirs) <= 1
+    card = (folder / "README.md").read_text()
+    assert 'e2ed2 sample . "a red cat" --seed 0 --num 1' in card and "twemoji" not in card
+    assert ("safety_checker=None" in card) == bool(options)
+
+
+@pytest.mark.parametrize("case", ["SD 1.5", "PixArt-Sigma", "SDXL", "SD 3"])
+def test_the_card_of_a_start_in_half_precision_without_a_variant(case, recipe, tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+
+    plain = DiffusionPipeline.from_pretrained(start_of(case, tmp_path / "plain"), dtype=torch.float16)
+    plain.save_pretrained(tmp_path / "start")
+    folder = train(recipe(tmp_path / "run", tmp_path / "start"), quiet)
+    theirs, request = drawn_by_the_card(folder, monkeypatch)
+    assert difference(load_model(".").sampler([request]), theirs) <= 1
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ['a "red" cat', "it's 5$ & `ls`", "back\\slash \\n", "```python\nx```", "\N{WOMAN}\u200d\N{ROCKET}'", "a\tb\x85c"],
+)
+def test_any_caption_is_python_and_leaves_the_card_whole(caption, tiny_model, tmp_path, monkeypatch):
+    pipeline, inference = load_pipeline(tiny_model)
+    save_pipeline(pipeline, inference, tmp_path / "model", prompt=caption)
+    theirs, request = drawn_by_the_card(tmp_path / "model", monkeypatch)
+    assert request.prompt == caption
+    assert difference(load_model(".").sampler([request]), theirs) <= 1
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.count("```") == 2
+    asked = re.search(r"`(e2ed2 sample .*?)` draws", card)[1]
+    assert shlex.split(asked)[2:4] in ([".", caption], [".", "PROMPT"])
 
 
 CARDS = ["PixArt-alpha", "SD 1.5", "SD 1.5 guided in the chain", "LCM", "SDXL", "SDXL-Lightning", "SD 3"]

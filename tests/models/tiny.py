@@ -50,8 +50,10 @@ def pixart(scheduler: Any = None, sample_size: int = SIDE // 4) -> dict[str, Any
     }
 
 
-def stable_diffusion(scheduler: Any = None, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
-    """An LCM has `time_cond_proj_dim`."""
+def stable_diffusion(
+    scheduler: Any = None, time_cond_proj_dim: int | None = None, is_filtered: bool = False
+) -> dict[str, Any]:
+    """An LCM has `time_cond_proj_dim`. With `is_filtered` a safety checker finds every picture unsafe."""
     from diffusers import PNDMScheduler
 
     tokenizer = clip_tokenizer()
@@ -63,6 +65,7 @@ def stable_diffusion(scheduler: Any = None, time_cond_proj_dim: int | None = Non
         "scheduler": scheduler or PNDMScheduler(**SCALED_LINEAR, skip_prk_steps=True, steps_offset=1),
         "safety_checker": None,
         "feature_extractor": None,
+        **(safety_checker() if is_filtered else {}),
     }
 
 
@@ -175,6 +178,18 @@ def t5(tokenizer: Any, width: int = WIDTH) -> torch.nn.Module:
 
     config = T5Config(vocab_size=len(tokenizer), d_model=width, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
     return T5EncoderModel(config).eval()
+
+
+def safety_checker() -> dict[str, Any]:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": SIDE, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=vision, projection_dim=16))
+    torch.nn.init.constant_(checker.concept_embeds_weights, -1.0)  # thresholds of a cosine
+    extractor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE)
+    return {"safety_checker": checker.eval(), "feature_extractor": extractor}
 
 
 def clip_tokenizer() -> Any:

@@ -30,7 +30,7 @@ def refuse_file(path: Path) -> None:
 
 
 def refuse_run(path: Path) -> None:
-    """Raise UserError where a folder is a training's, its checkpoints', or holds several: their models are elsewhere."""
+    """Raise UserError where a folder is a training's, its checkpoints', or one of several: models are elsewhere."""
     if (path / INDEX_FILE).is_file():
         return
     if (run := run_of(path)) is not None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e2ed2.models.families import family_named, family_of, network_of
-from e2ed2.models.folders.card import model_card
+from e2ed2.models.folders.card import CARD_FILE, PROMPT, model_card
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
@@ -20,6 +20,7 @@ from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import write_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
@@ -69,6 +70,7 @@ def save_pipeline(
     later_transformers: Sequence[nn.Module] = (),
     about: Mapping[str, Any] | None = None,
     text_from: tuple[Path, str | None] | None = None,
+    prompt: str = PROMPT,
 ) -> None:
     """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end).
 
@@ -76,6 +78,7 @@ def save_pipeline(
         later_transformers: of the steps after the first, where each has its own.
         about: rows for the card, as in `card.model_card`.
         text_from: folder and variant of the files of text encoders that the pipeline was loaded without.
+        prompt: that the card's code draws.
     """
     family, network = family_of(pipeline), network_of(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -87,7 +90,9 @@ def save_pipeline(
         for name, transformer in zip(names, later_transformers, strict=True):
             cast("ModelMixin", transformer).save_pretrained(folder / name, safe_serialization=True)
     forget_origin(folder)
-    (folder / "README.md").write_text(model_card(inference, family, type(network).__name__, about or {}))
+    has_filter = getattr(pipeline, "safety_checker", None) is not None
+    card = model_card(inference, family, type(network).__name__, about or {}, prompt, has_filter=has_filter)
+    write_file(folder / CARD_FILE, card.encode())
     (folder / INFERENCE_FILE).write_text(inference.to_json(family))
 
 
