@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e2ed2.models.families import family_named, family_of, network_of
+from e2ed2.models.families import FAMILIES, denoisers_of, family_of, network_of
 from e2ed2.models.folders.card import CARD_FILE, PROMPT, model_card
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
@@ -122,22 +122,32 @@ def load_pipeline(
 
 
 def open_pipeline(
-    folder: Path, variant: str | None, dtype: torch.dtype, text_dtype: torch.dtype, *, with_text: bool = True
+    folder: Path,
+    variant: str | None,
+    dtype: torch.dtype,
+    text_dtype: torch.dtype,
+    *,
+    with_text: bool = True,
+    any_class: bool = False,
 ) -> Any:
     """The diffusers pipeline of a folder, its networks whole.
 
     Args:
         dtype: of network and autoencoder. text_dtype: of the text encoders. variant, with_text: as in `load_pipeline`.
+        any_class: as in `read_index`; then all is loaded, in `dtype`.
     Raises:
         UserError: as `load_pipeline`.
     """
     from diffusers import DiffusionPipeline
 
     refuse_pickles(folder)
-    index = read_index(folder)
-    family = family_named(index.class_name)
+    index = read_index(folder, any_class=any_class)
     given: dict[str, Any] = {}
-    kinds = {"vae": dtype, family.network: dtype} | dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
+    if index.class_name in FAMILIES:
+        kinds = dict.fromkeys(("vae", FAMILIES[index.class_name].network), dtype)
+        kinds |= dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
+    else:
+        kinds = {name: dtype for name, pair in index.parts.items() if _is_network(*pair)}
     for name, precision in kinds.items():
         given[name] = load_network(_class(folder, name, *index.parts[name]), folder, name, variant, precision)
     if not with_text:
@@ -160,11 +170,15 @@ def _class(folder: Path, name: str, library: str, class_name: str) -> Any:
     Raises:
         UserError: there is none of this name, or it is no network.
     """
-    kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")):
+    if not _is_network(library, class_name):
         path = folder / INDEX_FILE
         raise UserError(f"model file {path}: {name}: {library} has no network {class_name[:80]}")
-    return kind
+    return getattr(import_module(library), class_name)
+
+
+def _is_network(library: str, class_name: str) -> bool:
+    kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
+    return isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")
 
 
 def replace_network(pipeline: Any, name: str) -> None:
@@ -175,7 +189,10 @@ def replace_network(pipeline: Any, name: str) -> None:
     Raises:
         UserError: it does not exist or does not fit.
     """
-    network, file = network_of(pipeline), weights_file(name)
+    found, file = denoisers_of(pipeline), weights_file(name)
+    if len(found) != 1:
+        raise UserError(f"network {name}: a {type(pipeline).__name__} has {len(found)} networks; leave it out")
+    network = found[0]
     kind = f"weights of this {type(network).__name__} in diffusers' names"
     with refusing(f"network {name}: not {kind}", "give another file"):
         network.load_state_dict(load_file(file))
