@@ -18,6 +18,7 @@ from e2ed2.models.families import FAMILIES, denoisers_of, family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import read_index
+from e2ed2.models.folders.misnamed import RUN_CONFIG, refuse_file, run_of
 from e2ed2.models.folders.parts import refusing
 from e2ed2.models.folders.pipeline import open_pipeline, replace_network
 from e2ed2.sampling.generate import Request, check_finite
@@ -80,11 +81,13 @@ def read_baseline(name: str) -> Baseline | None:
     """A shipped baseline or a YAML file, None for names of another kind.
 
     Raises:
-        UserError: unreadable file, unknown field, wrong type.
+        UserError: unreadable file, unknown field, wrong type, or the config of a run.
     """
     path = FOLDER / f"{name}.yaml" if name in baseline_names() else Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return None
+    if path.name == RUN_CONFIG and path.is_file() and run_of(path.parent) is not None:
+        refuse_file(path)
     return checked(Baseline, read_yaml(path, "baseline", FOLDER), f"baseline {path}")
 
 

@@ -20,6 +20,8 @@ def finished_images(model: str) -> Path | None:
     if not path.is_dir() or (path / INDEX_FILE).exists():
         return None
     refuse_run(path)
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):  # a network
+        return None
     return path / "images" if (path / "images").is_dir() else path
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from e2ed2.models.folders.pipeline import load_pipeline, save_pipeline
+from e2ed2.recipe.load import build_config
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import load_model
 from e2ed2.training.loop import train
+from tests.conftest import tiny_transformer
 from tests.models.test_families import CASES, difference, quiet, start_of
 from tests.models.tiny import save_tiny
 
@@ -104,3 +106,23 @@ def test_the_card_of_a_start_in_half_precision_draws_what_we_sample(case, is_sha
     folder = train(recipe(tmp_path / "run", start, model={"variant": "fp16"}, **CASES[case][2]), quiet)
     theirs, request = drawn_by_the_card(folder, monkeypatch)
     assert difference(load_model(".").sampler([request]), theirs) <= 1  # of 255: each rounds its own pixels
+
+
+def test_stages_on_data_of_one_s_own_draw_a_prompt_of_it(tiny_bundle, pictures, tmp_path, monkeypatch):
+    """A new network on the bundled autoencoder, and what is made of it: no card tells the bundled models' prompt."""
+    architecture = tiny_transformer(caption_channels=384).config
+    fields = ("sample_size", "patch_size", "num_layers", "num_attention_heads", "attention_head_dim", "norm_type")
+    new = {name: architecture[name] for name in (*fields, "cross_attention_dim", "caption_channels", "in_channels")}
+    data = {"source": "folder", "path": pictures, "size": 64}
+    often = {"max_train_steps": 1, "micro_batch_size": 2, "mixed_precision": "no"}
+    start = "emoji-autoencoder"
+    for stage in ("base", "lcm", "e2ed2"):
+        model = {"path": start, **({"architecture": {**new, "out_channels": 4}} if stage == "base" else {})}
+        values = {"stage": stage, "run": {"dir": tmp_path / stage}, "model": model, "data": data, "train": often}
+        values |= {"objective": {"l2": {"weight": 1}}} if stage == "e2ed2" else {}
+        start = str(train(build_config(values), quiet))
+        theirs, request = drawn_by_the_card(Path(start), monkeypatch)
+        assert request.prompt == "a red cat" and difference(load_model(".").sampler([request]), theirs) <= 1
+    told = Path("README.md").read_text(), (tmp_path / "lcm" / "model" / "README.md").read_text()
+    assert "| objective | 1 l2 |" in told[0] and "| objective | 1 consistency |" in told[1]
+    assert all("| start | a local model |" in card and str(tmp_path) not in card for card in told)

@@ -16,6 +16,7 @@ from e2ed2.sampling.finished_images import finished_images
 from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
 from e2ed2.training.loop import train
+from e2ed2.training.stages.teacher_pairs import load_teacher
 from tests.models.test_families import quiet
 from tests.models.tiny import save_tiny
 
@@ -83,6 +84,10 @@ def test_every_way_to_name_a_model_goes_through_one_place(runs, recipe, tmp_path
     Path("baseline.yaml").write_text("model: runs/done\n")
     with pytest.raises(UserError, match=message):
         load_model("baseline.yaml")
+    with pytest.raises(UserError, match="a file of a training run; its model is runs/done/model"):
+        load_model("runs/done/config.yaml")
+    with pytest.raises(UserError, match=f"trajectory.teacher: .*{message}"):
+        load_teacher("trajectory.teacher", "runs/done")
     for verb in (["sample", "runs/done", "a cat"], ["evaluate", "runs/done"]):
         monkeypatch.setattr(sys, "argv", ["e2ed2", *verb])
         with pytest.raises(SystemExit) as end:
@@ -144,6 +149,7 @@ def test_what_exists_is_no_hub_id(runs):
             resolve_model(named)
     with pytest.raises(UserError, match="x/unet: not a loadable model folder: a part of the model folder x: give that"):
         load_pipeline(resolve_model("x/unet"))
+    assert finished_images("x/unet") is None  # a network, no folder of images
     Path("org").mkdir()
     os.symlink("nowhere", "org/name")
     with pytest.raises(UserError, match="model 'org/name': no such folder"):
