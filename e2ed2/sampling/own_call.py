@@ -105,7 +105,8 @@ def longest_text(pipeline: Any, most: int | None) -> tuple[Any, int]:
     Args:
         most: the call's `max_sequence_length`, where it has one.
     """
-    tokenizers = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
+    parts = [part for name, part in pipeline.components.items() if name.startswith("tokenizer")]
+    tokenizers = [part for part in parts if hasattr(part, "model_max_length")]
     limits = [(min(t.model_max_length, most or t.model_max_length), t) for t in tokenizers]
     length, tokenizer = max(limits, key=lambda pair: pair[0], default=(0, None))
     return tokenizer, length
