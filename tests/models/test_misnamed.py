@@ -162,7 +162,7 @@ def test_what_exists_is_no_hub_id(runs):
     with pytest.raises(UserError, match="model_index.json; give one of a pipeline, such as org/model$"):
         start.rename("org/model")
         load_pipeline(resolve_model("org"))
-    for odd in ("", "a\0b", "a" * 300):
+    for odd in ("", "a\0b"):
         with pytest.raises(UserError, match="no such folder"):
             resolve_model(odd)
 

@@ -38,14 +38,14 @@ def resolve_model(name_or_path: str | Path, revision: str | None = None, variant
         return _assembled(name)
     if name == AUTOENCODER:
         return WEIGHTS / AUTOENCODER
-    path, is_there = Path(name), os.path.lexists(name)
-    if not is_there and is_hub_id(name) and path.suffix not in FILES:
+    path = Path(name)
+    if is_hub_id(name) and path.suffix not in FILES and not os.path.lexists(name):
         return download(name, revision, variant)
     if revision is not None:
         raise UserError(f"model.revision: {revision}, but model.path={name} is no hub id org/name: leave it out")
-    if os.path.isfile(name):
+    if path.is_file():
         refuse_file(path)
-    if not os.path.isdir(name):
+    if not (name and path.is_dir()):  # a path without letters is the folder we are in
         bundled = ", ".join(BUNDLED)
         what = "file" if path.suffix in FILES else "folder"
         raise UserError(f"model '{name}': no such {what}; give a model folder, a hub id org/name, or one of {bundled}")
