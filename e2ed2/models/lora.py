@@ -1,6 +1,7 @@
 """Low-rank adapters (arXiv:2106.09685): fused into a start, trained on a frozen network, exported on their own."""
 
 import copy
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -105,7 +106,7 @@ def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
         UserError: one does not exist or does not fit, in whole or in part.
     """
     for adapter in adapters:
-        is_somewhere = adapter.endswith(".safetensors") or Path(adapter).exists() or is_hub_id(adapter)
+        is_somewhere = adapter.endswith(".safetensors") or os.path.lexists(adapter) or is_hub_id(adapter)
         if not is_somewhere:
             raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
         if hasattr(pipeline, "load_lora_weights"):
@@ -130,7 +131,7 @@ def _fuse_peft(pipeline: Any, adapter: str) -> None:
 
     name = family_of(pipeline).network
     folder, kinds = Path(adapter), f"a {type(pipeline).__name__} takes peft folders"
-    if not folder.exists():
+    if not os.path.lexists(folder):
         folder = weights_file(f"{adapter}/{PEFT_CONFIG}").parent
         weights_file(f"{adapter}/{PEFT_WEIGHTS}")
     for file in (PEFT_CONFIG, PEFT_WEIGHTS):
@@ -152,17 +153,17 @@ def _adapter_file(adapter: str) -> Path:
     """
     if adapter.endswith(".safetensors"):
         return weights_file(adapter)
-    if (folder := Path(adapter)).is_dir():
-        names = [path.name for path in folder.glob("*.safetensors")]
-    else:
-        names = list_files(adapter)
+    if os.path.lexists(folder := Path(adapter)) and not folder.is_dir():
+        raise UserError(f"model.lora: {adapter} cannot be added to model.path: only safetensors are read; {REMEDY}")
+    is_here = folder.is_dir()
+    names = [path.name for path in folder.glob("*.safetensors")] if is_here else list_files(adapter)
     names = [name for name in sorted(names) if name.endswith(".safetensors") and "/" not in name]
     chosen = [name for name in names if name == ADAPTER_FILE] or names
     if len(chosen) != 1:
         found = ", ".join(names)[:80] or "none"
         problem = f"its safetensors are {found}; give one file"
         raise UserError(f"model.lora: {adapter} cannot be added to model.path: {problem}")
-    return folder / chosen[0] if folder.is_dir() else weights_file(f"{adapter}/{chosen[0]}")
+    return folder / chosen[0] if is_here else weights_file(f"{adapter}/{chosen[0]}")
 
 
 def _load_adapter(file: Path) -> dict[str, Tensor]:

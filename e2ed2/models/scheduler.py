@@ -1,5 +1,6 @@
 """Our noise schedules and solvers in the words of diffusers' schedulers, and back."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from torch import Tensor
@@ -16,33 +17,71 @@ NOISE_FIELDS = (*BETAS, "trained_betas", "rescale_betas_zero_snr", "prediction_t
 ORIGINAL_INFERENCE_STEPS = 50
 NUM_TRAIN_TIMESTEPS = 1000
 LEAST_SIGNAL = 1e-3  # alpha at the last timestep: 0.068 in Stable Diffusion, 0.0063 in PixArt
+LEAST_RISE = -1e-6  # of one level to the next: diffusers puts 2**-24 in place of a last alphas_cumprod of zero
 CONFIG_FILE = "scheduler/scheduler_config.json"
 TRAILING_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # SDXL-Lightning's, SDXL-Turbo's
 
 
 def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
-    """The diffusers scheduler of our own models, `lcm` or `ddim` with the betas of the PixArt family."""
+    """The diffusers scheduler of our own models, `lcm` or `ddim` with the betas of the PixArt family.
+
+    Raises:
+        UserError: another solver.
+    """
     from diffusers import DDIMScheduler, LCMScheduler
 
     if solver == "lcm":
         return LCMScheduler(**BETAS, original_inference_steps=ORIGINAL_INFERENCE_STEPS, prediction_type=prediction_type)
+    if solver != "ddim":
+        raise UserError(f"solver {solver}: models of our own are sampled with lcm or ddim")
     return DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
 
 
 def few_step_scheduler(solver: str, start: Any) -> "SchedulerMixin":
     """The diffusers scheduler that does what our solver does, at the noise levels of a start's scheduler.
 
-    `ddim` is DPM-Solver++ of order 1, which is DDIM (arXiv:2211.01095) and, unlike diffusers' DDIMScheduler, goes to
-    the next of its timesteps when their number does not divide 1000, and takes a list of them.
+    Raises:
+        UserError: a solver without one.
     """
-    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+    check_exportable(solver)
+    return EXPORTERS[solver](start)
 
-    if solver == "euler":
-        return FlowMatchEulerDiscreteScheduler(shift=start.config.shift)
-    fields = {name: start.config[name] for name in NOISE_FIELDS if name in start.config}
-    if solver == "lcm":
-        return LCMScheduler(**fields, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
-    return DPMSolverMultistepScheduler(**fields, solver_order=1, timestep_spacing="trailing")
+
+def check_exportable(solver: str) -> None:
+    """Raise UserError where no scheduler of diffusers does what a solver does: what it trains could not be exported."""
+    if solver not in EXPORTERS:
+        allowed = f"give one of {', '.join(EXPORTERS)}"
+        raise UserError(f"trajectory.solver: {solver} has no scheduler in diffusers that it is exported as; {allowed}")
+
+
+def _lcm(start: Any) -> "SchedulerMixin":
+    from diffusers import LCMScheduler
+
+    return LCMScheduler(**_noise_fields(start), original_inference_steps=ORIGINAL_INFERENCE_STEPS)
+
+
+def _ddim(start: Any) -> "SchedulerMixin":
+    """DPM-Solver++ of order 1, which is DDIM (arXiv:2211.01095).
+
+    Unlike diffusers' DDIMScheduler it goes to the next of its timesteps when their number does not divide 1000, and
+    takes a list of them.
+    """
+    from diffusers import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler(**_noise_fields(start), solver_order=1, timestep_spacing="trailing")
+
+
+def _euler(start: Any) -> "SchedulerMixin":
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=start.config.shift)
+
+
+def _noise_fields(start: Any) -> dict[str, Any]:
+    return {name: start.config[name] for name in NOISE_FIELDS if name in start.config}
+
+
+EXPORTERS: dict[str, Callable[[Any], "SchedulerMixin"]] = {"lcm": _lcm, "ddim": _ddim, "euler": _euler}
 
 
 def schedule_of(scheduler: Any) -> NoiseSchedule:
@@ -79,7 +118,7 @@ def _rise(sigmas: Tensor) -> bool:
     """Whether levels [T] rise from 0 or more to 1 or less; nan does not."""
     if sigmas.shape != (NUM_TRAIN_TIMESTEPS,) or not (sigmas[0] >= 0 and sigmas[-1] <= 1 + 1e-5):
         return False
-    return bool((sigmas.diff() >= 0).all() and sigmas[-1] > sigmas[0])
+    return bool((sigmas.diff() >= LEAST_RISE).all() and sigmas[-1] > sigmas[0])
 
 
 def is_flow(scheduler: Any) -> bool:

@@ -7,26 +7,39 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from e2ed2.models.families import family_of, network_of
+from e2ed2.models.families import FAMILIES, denoisers_of, family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
+from e2ed2.models.folders.index import read_index
+from e2ed2.models.folders.misnamed import RUN_CONFIG, refuse_file, run_of
 from e2ed2.models.folders.parts import refusing
 from e2ed2.models.folders.pipeline import open_pipeline, replace_network
 from e2ed2.sampling.generate import Request, check_finite
-from e2ed2.system.errors import UserError, check_range, said
+from e2ed2.sampling.own_call import (
+    REMEDY,
+    check_class,
+    checked_call,
+    counting_rows,
+    evaluations,
+    longest_text,
+    takes_lists,
+)
+from e2ed2.system.errors import UserError
 from e2ed2.system.files import file_sha256
-from e2ed2.system.readers.typed import Part, checked, in_words
+from e2ed2.system.readers.typed import Part, checked
 from e2ed2.system.readers.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent / "assets"
-SET_HERE = {"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"}
-ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
+TRIED = [Request("a photo of a cat", 0), Request("two dogs", 1)]
+FEW = 2  # steps, after which a mixture of two images shows
+MAX_DIFFERENCE = 0.01  # of 0 to 1, on average: between batches of two sizes, in half precision too
 
 
 class SchedulerChange(Part):
@@ -45,7 +58,7 @@ class Baseline(Part):
         network: weights that replace the denoiser's, a file or `org/name/file` of the hub.
         scheduler: None keeps the model's own.
         call: arguments of the pipeline's call; its defaults hold for the rest.
-        dtype: on a GPU; a CPU computes in float32.
+        dtype: on a GPU, by default float16, and bfloat16 for pipelines of no family here; a CPU computes in float32.
         source: who prescribes this.
     """
 
@@ -55,7 +68,7 @@ class Baseline(Part):
     network: str | None = None
     scheduler: SchedulerChange | None = None
     call: dict[str, Any] = {}
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None
     source: str = ""
 
 
@@ -68,43 +81,54 @@ def read_baseline(name: str) -> Baseline | None:
     """A shipped baseline or a YAML file, None for names of another kind.
 
     Raises:
-        UserError: unreadable file, unknown field, wrong type.
+        UserError: unreadable file, unknown field, wrong type, or the config of a run.
     """
     path = FOLDER / f"{name}.yaml" if name in baseline_names() else Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return None
+    if path.name == RUN_CONFIG and path.is_file() and run_of(path.parent) is not None:
+        refuse_file(path)
     return checked(Baseline, read_yaml(path, "baseline", FOLDER), f"baseline {path}")
 
 
 class PipelineSampler:
     """Images by a diffusers pipeline's own call, each from its own seed; the interface of `generate.Sampler`.
 
+    What an image costs follows from the call where the family is known; else one image is made and counted, and two
+    are made in a few steps, to see whether they can be made together.
+
     Attributes:
         nfe: network evaluations an image costs, guidance and second-order steps included; num_inference_steps: steps.
         dtype: of the network. how_sha256: of all that decides the pixels beside weights, prompt and seed.
+        tokenizer, max_sequence_length: of the text encoder that sees most of a prompt.
     Raises:
-        UserError: a model that cannot be loaded, or steps beside `timesteps` or `sigmas` of another number.
+        UserError: a model that cannot be loaded or that no prompt alone is enough for, or steps beside `timesteps` or
+            `sigmas` of another number.
     """
 
     def __init__(self, baseline: Baseline, steps: int | None = None) -> None:
         self.folder = resolve_model(baseline.model, baseline.revision, baseline.variant)
+        self._where = f"model {baseline.model}"
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, baseline.dtype) if device == "cuda" else torch.float32
+        self._kind = read_index(self.folder, any_class=True).class_name
+        check_class(self._where, self._kind)
+        is_known = self._kind in FAMILIES
+        asked_dtype = baseline.dtype or ("float16" if is_known else "bfloat16")
+        dtype = getattr(torch, asked_dtype) if device == "cuda" else torch.float32
         self.pipeline = _pipeline(self.folder, baseline, dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self._kind = type(self.pipeline).__name__
-        self.dtype = next(network_of(self.pipeline).parameters()).dtype
+        self.networks = denoisers_of(self.pipeline)
+        self.dtype = next((p.dtype for network in self.networks for p in network.parameters()), dtype)
         listed = {name: baseline.call[name] for name in ("timesteps", "sigmas") if baseline.call.get(name) is not None}
         self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
-        asked = _checked_call(self.pipeline, self._call)
-        steps_asked = {"num_inference_steps": asked["num_inference_steps"]}
-        evaluations = _evaluations(self.pipeline.scheduler, listed or steps_asked)
-        self.num_inference_steps = evaluations if listed else asked["num_inference_steps"]
+        asked = checked_call(self.pipeline, self._call)
+        self._takes_lists = takes_lists(self.pipeline)
+        count = self._counted if is_known else self._tried
+        self.num_inference_steps, self.nfe = count(asked, listed)
         if steps not in (None, self.num_inference_steps):
-            what = f"the {next(iter(listed))} of {baseline.model} make {evaluations}"
+            what = f"the {next(iter(listed))} of {baseline.model} make {self.num_inference_steps}"
             raise UserError(f"--steps {steps}: {what}; leave it out")
-        guided = asked["guidance_scale"] > 1 and not family_of(self.pipeline).embeds_guidance(self.pipeline)
-        self.nfe = evaluations * (2 if guided else 1)
+        self.tokenizer, self.max_sequence_length = longest_text(self.pipeline, asked.get("max_sequence_length"))
         network = file_sha256(weights_file(baseline.network)) if baseline.network else None
         how = {"network": network, "scheduler": _settings(baseline.scheduler), "dtype": str(dtype), "call": self._call}
         self.how_sha256 = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
@@ -112,23 +136,69 @@ class PipelineSampler:
     @torch.inference_mode()
     def __call__(self, requests: list[Request], batch_size: int = 32) -> Tensor:
         """uint8 images [N, 3, H, W], one per request, in order."""
+        batch_size = batch_size if self._takes_lists else 1
         images = []
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(r.seed) for r in batch]
-            prompts = [r.prompt for r in batch]
             with refusing(f"baseline: its call is refused by {self._kind}", "mend `call`"):
-                made = self.pipeline(prompts, generator=generators, output_type="np", **self._call).images
-            check_finite(torch.from_numpy(made), batch)
-            images.append(torch.from_numpy((made * 255).round().astype("uint8")).permute(0, 3, 1, 2))
+                made = self._made(batch)
+            check_finite(made, batch)
+            images.append((made * 255).round().byte().permute(0, 3, 1, 2))
         return torch.cat(images)
+
+    def _made(self, batch: list[Request], **changes: Any) -> Tensor:
+        """Images [B, H, W, 3] in [0, 1]; `changes`: to the call."""
+        prompts: Any = [r.prompt for r in batch]
+        generators: Any = [torch.Generator().manual_seed(r.seed) for r in batch]
+        if not self._takes_lists:
+            (prompts,), (generators,) = prompts, generators
+        made = self.pipeline(prompt=prompts, generator=generators, output_type="np", **self._call | changes)
+        images = np.asarray(made.images) if hasattr(made, "images") else np.empty(0)
+        if images.ndim != 4 or images.shape[-1] != 3 or len(images) != len(batch):
+            raise ValueError(f"it makes no RGB image for each prompt, but {type(made).__name__} {images.shape}")
+        return torch.from_numpy(images)
+
+    def _counted(self, asked: dict[str, Any], listed: dict[str, Any]) -> tuple[int, int]:
+        """(steps, NFE) of a known family, by its scheduler and guidance."""
+        steps = asked["num_inference_steps"]
+        num = evaluations(self.pipeline.scheduler, listed or {"num_inference_steps": steps})
+        guided = asked["guidance_scale"] > 1 and not family_of(self.pipeline).embeds_guidance(self.pipeline)
+        return num if listed else steps, num * (2 if guided else 1)
+
+    @torch.inference_mode()
+    def _tried(self, asked: dict[str, Any], listed: dict[str, Any]) -> tuple[int, int]:
+        """(steps, NFE) of any other pipeline, by an image that it makes; then whether it makes two at a time.
+
+        Raises:
+            UserError: it makes none from a prompt alone.
+        """
+        wanted = [name for name in asked if name in ("image", "images", "reference_image")]
+        problem = f"draws nothing from a prompt alone{', and takes ' + wanted[0] if wanted else ''}"
+        with (
+            refusing(f"{self._where}: a {self._kind} {problem}", f"{REMEDY}, or mend `call`"),
+            counting_rows(self.networks) as rows,
+        ):
+            self._made(TRIED[:1])
+        nfe, steps = sum(rows), asked.get("num_inference_steps")
+        steps = len(self.pipeline.scheduler.timesteps) if listed else steps
+        few = {"num_inference_steps": min(steps, FEW)} if steps and not listed else {}
+        self._takes_lists = self._takes_lists and self._draws_alike(few)
+        return steps or nfe, nfe
+
+    def _draws_alike(self, few: dict[str, int]) -> bool:
+        """Whether an image is the same beside another one: some calls mix what they take as lists, or fail."""
+        try:
+            (alone,), (beside, _) = self._made(TRIED[:1], **few), self._made(TRIED, **few)
+        except Exception:  # whatever a pipeline raises: alone it drew one
+            return False
+        return bool((alone - beside).abs().mean() < MAX_DIFFERENCE)
 
 
 def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
     """The pipeline with the baseline's network and scheduler, safetensors only; nothing filters or marks its images."""
     import diffusers
 
-    pipeline = open_pipeline(folder, baseline.variant, dtype, dtype)
+    pipeline = open_pipeline(folder, baseline.variant, dtype, dtype, any_class=True)
     if baseline.network:
         replace_network(pipeline, baseline.network)
     with refusing(f"baseline {baseline.model}: its scheduler cannot be made", "mend `scheduler`"):
@@ -138,53 +208,11 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
             if not (inspect.isclass(scheduler) and issubclass(scheduler, diffusers.SchedulerMixin)):
                 raise ValueError(f"scheduler.class: {name} is no scheduler of diffusers")
             pipeline.scheduler = cast(Any, scheduler).from_config(pipeline.scheduler.config, **changes)
-    if getattr(pipeline, "safety_checker", None) is not None:
-        pipeline.safety_checker = None  # a black image in place of a sample is no sample
-    if getattr(pipeline, "watermark", None) is not None:
-        pipeline.watermark = None  # SDXL marks its images wherever invisible-watermark is installed
+    for name in ("safety_checker", "watermark", "watermarker"):  # a black image in place of a sample is no sample,
+        if getattr(pipeline, name, None) is not None:  # and SDXL marks its own wherever invisible-watermark is there
+            setattr(pipeline, name, None)
     return pipeline
 
 
 def _settings(scheduler: SchedulerChange | None) -> dict[str, Any] | None:
     return None if scheduler is None else scheduler.model_dump(by_alias=True)
-
-
-def _checked_call(pipeline: Any, call: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a pipeline's call, those of `call` beside its defaults.
-
-    Raises:
-        UserError: one that the call does not have, that is set here, or of another type.
-    """
-    parameters = {n: p for n, p in inspect.signature(pipeline.__call__).parameters.items() if n not in SET_HERE}
-    hints = get_type_hints(pipeline.__call__)
-    for name, value in call.items():
-        if name not in parameters:
-            kind, known = type(pipeline).__name__, ", ".join(parameters)
-            raise UserError(f"call.{name}: {kind} has no such argument, or it is set here; there are {known}")
-        try:
-            hint = hints.get(name, Any)
-            allowed = TypeAdapter(hint if parameters[name].default is not None else hint | None, config=ANY_TYPE)
-            allowed.validate_python(value, strict=not isinstance(value, list))  # YAML has lists, and no tuples
-        except ValidationError as error:
-            raise UserError(f"call.{name}: {in_words(error)}") from error
-    asked = {name: p.default for name, p in parameters.items()} | call
-    check_range("call.num_inference_steps", asked["num_inference_steps"], 1, 1000)
-    return asked
-
-
-def _evaluations(scheduler: Any, grid: dict[str, Any]) -> int:
-    """How often a sampler of a pipeline's own call asks the network: second-order ones oftener than they step.
-
-    Args:
-        grid: `num_inference_steps`, `timesteps` or `sigmas`.
-    Raises:
-        UserError: a grid that the scheduler does not take.
-    """
-    shift = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # moves timesteps, adds none
-    try:
-        scheduler.set_timesteps(**grid, **shift)
-    except (TypeError, ValueError) as error:
-        name, value = next(iter(grid.items()))
-        scheduler_name = type(scheduler).__name__
-        raise UserError(f"call.{name} {value}: {scheduler_name} does not take it ({said(error)})") from error
-    return len(scheduler.timesteps)

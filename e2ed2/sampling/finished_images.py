@@ -4,14 +4,23 @@ import os
 from pathlib import Path
 
 from e2ed2.data.image_set import list_images
+from e2ed2.models.folders.misnamed import refuse_run
+from e2ed2.models.folders.parts import INDEX_FILE
 from e2ed2.sampling.folder import MAKER, Manifest, ManifestRow, read_manifest, write_manifest
 from e2ed2.system.errors import UserError
 
 
 def finished_images(model: str) -> Path | None:
-    """Where the images of a folder lie that is no model; None where it is one, or no folder."""
+    """Where the images of a folder lie that is no model; None where it is one, or no folder.
+
+    Raises:
+        UserError: a run's folder, whose previews are no samples.
+    """
     path = Path(model)
-    if not path.is_dir() or (path / "model_index.json").exists():
+    if not path.is_dir() or (path / INDEX_FILE).exists():
+        return None
+    refuse_run(path)
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):  # a network
         return None
     return path / "images" if (path / "images").is_dir() else path
 

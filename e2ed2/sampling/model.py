@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from e2ed2.models.families import network_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.index import model_sha256
 from e2ed2.models.folders.inference import INFERENCE_FILE
@@ -31,7 +30,7 @@ class LoadedModel:
 
     def too_long(self, prompts: list[str]) -> list[str]:
         """The prompts of which the text encoder sees only the beginning."""
-        return too_long(prompts, self.tokenizer, self.max_sequence_length)
+        return too_long(prompts, self.tokenizer, self.max_sequence_length) if self.tokenizer else []
 
 
 def load_model(model: str, steps: int | None = None) -> LoadedModel:
@@ -72,13 +71,12 @@ def _text_dtype() -> torch.dtype | None:
 
 def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedModel:
     sampler = PipelineSampler(baseline, steps)
-    tokenizer = sampler.pipeline.tokenizer
     return LoadedModel(
         name=model,
         sha256=hashlib.sha256(f"{model_sha256(sampler.folder)} {sampler.how_sha256}".encode()).hexdigest(),
         num_inference_steps=sampler.num_inference_steps,
-        num_parameters=sum(p.numel() for p in network_of(sampler.pipeline).parameters()),
+        num_parameters=sum(p.numel() for network in sampler.networks for p in network.parameters()),
         sampler=sampler,
-        tokenizer=tokenizer,
-        max_sequence_length=tokenizer.model_max_length,
+        tokenizer=sampler.tokenizer,
+        max_sequence_length=sampler.max_sequence_length,
     )

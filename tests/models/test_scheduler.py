@@ -5,10 +5,20 @@ import pytest
 import torch
 
 from e2ed2.models.folders.inference import Inference
-from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, noise_scheduler, schedule_of, solver_of
+from e2ed2.models.scheduler import (
+    EXPORTERS,
+    few_step_scheduler,
+    few_step_solver,
+    noise_scheduler,
+    schedule_of,
+    solver_of,
+)
+from e2ed2.samplers import SOLVERS, ddim_step
 from e2ed2.schedule import scaled_linear_schedule
 from e2ed2.system.errors import UserError
+from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.loop import train
+from e2ed2.training.stages.create import create_stage
 from e2ed2.trajectory import unroll
 from tests.models.tiny import save_tiny
 
@@ -42,6 +52,32 @@ def test_the_start_s_own_noise_levels_and_prediction_stay(solver):
     scheduler = few_step_scheduler(solver, start)
     assert torch.allclose(schedule_of(scheduler).alphas, scaled_linear_schedule().alphas, atol=1e-6)
     assert scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_has_a_scheduler_of_diffusers(solver):
+    flow = solver == "euler"
+    start = diffusers.FlowMatchEulerDiscreteScheduler() if flow else diffusers.DDIMScheduler(**SCALED_LINEAR)
+    assert solver_of(few_step_scheduler(solver, start)) == solver
+    assert EXPORTERS.keys() == SOLVERS.keys()
+
+
+@pytest.mark.parametrize("class_name", ["StableDiffusionPipeline", "StableDiffusion3Pipeline"])
+def test_a_solver_that_cannot_be_exported_is_refused_before_anything_is_encoded(
+    class_name, recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(SOLVERS, "heun", ddim_step)
+    monkeypatch.setattr("diffusers.AutoencoderKL.encode", lambda *args, **options: pytest.fail("encoded"))
+    config = recipe(tmp_path / "run", save_tiny(class_name, tmp_path / "start"))
+    config = config.model_copy(update={"trajectory": config.trajectory.model_copy(update={"solver": "heun"})})
+    data = load_training_set(config.data, print)
+    monkeypatch.setattr("e2ed2.models.folders.trial._try_autoencoder", lambda pipeline: None)  # which encodes
+    with pytest.raises(UserError, match="trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, euler$"):
+        create_stage(config, data, torch.device("cpu"), print)
+    with pytest.raises(UserError, match="trajectory.solver: heun"):
+        few_step_scheduler("heun", diffusers.DDIMScheduler())
+    with pytest.raises(UserError, match="solver euler: models of our own"):
+        noise_scheduler("euler", "v_prediction")
 
 
 @pytest.mark.parametrize("timesteps", [[999, 666, 332], [999, 820, 400, 33]])
@@ -94,6 +130,9 @@ def test_noise_levels_that_we_do_not_have_are_refused(scheduler, message):
         diffusers.LCMScheduler(rescale_betas_zero_snr=True),
         diffusers.DPMSolverMultistepScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True),  # its last: 2e-4
         diffusers.EulerDiscreteScheduler(**SCALED_LINEAR, rescale_betas_zero_snr=True),
+        diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True),  # its last is above the one before: 4e-9, 6e-8
+        diffusers.EulerAncestralDiscreteScheduler(rescale_betas_zero_snr=True),
+        diffusers.UniPCMultistepScheduler(rescale_betas_zero_snr=True),
         diffusers.DDIMScheduler(trained_betas=[*[1e-3] * 999, 1.0]),
     ],
 )
@@ -120,6 +159,7 @@ def test_a_start_of_zero_snr_is_refused_before_anything_is_encoded(recipe, tmp_p
         (diffusers.FlowMatchEulerDiscreteScheduler(shift=float("nan")), "do not rise within 0 to 1"),
         (diffusers.DDIMScheduler(trained_betas=[0.0] * 1000), "do not rise within 0 to 1"),
         (diffusers.DDIMScheduler(trained_betas=[1e-3] * 999), "do not rise within 0 to 1"),
+        (diffusers.DDIMScheduler(trained_betas=[*[1e-3] * 500, *[-1e-3] * 500]), "do not rise within 0 to 1"),
         (diffusers.DDIMScheduler(trained_betas=[]), "do not rise within 0 to 1"),
         (diffusers.DDIMScheduler(prediction_type="x"), "prediction_type is 'x'; .*: one of epsilon, sample, v_pred"),
     ],

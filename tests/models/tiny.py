@@ -19,7 +19,7 @@ def save_tiny(class_name: str, folder: Path, **options: Any) -> Path:
     import diffusers
 
     torch.manual_seed(0)
-    parts = MAKERS[class_name](**options)
+    parts = (MAKERS | OTHERS)[class_name](**options)
     getattr(diffusers, class_name)(**parts).save_pretrained(folder)
     return folder
 
@@ -50,8 +50,10 @@ def pixart(scheduler: Any = None, sample_size: int = SIDE // 4) -> dict[str, Any
     }
 
 
-def stable_diffusion(scheduler: Any = None, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
-    """An LCM has `time_cond_proj_dim`."""
+def stable_diffusion(
+    scheduler: Any = None, time_cond_proj_dim: int | None = None, is_filtered: bool = False
+) -> dict[str, Any]:
+    """An LCM has `time_cond_proj_dim`. With `is_filtered` a safety checker finds every picture unsafe."""
     from diffusers import PNDMScheduler
 
     tokenizer = clip_tokenizer()
@@ -63,6 +65,7 @@ def stable_diffusion(scheduler: Any = None, time_cond_proj_dim: int | None = Non
         "scheduler": scheduler or PNDMScheduler(**SCALED_LINEAR, skip_prk_steps=True, steps_offset=1),
         "safety_checker": None,
         "feature_extractor": None,
+        **(safety_checker() if is_filtered else {}),
     }
 
 
@@ -111,6 +114,42 @@ def stable_diffusion_3(scheduler: Any = None) -> dict[str, Any]:
     }
 
 
+def flux(guidance_embeds: bool = False) -> dict[str, Any]:
+    """Its noise levels depend on the size; as Flux-dev it is told the guidance scale."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,  # of 2x2 latent cells
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance_embeds,
+    )
+    tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer_2,
+        "text_encoder": clip(tokenizer),
+        "text_encoder_2": t5(tokenizer_2),
+        "vae": autoencoder(shift_factor=0.1),
+        "transformer": transformer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    }
+
+
+def ddpm() -> dict[str, Any]:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    network = UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=8, layers_per_block=1, **blocks)
+    return {"unet": network, "scheduler": DDPMScheduler()}
+
+
 MAKERS = {
     "PixArtAlphaPipeline": pixart,
     "PixArtSigmaPipeline": pixart,
@@ -118,6 +157,12 @@ MAKERS = {
     "LatentConsistencyModelPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
     "StableDiffusion3Pipeline": stable_diffusion_3,
+}
+OTHERS = {  # of no family here: sampled, and not trained
+    "FluxPipeline": flux,
+    "FluxImg2ImgPipeline": flux,
+    "StableDiffusionImg2ImgPipeline": stable_diffusion,
+    "DDPMPipeline": ddpm,
 }
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -175,6 +220,18 @@ def t5(tokenizer: Any, width: int = WIDTH) -> torch.nn.Module:
 
     config = T5Config(vocab_size=len(tokenizer), d_model=width, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
     return T5EncoderModel(config).eval()
+
+
+def safety_checker() -> dict[str, Any]:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": SIDE, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=vision, projection_dim=16))
+    torch.nn.init.constant_(checker.concept_embeds_weights, -1.0)  # thresholds of a cosine
+    extractor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE)
+    return {"safety_checker": checker.eval(), "feature_extractor": extractor}
 
 
 def clip_tokenizer() -> Any:

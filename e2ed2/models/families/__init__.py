@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from torch import nn
+
 from e2ed2.models.families.base import Family
 from e2ed2.models.families.pixart import PixArt
 from e2ed2.models.families.stable_diffusion import StableDiffusion
@@ -41,3 +43,16 @@ def family_of(pipeline: Any) -> Family:
 def network_of(pipeline: Any) -> Any:
     """The component that denoises: a transformer or a UNet."""
     return getattr(pipeline, family_of(pipeline).network)
+
+
+def denoisers_of(pipeline: Any) -> list[nn.Module]:
+    """What denoises: a known family's network; of any other pipeline all networks of diffusers that neither encode nor
+    decode.
+    """
+    from diffusers import ModelMixin
+
+    if type(pipeline).__name__ in FAMILIES:
+        return [network_of(pipeline)]
+    beside = ("encoder", "proj", "norm")  # what carries the prompt to the network
+    parts = [part for name, part in pipeline.components.items() if not any(word in name for word in beside)]
+    return [part for part in parts if isinstance(part, ModelMixin) and not hasattr(part, "decode")]

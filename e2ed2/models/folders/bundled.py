@@ -5,9 +5,11 @@ own package, so that a pipeline folder is put together once per version in the u
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from e2ed2.models.folders.hub import download, is_hub_id
+from e2ed2.models.folders.misnamed import ONE_FILE, refuse_file, refuse_run
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, locked
 from e2ed2.system.paths import cache_dir
@@ -15,15 +17,18 @@ from e2ed2.system.paths import cache_dir
 WEIGHTS = Path(__file__).parents[2] / "weights"
 AUTOENCODER = "emoji-autoencoder"
 BUNDLED = ("emoji-base", "emoji-lcm", "emoji-e2ed2")
+FILES = ONE_FILE | {".json", ".yaml", ".yml"}  # no hub id ends so
 
 
 def resolve_model(name_or_path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
     """The folder of a model: a path, a bundled model's name (assembled on first use), or a hub id (then fetched).
 
+    What exists is a path, whatever it looks like.
+
     Args:
         revision, variant: of a hub model; a folder has its files as they are.
     Raises:
-        UserError: none of the three, or the hub does not give it.
+        UserError: none of the three, a path that is no model's, or the hub does not give it.
     """
     name = str(name_or_path)
     if name in BUNDLED and not (WEIGHTS / name / "inference.json").is_file():
@@ -33,14 +38,19 @@ def resolve_model(name_or_path: str | Path, revision: str | None = None, variant
         return _assembled(name)
     if name == AUTOENCODER:
         return WEIGHTS / AUTOENCODER
-    if not Path(name).is_dir() and is_hub_id(name):
+    path = Path(name)
+    if is_hub_id(name) and path.suffix not in FILES and not os.path.lexists(name):
         return download(name, revision, variant)
     if revision is not None:
         raise UserError(f"model.revision: {revision}, but model.path={name} is no hub id org/name: leave it out")
-    if not Path(name).is_dir():
+    if path.is_file():
+        refuse_file(path)
+    if not (name and path.is_dir()):  # a path without letters is the folder we are in
         bundled = ", ".join(BUNDLED)
-        raise UserError(f"model '{name}': no such folder; give a model folder, a hub id org/name, or one of {bundled}")
-    return Path(name)
+        what = "file" if path.suffix in FILES else "folder"
+        raise UserError(f"model '{name}': no such {what}; give a model folder, a hub id org/name, or one of {bundled}")
+    refuse_run(path)
+    return path
 
 
 def _assembled(name: str) -> Path:

@@ -1,7 +1,9 @@
 """`README.md` of a model folder: how to call the model with plain diffusers, and how it came about."""
 
 import codecs
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +23,25 @@ CARD_FILE = "README.md"
 MEASURED = "## Measured"
 LICENCE = r"^(license(?:_name|_link)?):[ \t]*(\S.*)$"
 HEAD = ("license", "license_name", "license_link", "base_model")
-PROMPT, SEED = "red apple, twemoji style", 0
+PROMPT, SEED = "red apple, twemoji style", 0  # of the bundled models
+NO_FILTER = ", safety_checker=None"
+WITHOUT_FILTER = "It leaves out the safety checker, which blackens pictures: drop that argument to have it.\n"
 
 
-def model_card(inference: Inference, family: Family, network_class: str, about: Mapping[str, Any]) -> str:
+def model_card(
+    inference: Inference,
+    family: Family,
+    network_class: str,
+    about: Mapping[str, Any],
+    prompt: str = PROMPT,
+    *,
+    has_filter: bool = False,
+) -> str:
     """How to call the model with plain diffusers, and `about`: what is known of its making, one table row each.
 
     Args:
         network_class: diffusers' class of the denoiser. about: those of `HEAD` also head the file.
+        prompt: that the code draws. has_filter: whether the folder has a safety checker, which no sample passes.
     """
     imports, swap, callback = "import torch\nfrom diffusers import DiffusionPipeline", "", ""
     if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
@@ -52,18 +65,30 @@ A pipeline's call has defaults of its own (steps, guidance); this model wants {i
 ```python
 {imports}
 
-prompt, seed = "{PROMPT}", {SEED}
-pipeline = DiffusionPipeline.from_pretrained(".", dtype=torch.float32)
+prompt, seed = {_literal(prompt)}, {SEED}
+pipeline = DiffusionPipeline.from_pretrained(".", dtype=torch.float32{NO_FILTER if has_filter else ""})
 {swap}image = pipeline(
     prompt,
     generator=torch.Generator().manual_seed(seed),
 {arguments}{callback}).images[0]
 ```
 
-Run inside this folder, it draws what `e2ed2 sample . "{PROMPT}" --seed {SEED} --num 1` draws.
-{_fewer(inference)}\
+Run inside this folder, it draws what `e2ed2 sample . {_argument(prompt)} --seed {SEED} --num 1` draws.
+{WITHOUT_FILTER if has_filter else ""}{_fewer(inference)}\
 Images it makes are synthetic: label them so.
 {_table(about)}"""
+
+
+def _literal(prompt: str) -> str:
+    """A prompt as Python in a fenced block: without a backtick, which could end it."""
+    quoted = json.dumps(prompt, ensure_ascii=False) if prompt.isprintable() else repr(prompt)
+    return quoted.replace("`", "\\x60")
+
+
+def _argument(prompt: str) -> str:
+    """A prompt as a shell's argument in a line of code, or that it is the same."""
+    fits = prompt.isprintable() and "`" not in prompt
+    return (shlex.quote(prompt) if set('"\\$!') & set(prompt) else f'"{prompt}"') if fits else "PROMPT"
 
 
 def _fewer(inference: Inference) -> str:
@@ -87,9 +112,14 @@ def add_measured(folder: Path, text: str) -> None:
 
 def licence_of(folder: Path) -> dict[str, str]:
     """What the head of a model folder's card says of the licence: `license`, `license_name`, `license_link`."""
-    head = re.match(r"---\n(.*?)\n---", _card(folder), re.S)
-    found = re.findall(LICENCE, head[1], re.M) if head else []
+    found = re.findall(LICENCE, head_of(folder), re.M)
     return {name: text.strip() for name, text in found if text.isprintable()}
+
+
+def head_of(folder: Path) -> str:
+    """The YAML that heads a model folder's card, empty where there is none."""
+    head = re.match(r"---\n(.*?)\n---", _card(folder), re.S)
+    return head[1] if head else ""
 
 
 def _card(folder: Path) -> str:

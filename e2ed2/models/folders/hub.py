@@ -1,5 +1,6 @@
 """Models by their hub id, `org/name`, and single files: fetched once into the hub's own cache, safetensors only."""
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ def weights_file(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
+    if os.path.lexists(name):
+        raise UserError(f"weights {name}: not a file; give the safetensors file itself")
     from huggingface_hub import hf_hub_download
 
     organisation, _, rest = name.partition("/")

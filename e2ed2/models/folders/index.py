@@ -7,12 +7,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2ed2.models.families import family_named
-from e2ed2.models.folders.parts import REMEDY, ShardIndex, read_config
+from e2ed2.models.families import FAMILIES, family_named
+from e2ed2.models.folders.misnamed import why_no_pipeline
+from e2ed2.models.folders.parts import INDEX_FILE, REMEDY, ShardIndex, read_config
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import read_json, read_typed
 
-INDEX_FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is a module of diffusers: the safety checker's
 COMPONENT = re.compile(
     r"(text_encoder|tokenizer)(_\d)?|unet|transformer|vae|scheduler|safety_checker|feature_extractor|image_encoder"
@@ -21,7 +21,7 @@ COMPONENT = re.compile(
 
 @dataclass(frozen=True)
 class ModelIndex:
-    """class_name: of the pipeline, one of `FAMILIES`. parts: component -> (library, class), without those left out."""
+    """class_name: of the pipeline. parts: component -> (library, class), without those left out."""
 
     class_name: str
     parts: dict[str, tuple[str, str]]
@@ -31,32 +31,45 @@ class ModelIndex:
         return [name for name in self.parts if name.startswith("text_encoder")]
 
 
-def read_index(folder: Path) -> ModelIndex:
+def read_index(folder: Path, *, any_class: bool = False) -> ModelIndex:
     """What a model folder says it holds.
 
+    Args:
+        any_class: whether the pipeline may be of a class that is not in `FAMILIES`.
     Raises:
         UserError: not a pipeline, one of an unknown class, or a component that is no pair of names or is missing.
     """
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"model {folder}: not a loadable model folder (no {INDEX_FILE}); give one of a pipeline")
+        raise UserError(f"model {folder}: not a loadable model folder: {why_no_pipeline(folder)}")
     values = read_json(path, "model file", REMEDY)
     if not isinstance(values, dict) or "_class_name" not in values:
         raise UserError(f"model {folder}: not a loadable model folder ({INDEX_FILE} has no _class_name)")
-    family = family_named(values["_class_name"])
+    class_name = values["_class_name"]
+    is_other = any_class and isinstance(class_name, str) and class_name not in FAMILIES
+    family = None if is_other else family_named(class_name)
     parts = {}
     for name, pair in values.items():
         is_component = isinstance(pair, list) or COMPONENT.fullmatch(name)  # else an argument of the pipeline's own
         if name.startswith("_") or not is_component or pair == [None, None]:
             continue
-        if not isinstance(pair, list) or len(pair) != 2 or pair[0] not in LIBRARIES or not isinstance(pair[1], str):
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+        if not (is_pair and (pair[0] in LIBRARIES or (is_other and _is_of_diffusers(pair[0])))):
             allowed = f"a pair of library ({', '.join(LIBRARIES)}) and class"
             raise UserError(f"model file {path}: {name}: must be {allowed}, found {json.dumps(pair)[:80]}")
         parts[name] = (pair[0], pair[1])
-    for name in (family.network, *family.needs):
+    for name in () if family is None else (family.network, *family.needs):
         if name not in parts:
-            raise UserError(f"model file {path}: {name} is missing, which a {values['_class_name']} needs")
-    return ModelIndex(values["_class_name"], parts)
+            raise UserError(f"model file {path}: {name} is missing, which a {class_name} needs")
+    return ModelIndex(class_name, parts)
+
+
+def _is_of_diffusers(library: str) -> bool:
+    """Whether diffusers has a package of pipelines of this name, with parts that only those have."""
+    import diffusers
+
+    package = Path(diffusers.__file__).parent / "pipelines" / library
+    return library.isidentifier() and (package / "__init__.py").is_file()
 
 
 def text_files(folder: Path, variant: str | None) -> list[Path]:

@@ -17,6 +17,7 @@ from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.json_file import read_fields, read_typed
 from e2ed2.system.readers.typed import Record
 
+INDEX_FILE = "model_index.json"  # of a pipeline
 REMEDY = "fetch or save the model again"
 MAX_NUMBER = 2**20  # in the config of a network or a scheduler
 

@@ -10,16 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e2ed2.models.families import family_named, family_of, network_of
-from e2ed2.models.folders.card import model_card
+from e2ed2.models.families import FAMILIES, denoisers_of, family_of, network_of
+from e2ed2.models.folders.card import CARD_FILE, PROMPT, model_card
 from e2ed2.models.folders.hub import weights_file
-from e2ed2.models.folders.index import INDEX_FILE, copy_text_encoders, forget_origin, read_index, text_files
+from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
-from e2ed2.models.folders.parts import load_network, no_more_than_in, read_config, refusing
+from e2ed2.models.folders.parts import INDEX_FILE, load_network, no_more_than_in, read_config, refusing
 from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import write_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
@@ -69,6 +70,7 @@ def save_pipeline(
     later_transformers: Sequence[nn.Module] = (),
     about: Mapping[str, Any] | None = None,
     text_from: tuple[Path, str | None] | None = None,
+    prompt: str = PROMPT,
 ) -> None:
     """Write the pipeline (safetensors), a card with the exact call, and `inference.json` (last: it marks the end).
 
@@ -76,6 +78,7 @@ def save_pipeline(
         later_transformers: of the steps after the first, where each has its own.
         about: rows for the card, as in `card.model_card`.
         text_from: folder and variant of the files of text encoders that the pipeline was loaded without.
+        prompt: that the card's code draws.
     """
     family, network = family_of(pipeline), network_of(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -87,7 +90,9 @@ def save_pipeline(
         for name, transformer in zip(names, later_transformers, strict=True):
             cast("ModelMixin", transformer).save_pretrained(folder / name, safe_serialization=True)
     forget_origin(folder)
-    (folder / "README.md").write_text(model_card(inference, family, type(network).__name__, about or {}))
+    has_filter = getattr(pipeline, "safety_checker", None) is not None
+    card = model_card(inference, family, type(network).__name__, about or {}, prompt, has_filter=has_filter)
+    write_file(folder / CARD_FILE, card.encode())
     (folder / INFERENCE_FILE).write_text(inference.to_json(family))
 
 
@@ -117,22 +122,32 @@ def load_pipeline(
 
 
 def open_pipeline(
-    folder: Path, variant: str | None, dtype: torch.dtype, text_dtype: torch.dtype, *, with_text: bool = True
+    folder: Path,
+    variant: str | None,
+    dtype: torch.dtype,
+    text_dtype: torch.dtype,
+    *,
+    with_text: bool = True,
+    any_class: bool = False,
 ) -> Any:
     """The diffusers pipeline of a folder, its networks whole.
 
     Args:
         dtype: of network and autoencoder. text_dtype: of the text encoders. variant, with_text: as in `load_pipeline`.
+        any_class: as in `read_index`; then all is loaded, in `dtype`.
     Raises:
         UserError: as `load_pipeline`.
     """
     from diffusers import DiffusionPipeline
 
     refuse_pickles(folder)
-    index = read_index(folder)
-    family = family_named(index.class_name)
+    index = read_index(folder, any_class=any_class)
     given: dict[str, Any] = {}
-    kinds = {"vae": dtype, family.network: dtype} | dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
+    if index.class_name in FAMILIES:
+        kinds = dict.fromkeys(("vae", FAMILIES[index.class_name].network), dtype)
+        kinds |= dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
+    else:
+        kinds = {name: dtype for name, pair in index.parts.items() if _is_network(*pair)}
     for name, precision in kinds.items():
         given[name] = load_network(_class(folder, name, *index.parts[name]), folder, name, variant, precision)
     if not with_text:
@@ -155,11 +170,15 @@ def _class(folder: Path, name: str, library: str, class_name: str) -> Any:
     Raises:
         UserError: there is none of this name, or it is no network.
     """
-    kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")):
+    if not _is_network(library, class_name):
         path = folder / INDEX_FILE
         raise UserError(f"model file {path}: {name}: {library} has no network {class_name[:80]}")
-    return kind
+    return getattr(import_module(library), class_name)
+
+
+def _is_network(library: str, class_name: str) -> bool:
+    kind = getattr(import_module(library), class_name, None) if library in ("diffusers", "transformers") else None
+    return isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained")
 
 
 def replace_network(pipeline: Any, name: str) -> None:
@@ -170,7 +189,10 @@ def replace_network(pipeline: Any, name: str) -> None:
     Raises:
         UserError: it does not exist or does not fit.
     """
-    network, file = network_of(pipeline), weights_file(name)
+    found, file = denoisers_of(pipeline), weights_file(name)
+    if len(found) != 1:
+        raise UserError(f"network {name}: a {type(pipeline).__name__} has {len(found)} networks; leave it out")
+    network = found[0]
     kind = f"weights of this {type(network).__name__} in diffusers' names"
     with refusing(f"network {name}: not {kind}", "give another file"):
         network.load_state_dict(load_file(file))
@@ -211,7 +233,8 @@ def refuse_pickles(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"model {folder}: no such folder; give a model folder or emoji-base, emoji-lcm, emoji-e2ed2")
-    ours = (folder / INFERENCE_FILE).exists() or not (folder / "model_index.json").exists()
+    is_network = (folder / "config.json").exists() and not (folder / INDEX_FILE).exists()
+    ours = (folder / INFERENCE_FILE).exists() or is_network
     bad = sorted(p for p in folder.rglob("*") if p.suffix in PICKLES) if ours else []
     if bad:
         raise UserError(f"model {folder}: {bad[0].name} may run code when loaded; only safetensors are allowed")

@@ -74,12 +74,7 @@ def cut_captions(
     """A line on how many of some captions are longer than what the text encoder sees of them; empty if none is."""
     if isinstance(data, CachedSet):
         return data.cut_captions
-    if isinstance(data, StreamSet):
-        captions = [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
-    elif isinstance(data, ImageTextSet):
-        captions = data.captions
-    else:
-        captions = data.first_captions(spread(len(data), NUM_COUNTED))
+    captions = some_captions(data, NUM_COUNTED)
     cut = too_long(captions, longest_tokenizer(pipeline), max_sequence_length)
     if not cut:
         return ""
@@ -87,6 +82,15 @@ def cut_captions(
         f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
         f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
     )
+
+
+def some_captions(data: ImageTextSet | SourceSet | StreamSet | CachedSet, count: int) -> list[str]:
+    """Captions of a set, its first one first: `count` or more of them, where there are so many and none is costly."""
+    if isinstance(data, StreamSet):
+        return [caption for picture in data.preview(NUM_PREVIEWS) for caption in picture.captions]
+    if isinstance(data, SourceSet):
+        return data.first_captions(spread(len(data), count))
+    return data.captions if isinstance(data, ImageTextSet) else data.first_captions()
 
 
 class OnlineLatents(LatentSet):

@@ -16,13 +16,20 @@ from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.lora import merged, save_adapter
-from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, is_flow, prediction_type_of, schedule_of
+from e2ed2.models.scheduler import (
+    check_exportable,
+    few_step_scheduler,
+    few_step_solver,
+    is_flow,
+    prediction_type_of,
+    schedule_of,
+)
 from e2ed2.models.text import text_encoders
 from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
 from e2ed2.training.about import about_run
-from e2ed2.training.latents.lazy import latent_set
+from e2ed2.training.latents.lazy import latent_set, some_captions
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
 from e2ed2.training.stages.start import half_of, keeps_text, load_start, start_folder
@@ -40,10 +47,12 @@ class FewStepStage:
     """
 
     adversary: Adversary | None = None
+    weights: dict[str, float]  # of the terms that are trained with
     began_at: tuple[int, int] | None = None
 
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
+        self._prompt = some_captions(data, 1)[0]  # of the card
         self.half = half_of(config)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=not isinstance(data, CachedSet))
         if start.transformers is not None:
@@ -76,6 +85,7 @@ class FewStepStage:
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _check_solver(self, solver: str) -> None:
+        check_exportable(solver)
         flow, name = is_flow(self._pipeline.scheduler), type(self._pipeline).__name__
         if self._config.stage == "lcm" and flow:
             raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
@@ -141,6 +151,7 @@ class FewStepStage:
             **{family_of(pipeline).network: networks[0], "scheduler": self._pipeline.scheduler}
         )
         text_from = (start_folder(config), config.model.variant) if keeps_text(config) else None
-        save_pipeline(pipeline, inference, folder, networks[1:], about_run(config), text_from)
+        about = about_run(config, self.weights)
+        save_pipeline(pipeline, inference, folder, networks[1:], about, text_from, self._prompt)
         for k, trained in enumerate(sampler.transformers, start=1):
             save_adapter(trained, pipeline, folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}"))
