@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffusers import PixArtAlphaPipeline
 
 M = TypeVar("M", bound=nn.Module)
-MOST_TENSORS = 100_000
+MOST_TENSORS = 10_000  # the largest there are have a few thousand
 
 PREDICTION_TYPE: PredictionType = (
     "v_prediction"  # epsilon would multiply the network's error by sigma/alpha = 157 at the first step

@@ -46,6 +46,7 @@ def test_the_demo_measures_trains_measures_and_reports(tmp_path, tiny_bundle, nu
     assert again == rows
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_training_is_taken_up_again(tmp_path, tiny_bundle, num_sampled):
     def press(step: int, steps: int, row: dict[str, float]) -> None:
         if step == 3:

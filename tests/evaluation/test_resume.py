@@ -69,9 +69,8 @@ def kill_at(processes: list, out: Path, count: int) -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("num_images", "launch"), [(200, False), pytest.param(2000, True, marks=pytest.mark.slow)], ids=["200", "2000"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_images", "launch"), [(200, False), (2000, True)], ids=["200", "2000"])
 def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol, tmp_path, one_thread):
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"picture {i}\n" for i in range(num_images)))

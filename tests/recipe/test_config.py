@@ -371,7 +371,7 @@ def test_a_broken_recipe_is_refused(recipe, text, message):
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"recipe .*nowhere\.yaml: No such file"):
+    with pytest.raises(UserError, match=r"recipe .*nowhere\.yaml: no such file, and none of that name ships:"):
         load_config(tmp_path / "nowhere.yaml")
 
 

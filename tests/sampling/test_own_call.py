@@ -54,6 +54,7 @@ def alone(folder: Path, request: Request, **call: object) -> torch.Tensor:
     return torch.from_numpy((images * 255).round().astype("uint8")).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_flux_is_sampled_by_its_own_call(folder):
     loaded = load_model(str(folder), 2)
     images, rows = rows_of(loaded.sampler, REQUESTS, batch_size=2)

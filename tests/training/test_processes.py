@@ -85,6 +85,7 @@ def recipe(photos, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_two_processes_are_two_micro_batches(recipe, tmp_path, one_thread):
     """The rows, the noise and so the losses and the update of one process that accumulates two.
 
