@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from e2ed2.system.errors import UserError
-from e2ed2.system.readers.typed import MAX_SHOWN
+from e2ed2.system.errors import MAX_SAID, UserError
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")  # when installed, and in a checkout
@@ -23,7 +22,7 @@ def recipe_file(given: Path, kind: str = "recipe") -> Path:
     if os.path.isfile(given) or (os.path.exists(given) and found == given):  # unlike Path's, they take any text
         return given
     if found == given:
-        names, shown = ", ".join(shipped_recipes()), str(given)[:MAX_SHOWN]
+        names, shown = ", ".join(shipped_recipes()), str(given)[:MAX_SAID]
         raise UserError(f"{kind} {shown}: no such file, and none of that name ships: give a file, or one of {names}")
     return found
 

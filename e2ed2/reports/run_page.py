@@ -65,7 +65,7 @@ def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -
         environment=_read_json(run_dir / "environment.json"),
         central=central,
         interval=interval,
-        **(NO_COMPARISON | pictures | dict(comparison)),
+        **(NO_COMPARISON | pictures | {name: value for name, value in comparison.items() if value}),
     )
 
 
