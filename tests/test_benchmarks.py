@@ -16,6 +16,7 @@ from benchmarks.gpu import settings, speed
 from benchmarks.gpu.checks import draw
 from benchmarks.gpu.reference import FILE, reference
 from benchmarks.gpu.report import markdown
+from e2ed2.models.folders.parts import tensors
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -91,6 +92,16 @@ def test_a_failed_row_is_the_exit_status(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "training", lambda *_: fail(ValueError("broken")))
     assert gpu.main(["--tiny", "--out", str(tmp_path)]) == 1
     assert "failed: ValueError: broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", [s for s in settings.tiny() if s.num_steps == 4], ids=str)
+def test_all_of_a_network_is_on_the_device(setting):
+    device = torch.device("meta")  # as any other than the CPU
+    model = speed.make(setting, True, device)
+    with device:
+        stage = speed.Chain(model, setting)
+    assert {x.device for x in [*stage.network.state_dict().values(), *tensors(stage.network).values()]} == {device}
+    assert stage.x0.device == stage.cond.embeds.device == device
 
 
 def test_a_pass_and_its_gradient_cost_three_evaluations():
