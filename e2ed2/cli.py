@@ -40,12 +40,8 @@ def _run() -> int:
         return _say_end("error", f"{error.format_message()} See `e2ed2 --help`.", 2)
     except NonFiniteError as error:
         return _say_end("error", error, 1)
-    except (RuntimeError, MemoryError) as error:
-        if (message := out_of_memory(error)) is None:
-            raise
-        return _say_end("error", message, 2)
-    except ModuleNotFoundError as error:
-        if (message := missing_extra(error)) is None:
+    except (RuntimeError, MemoryError, ImportError) as error:
+        if (message := out_of_memory(error) or missing_extra(error)) is None:
             raise
         return _say_end("error", message, 2)
     except BrokenPipeError:  # the reader has had enough: `e2ed2 ... | head`

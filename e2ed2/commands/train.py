@@ -26,7 +26,7 @@ def train(
         _look(config)
         print(config.to_yaml(), end="")
         return
-    with waiting_for(f"nothing new was saved; {config.run.dir} is as its last checkpoint left it") as waiting:
+    with waiting_for(f"nothing new was saved; the same command goes on from what is in {config.run.dir}") as waiting:
         from e2ed2.reports.run_page import write_report
         from e2ed2.training.loop import train as run
 

@@ -4,6 +4,7 @@ Each raises UserError.
 """
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from e2ed2.recipe.config import Config
@@ -93,6 +94,8 @@ def check_data(config: Config) -> None:
             raise UserError(f"{field}path: missing; {field}source={source.source} needs {PATHS[source.source]}")
         if source.source == "emoji" and source.path is not None:
             raise UserError(f"data.path: {data.path}, but data.source=emoji reads no folder: add data.source=folder")
+        if source.source not in ("hub", "cache") and source.path and _lies_in(config.run.dir, source.path):
+            raise UserError(f"run.dir: {config.run.dir} lies in {field}path and would add images to it; name another")
         if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
             raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
     is_stream = sources[0].is_stream
@@ -289,3 +292,7 @@ def check_transport(config: Config, terms: Collection[str], rows_per_caption: in
             "on the image beyond its caption): add data.images_per_caption=2, of captions that have as many, or take "
             "independent"
         )
+
+
+def _lies_in(folder: Path, other: str) -> bool:
+    return "://" not in other and folder.absolute().is_relative_to(Path(other).absolute())

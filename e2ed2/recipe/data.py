@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from e2ed2.data.buckets import Shape, bucket_shapes
-from e2ed2.recipe.fields import Fraction, Held, Number, PathOrUrl, Positive, Section
+from e2ed2.recipe.fields import MOST_HELD, Fraction, Held, Number, PathOrUrl, Positive, Section
 
 SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
 
@@ -46,8 +46,8 @@ class BucketConfig(Section):
     """
 
     max_ratio: Annotated[Number, Field(ge=1)] = 1.0
-    step: Annotated[int, Field(strict=True, ge=8)] = 64
-    sizes: list[Annotated[int, Field(strict=True, ge=8)]] = []
+    step: Annotated[int, Field(strict=True, ge=8, le=MOST_HELD)] = 64
+    sizes: list[Annotated[int, Field(strict=True, ge=8, le=MOST_HELD)]] = []
 
     @property
     def has_several(self) -> bool:
@@ -65,7 +65,7 @@ class DataConfig(SourceConfig):
     """
 
     sources: list[WeightedSourceConfig] = []
-    size: Annotated[int, Field(strict=True, ge=8)] = 64
+    size: Annotated[int, Field(strict=True, ge=8, le=MOST_HELD)] = 64
     buckets: BucketConfig = BucketConfig()
     window_size: Held = 1000
     num_workers: Held | None = None

@@ -157,7 +157,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     try:
         target[leaf] = parse_yaml(match[2])
     except ValueError as error:
-        raise UserError(f"{said}: not a YAML value ({error})") from error
+        remedy = f"quote a text that holds {{}}[]*&#: twice, '{match[1]}=\"...\"'"
+        raise UserError(f"{said}: not a YAML value ({error}); {remedy}") from error
 
 
 def _explain(item: Any) -> str:

@@ -120,6 +120,8 @@ class PipelineSampler:
         self.networks = denoisers_of(self.pipeline)
         self.dtype = next((p.dtype for network in self.networks for p in network.parameters()), dtype)
         listed = {name: baseline.call[name] for name in ("timesteps", "sigmas") if baseline.call.get(name) is not None}
+        remedy = "mend `call`" if baseline.call else "give a baseline .yaml with a `call` that it takes"
+        self._refused = f"{self._where}: its call is refused by {self._kind}", remedy
         self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
         asked = checked_call(self.pipeline, self._call)
         self._takes_lists = takes_lists(self.pipeline)
@@ -140,7 +142,7 @@ class PipelineSampler:
         images = []
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            with refusing(f"baseline: its call is refused by {self._kind}", "mend `call`"):
+            with refusing(*self._refused):
                 made = self._made(batch)
             check_finite(made, batch)
             images.append((made * 255).round().byte().permute(0, 3, 1, 2))

@@ -57,8 +57,12 @@ def refusal(error: OSError) -> str | None:
     return f"{error.filename}: {error.strerror}; name another, or mend this one"
 
 
-def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """One line on a package that one of our extras brings; None where none does."""
+def missing_extra(error: BaseException) -> str | None:
+    """One line on a package that one of our extras brings, if that is what an error, or what caused it, is about."""
+    while not isinstance(error, ModuleNotFoundError):
+        if (cause := error.__cause__ or error.__context__) is None:
+            return None
+        error = cause
     module = (error.name or "").partition(".")[0]
     package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
     for needed in requires("e2ed2") or []:

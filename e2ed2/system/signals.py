@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as a cluster's notice: who hears them, and when they end a run."""
+"""Ctrl-C, and the notices of a cluster (SIGTERM) or a closed terminal (SIGHUP): who hears them, and what ends then."""
 
 import os
 import signal
@@ -8,16 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
+NOTICES = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
 def handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
-    """Signals go to other handlers meanwhile; in another thread than the main one nothing changes: none gets there."""
+    """Signals go to other handlers meanwhile, but for ignored ones (`nohup`).
+
+    In another thread than the main one nothing changes: none gets there.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    heard = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
+    previous = {number: signal.signal(number, handler) for number, handler in heard.items()}
     try:
         yield
     finally:
@@ -26,7 +32,7 @@ def handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
 
 
 def interruptible(saved: str) -> AbstractContextManager[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt; while a module loads they end the process at once, with status 130.
+    """Ctrl-C and notices raise KeyboardInterrupt; while a module loads they end the process at once, with status 130.
 
     An exception in the middle of an import is one that libraries may swallow, or break on.
 
@@ -42,7 +48,7 @@ def interruptible(saved: str) -> AbstractContextManager[None]:
             os._exit(130)
         raise KeyboardInterrupt
 
-    return handled({signal.SIGINT: hear, signal.SIGTERM: hear})
+    return handled(dict.fromkeys((signal.SIGINT, *NOTICES), hear))
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
@@ -51,7 +57,7 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
         hear(signal.SIGINT, frame)
 
 
-SIGTERM_IS_CTRL_C: dict[signal.Signals, Handler] = {signal.SIGTERM: _as_ctrl_c}
+NOTICES_ARE_CTRL_C: dict[signal.Signals, Handler] = dict.fromkeys(NOTICES, _as_ctrl_c)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -20,7 +20,7 @@ from torch import nn
 
 from e2ed2.recipe.fields import Count, CountOrZero
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import atomic_folder, file_sha256
+from e2ed2.system.files import atomic_folder, file_sha256, is_endless
 from e2ed2.system.readers.json_file import read_json, read_typed
 from e2ed2.system.readers.typed import Record, checked
 from e2ed2.training.saved import adamw_state, content_of, read_torch
@@ -225,6 +225,8 @@ def _problem(checkpoint: Path, step: int) -> str | None:
         there = [name for name in FILES if name in NEEDED or (checkpoint / name).exists()]
         if state.global_step != step or state.sha256.keys() != {*there}:
             return f"{STATE_FILE} is damaged"
+        if any(is_endless(checkpoint / name) for name in there):
+            return "incomplete"
         wrong = [name for name in there if file_sha256(checkpoint / name) != state.sha256[name]]
     except (OSError, UserError):
         return "incomplete"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from accelerate.tracking import get_available_trackers
 
-from e2ed2.models.folders.bundled import AUTOENCODER, BUNDLED
-from e2ed2.models.folders.hub import is_hub_id, weights_file
+from e2ed2.models.folders.bundled import AUTOENCODER, BUNDLED, resolve_model
+from e2ed2.models.folders.hub import is_hub_id
 from e2ed2.models.folders.index import read_index
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import open_sources
-from e2ed2.training.stages.start import start_folder
 
 
 def check_inputs(config: Config) -> list[str]:
@@ -22,28 +21,37 @@ def check_inputs(config: Config) -> list[str]:
     Raises:
         UserError: something is not there, or is not what it should be.
     """
-    open_sources(config.data)
     check_trackers(config.train.trackers)
-    model, later = config.model, []
-    others = [model.network, *model.lora, config.trajectory.teacher, config.consistency.teacher]
-    for name in [model.path, *others]:
-        if name is not None and is_of_hub(name):
-            later.append(name)
-    if model.path is not None and model.path not in (*later, *BUNDLED, AUTOENCODER):
-        folder = start_folder(config)
-        if config.stage != "base" and model.architecture is None:
+    taken = next((path for path in (config.run.dir, *config.run.dir.parents) if path.exists()), Path())
+    if not taken.is_dir():
+        raise UserError(f"run.dir {config.run.dir}: {taken} is a file; name a folder")
+    model = config.model
+    later = [str(source.path) for source in (config.data, *config.data.sources) if source.source == "hub"]
+    if not later:
+        open_sources(config.data)
+    for path in (model.path, config.trajectory.teacher, config.consistency.teacher):
+        if path is None or path in (*BUNDLED, AUTOENCODER):
+            continue
+        if not Path(path).exists() and is_hub_id(path):
+            later.append(path)
+            continue
+        folder = resolve_model(path)
+        if path != model.path or (config.stage != "base" and model.architecture is None):
             read_index(folder)
-    if model.network is not None and model.network not in later:
-        weights_file(model.network)
-    for adapter in model.lora:
-        if adapter not in later and not Path(adapter).exists():
-            raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
+    for name in (model.network, *model.lora):
+        if name is None or Path(name).exists():
+            continue
+        if not (is_hub_id(name) and name in model.lora or _is_file_of_hub(name)):
+            field = "model.lora" if name in model.lora else "model.network"
+            raise UserError(f"{field}: {name}: no such file or folder; give one, or org/name/file of the hub")
+        later.append(name)
     return later
 
 
-def is_of_hub(name: str) -> bool:
-    """Whether a name is `org/name`, or `org/name/file`, and no path."""
-    return not Path(name).exists() and is_hub_id("/".join(name.split("/")[:2]))
+def _is_file_of_hub(name: str) -> bool:
+    """Whether a name is `org/name/file`."""
+    *repository, file = name.split("/", 2)
+    return file.endswith(".safetensors") and is_hub_id("/".join(repository))
 
 
 def check_trackers(names: Sequence[str]) -> None:

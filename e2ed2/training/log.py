@@ -77,7 +77,7 @@ def _line(row: Mapping[str, float | None]) -> bytes:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics file up to the first that is torn (a kill while writing) or foreign."""
-    if not path.exists():
+    if not path.is_file():
         return []
     rows = []
     with path.open("rb") as file:

@@ -23,7 +23,7 @@ from e2ed2.recipe.load import check_config, flatten
 from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.system.files import atomic_folder
 from e2ed2.system.processes import about_processes, process_state
-from e2ed2.system.signals import SIGTERM_IS_CTRL_C, handled
+from e2ed2.system.signals import NOTICES_ARE_CTRL_C, handled
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.checkpoint import (
     TrainState,
@@ -59,7 +59,7 @@ PINNED_LOSS, PINNED_STEPS = 1e-3, 50  # a discriminator's loss below this, for s
 WON_FOR = "discriminator_won_for"  # in metrics.jsonl: for how many updates in a row it has been
 
 
-@handled(SIGTERM_IS_CTRL_C)
+@handled(NOTICES_ARE_CTRL_C)
 def train(
     config: Config,
     say: Say = print,

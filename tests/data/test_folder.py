@@ -1,5 +1,6 @@
 """The folder source on real files, good and bad."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -181,4 +182,12 @@ def test_a_folder_that_cannot_be_read_whole_is_refused(tmp_path, locked_folder):
     locked_folder(tmp_path / "sub")
     remedy = "give access to it, or name a folder without it"
     with pytest.raises(UserError, match=f"folder .*/sub: Permission denied, so that .* missing; {remedy}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_that_is_a_pipe_or_a_folder_is_named(tmp_path, name):
+    write_pair(tmp_path, "a.png")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"data.path: .*{name} is no file, but a folder, a pipe or a device"):
         load(tmp_path)

@@ -249,7 +249,7 @@ def test_s3_needs_a_package_and_credentials(monkeypatch):
     text = str(unreadable("s3://bucket/a.tar", NoCredentialsError("Unable to locate credentials")))
     assert "AWS_ACCESS_KEY_ID" in text and "Unable to locate credentials" in text
     monkeypatch.setitem(sys.modules, "s3fs", None)  # not to be imported, also where it is installed
-    with pytest.raises(UserError, match=r"s3://bucket/a.tar' cannot be read \(.*s3fs.*install that package"):
+    with pytest.raises(UserError, match=r"^s3fs is not installed: run `pip install 'e2ed2\[s3\]'`$"):
         read("s3://bucket/a.tar")
 
 
@@ -311,3 +311,18 @@ def test_a_pattern_begins_where_the_path_ends(tmp_path, name, pattern):
 def test_braces_for_more_shards_than_anybody_has_are_refused_at_once(tmp_path, braces):
     with pytest.raises(UserError, match="braces for .* shards, at most 100,000 are read"):
         tar_shards(f"{tmp_path}/{braces}.tar", Columns())
+
+
+@pytest.mark.parametrize("name", ["00000.tar", "00009.tar"])
+def test_a_pipe_among_shards_is_named(tmp_path, name):
+    write_shards(tmp_path, 2, 1)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is no file but a pipe, a socket or a device: remove it"):
+        tar_shards(str(tmp_path), Columns())
+
+
+def test_braces_that_are_not_understood_say_how_they_are_written(tmp_path):
+    for braces in ("{9..0}", "{a..c}", "{0,1}"):
+        with pytest.raises(UserError, match="no .tar shards there; .*; braces are {low..high}, in digits, rising"):
+            tar_shards(f"{tmp_path}/{braces}.tar", Columns())

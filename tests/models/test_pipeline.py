@@ -1,6 +1,7 @@
 """Model folders: what is written, what is refused, and that our schedule is the scheduler's."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -75,3 +76,17 @@ def test_inference_json_is_the_whole_call(tiny_model):
         "max_sequence_length", "use_resolution_binning", "clean_caption", "timesteps", "fewer_timesteps",
         "transformers",
     }  # fmt: skip
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+PLACES = [WEIGHTS, "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "vae/config.json", "model_index.json"])
+def test_a_pipe_or_a_device_in_a_model_folder_is_named(tiny_model, tmp_path, place):
+    for number, put in enumerate((os.mkfifo, lambda path: path.symlink_to("/dev/zero"))):
+        folder = shutil.copytree(tiny_model, tmp_path / str(number))
+        (folder / place).unlink()
+        put(folder / place)
+        with pytest.raises(UserError, match=f"{place}: not a file but a pipe|no model_index.json"):
+            load_pipeline(folder)

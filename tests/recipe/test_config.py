@@ -67,6 +67,9 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("objective.num_samples=1000000000", ["objective.num_samples: 1000000000", "less than or equal to 65536"]),
         ("train.gradient_accumulation_steps=1000000", ["train.gradient_accumulation_steps: 1000000", "65536"]),
         ("data.window_size=1000000000000", ["data.window_size: 1000000000000", "less than or equal to 65536"]),
+        ("data.size=1000000000000", ["data.size: 1000000000000", "less than or equal to 65536"]),
+        ("data.buckets.sizes=[1024000000]", ["data.buckets.sizes.0: 1024000000", "less than or equal to 65536"]),
+        ("data.path={0..3}.tar", ["override 'data.path={0..3}.tar': not a YAML value", "'data.path=\"...\"'"]),
         ("train.max_train_steps=10000000000", ["train.max_train_steps: 10000000000", "equal to 1000000000"]),
         ("train.lr=1e300", ["train.lr: '1e300'", "less than or equal to 1000000000000"]),
         ("train.weight_decay=1e300", ["train.weight_decay: '1e300'", "less than or equal to 1000000000000"]),
@@ -421,3 +424,12 @@ def test_a_field_that_an_earlier_version_did_not_know_had_its_default():
     assert changed_fields(recorded, build_config(MINIMAL)) == {}
     stricter = build_config({**MINIMAL, "train": {"max_grad_norm": 0.5}})
     assert changed_fields(recorded, stricter) == {"train.max_grad_norm": (1.0, 0.5)}
+
+
+def test_a_run_inside_its_own_data_is_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = ["data.source=folder", f"data.path={tmp_path}"]
+    for run_dir in (tmp_path, "runs/x", tmp_path / "a" / "b"):
+        with pytest.raises(UserError, match=r"^run.dir: .* lies in data.path and would add images to it"):
+            load_config(recipe, [*data, f"run.dir={run_dir}"])
+    load_config(recipe, ["data.source=folder", f"data.path={tmp_path / 'images'}", f"run.dir={tmp_path / 'runs'}"])

@@ -22,7 +22,11 @@ def test_a_name_is_the_shipped_file_from_any_folder(given, tmp_path, monkeypatch
 def test_every_shipped_file_has_a_name_and_suites_find_their_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(shipped_recipes()) == len([*SHIPPED.rglob("*.yaml")]) > 10
-    assert all(recipe_file(Path(name)) == file for name, file in shipped_recipes().items())
+    for name, file in shipped_recipes().items():
+        own, other = ("suite", "recipe") if name.startswith("ablation/") else ("recipe", "suite")
+        assert recipe_file(Path(name), own) == file
+        with pytest.raises(UserError, match=f"^{other} {name}: is a {own}: `e2ed2 (train|ablate) {name}`$"):
+            recipe_file(Path(name), other)
     assert load_suite(Path("ablation/table2")).recipe.is_file()
 
 
@@ -37,5 +41,5 @@ def test_a_file_of_that_name_comes_first_and_a_folder_does_not(tmp_path, monkeyp
 @pytest.mark.parametrize("given", ["emoji/e2ed3", "../recipes/demo", "/demo", "recipes", "", "demo.yml", "x" * 5000])
 def test_another_name_is_refused_with_those_there_are(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^recipe .*ablation/table2, demo, emoji/autoencoder|^recipe .: Is a directory"):
+    with pytest.raises(UserError, match="^recipe .*, or one of demo, emoji/autoencoder|^recipe .: Is a directory"):
         load_config(Path(given))

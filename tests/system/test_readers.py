@@ -102,7 +102,7 @@ def test_what_never_ends_or_never_begins_is_not_read(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[" * 5000, "nested deeper than 64 levels"),
+        ("[" * 5000 + "]" * 5000, "nested deeper than 64 levels"),
         ("[" * 70 + "]" * 70, "nested deeper than 64 levels"),
         ('{"a": ' + "9" * 5000 + "}", "a number of 5000 digits"),
         ('{"a": 1', "delimiter"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.system.signals import SIGTERM_IS_CTRL_C, handled, interruptible
+from e2ed2.system.signals import NOTICES_ARE_CTRL_C, handled, interruptible
 
 ROOT = Path(__file__).parents[2]
 SWALLOWS = """
@@ -30,7 +30,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_module_that_swallows_the_interrupt_does_not_go_on(tmp_path, name):
     (tmp_path / "swallows.py").write_text(SWALLOWS.format(name=name))
     code = "from e2ed2.system.signals import interruptible\nwith interruptible('all is kept'):\n    import swallows"
@@ -56,6 +56,15 @@ def test_elsewhere_both_are_an_interrupt_and_what_was_there_comes_back():
     for number in (signal.SIGINT, signal.SIGTERM):
         with pytest.raises(KeyboardInterrupt), interruptible(""):
             signal.raise_signal(number)
-    with pytest.raises(KeyboardInterrupt), interruptible(""), handled(SIGTERM_IS_CTRL_C):
+    with pytest.raises(KeyboardInterrupt), interruptible(""), handled(NOTICES_ARE_CTRL_C):
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(""):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -22,6 +22,7 @@ from e2ed2.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
+from e2ed2.training.log import read_metrics
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -284,3 +285,16 @@ def test_a_tensor_that_two_names_share_is_saved_once_and_restored_under_both(tmp
     load_checkpoint(folder, other, other, optimizers[1])
     assert all(torch.equal(a, b) for a, b in zip(saved.state_dict().values(), other.state_dict().values(), strict=True))
     assert other[0].weight is other[1][0].weight
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "ema.safetensors", "model.safetensors", "state.json"])
+def test_a_pipe_in_a_checkpoint_is_passed_over(tmp_path, name):
+    older, newer, said = save(tmp_path, 1), save(tmp_path, 2), []
+    (newer / name).unlink()
+    os.mkfifo(newer / name)
+    assert latest_checkpoint(tmp_path, said.append) == older and len(said) == 1
+
+
+def test_metrics_that_are_a_pipe_are_none(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "metrics.jsonl") == []

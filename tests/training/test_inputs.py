@@ -9,11 +9,11 @@ from e2ed2.training.inputs import check_inputs
 
 @pytest.fixture
 def recipe(tiny_model, pictures, tmp_path):
-    def build(model=None, data=None, train=None):
+    def build(model=None, data=None, **sections):
         model = {"path": str(tiny_model), **(model or {})}
         data = {"source": "folder", "path": str(pictures), **(data or {})}
         values = {"stage": "e2ed2", "run": {"dir": tmp_path / "run"}, "objective": {"l2": {"weight": 1}}}
-        return build_config({**values, "model": model, "data": data, "train": train or {}})
+        return build_config({**values, "model": model, "data": data, **sections})
 
     return build
 
@@ -26,7 +26,11 @@ def recipe(tiny_model, pictures, tmp_path):
         ({"data": {"source": "webdataset", "path": "none/*.tar"}}, "data.path 'none/..tar': no .tar shards"),
         ({"data": {"source": "cache", "path": "none"}}, "none"),
         ({"model": {"path": "nowhere"}}, "model 'nowhere': no such folder"),
-        ({"model": {"network": "no.safetensors"}}, "weights no.safetensors: no such file"),
+        ({"model": {"path": "runs/emoji/lcm/model"}}, "model 'runs/emoji/lcm/model': no such folder"),
+        ({"model": {"network": "no.safetensors"}}, "model.network: no.safetensors: no such file"),
+        ({"model": {"network": "out/x.ckpt"}}, "model.network: out/x.ckpt: no such file"),
+        ({"trajectory": {"teacher": "nope"}}, "model 'nope': no such folder"),
+        ({"run": {"dir": __file__}}, "run.dir .*test_inputs.py: .* is a file; name a folder"),
         ({"model": {"lora": ["no.safetensors"]}}, "model.lora: no.safetensors: no such file"),
         ({"train": {"trackers": ["clearml"]}}, "train.trackers: clearml is not installed"),
     ],
@@ -42,4 +46,5 @@ def test_what_is_there_passes_and_the_hub_is_left_for_the_run(recipe):
     assert check_inputs(recipe(model={"path": "org/name", "lora": ["org/other", "org/other/file.safetensors"]})) == [
         "org/name", "org/other", "org/other/file.safetensors"
     ]  # fmt: skip
+    assert check_inputs(recipe(data={"source": "hub", "path": "org/set"})) == ["org/set"]
     assert check_inputs(recipe(data={"source": "emoji", "path": None}, model={"path": "emoji-lcm"})) == []

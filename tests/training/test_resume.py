@@ -60,7 +60,8 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tiny, tmp_path, without_ti
     assert outcome(config, without_time) == outcome(reference, without_time)
 
 
-def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tiny, tmp_path, without_time):
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tiny, tmp_path, without_time, monkeypatch):
+    monkeypatch.setattr("e2ed2.training.interrupt.TOGETHER", 0.0)
     config = tiny()
     reference = at(config, tmp_path / "reference")
     train(reference, quiet)
@@ -71,12 +72,13 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tiny, tmp_
     assert outcome(config, without_time) == outcome(reference, without_time)
 
 
-def test_sigterm_however_often_is_a_first_ctrl_c(tiny, tmp_path, without_time):
+@pytest.mark.parametrize("numbers", ["TERM TERM TERM", "HUP", "INT INT", "TERM INT", "HUP TERM INT"])
+def test_notices_however_often_and_what_comes_with_them_are_a_first_ctrl_c(tiny, tmp_path, without_time, numbers):
     config, before = tiny(), signal.getsignal(signal.SIGTERM)
     reference = at(config, tmp_path / "reference")
     train(reference, quiet)
     with pytest.raises(KeyboardInterrupt, match="step 8 is saved; run the same command to go on"):
-        train(config, quiet, interrupt_at({8}, *[signal.SIGTERM] * 3))
+        train(config, quiet, interrupt_at({8}, *[signal.Signals[f"SIG{name}"] for name in numbers.split()]))
     assert signal.getsignal(signal.SIGTERM) is before
     train(config, quiet)
     assert outcome(config, without_time) == outcome(reference, without_time)

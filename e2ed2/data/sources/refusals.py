@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2ed2.system.errors import REFUSALS, UserError
+from e2ed2.system.errors import REFUSALS, UserError, missing_extra
 
 OF_CACHES = REFUSALS | {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 FULL = {errno.ENOSPC, errno.EDQUOT}  # only who writes is told so
@@ -33,6 +33,8 @@ def unreadable(path: object, error: BaseException) -> UserError:
     if (cache := _cache_of(error)) is not None:
         variable, folder = cache
         return UserError(f"the cache {folder} of the data sets library: {reason}; set {variable} to another folder")
+    if (message := missing_extra(error)) is not None:
+        return UserError(message)
     if isinstance(error, ImportError):
         remedy = "install that package"
     elif "Credentials" in name or isinstance(error, PermissionError):

@@ -15,12 +15,12 @@ from e2ed2.models.folders.card import CARD_FILE, PROMPT, model_card
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
-from e2ed2.models.folders.parts import INDEX_FILE, load_network, no_more_than_in, read_config, refusing
+from e2ed2.models.folders.parts import INDEX_FILE, REMEDY, load_network, no_more_than_in, read_config, refusing
 from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import write_file
+from e2ed2.system.files import is_endless, write_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
@@ -235,6 +235,9 @@ def refuse_pickles(folder: Path) -> None:
         raise UserError(f"model {folder}: no such folder; give a model folder or emoji-base, emoji-lcm, emoji-e2ed2")
     is_network = (folder / "config.json").exists() and not (folder / INDEX_FILE).exists()
     ours = (folder / INFERENCE_FILE).exists() or is_network
-    bad = sorted(p for p in folder.rglob("*") if p.suffix in PICKLES) if ours else []
+    files = sorted(folder.rglob("*"))
+    if endless := [path for path in files if is_endless(path)]:
+        raise UserError(f"model file {endless[0]}: not a file but a pipe, a socket or a device; {REMEDY}")
+    bad = [path for path in files if path.suffix in PICKLES] if ours else []
     if bad:
         raise UserError(f"model {folder}: {bad[0].name} may run code when loaded; only safetensors are allowed")

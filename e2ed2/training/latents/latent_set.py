@@ -223,9 +223,10 @@ def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
     network = network_of(pipeline).config
     side = network.sample_size * pipeline.vae_scale_factor
     cell = pipeline.vae_scale_factor * _cells_per_token(network)
-    if size % cell or not side <= 2 * size <= 4 * side:
-        others = f"or to a multiple of {cell} from {side // 2} to {2 * side}"
-        raise UserError(f"data.size: {size}, but the model makes {side} px images: set it to {side}, {others}")
+    for field, value in (("data.size", size), *(("data.buckets.sizes", value) for value in config.buckets.sizes)):
+        if value % cell or not side <= 2 * value <= 4 * side:
+            others = f"or to a multiple of {cell} from {side // 2} to {2 * side}"
+            raise UserError(f"{field}: {value}, but the model makes {side} px images: set it to {side}, {others}")
     if config.buckets.has_several and config.buckets.step % cell:
         step = cell * max(1, round(config.buckets.step / cell))
         raise UserError(

@@ -26,6 +26,7 @@ from e2ed2.models.text import (
 )
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
+from e2ed2.system.readers.typed import MAX_SHOWN
 from e2ed2.training.latents.encoders import check_made_with, made_with
 from e2ed2.training.latents.latent_set import (
     NUM_PREVIEWS,
@@ -82,6 +83,12 @@ def cut_captions(
         f"{len(cut)} of {len(captions)} captions are longer than the {max_sequence_length} tokens that the text "
         f"encoder sees, and end there for it, such as '{cut[0][:60]}...'"
     )
+
+
+def short_caption(data: ImageTextSet | SourceSet | StreamSet | CachedSet) -> str:
+    """One of a set's first captions to show what it is about: the first that is short, or the beginning of one."""
+    captions = some_captions(data, NUM_PREVIEWS)[:NUM_PREVIEWS]
+    return next((caption for caption in captions if len(caption) <= MAX_SHOWN), captions[0][:MAX_SHOWN].strip())
 
 
 def some_captions(data: ImageTextSet | SourceSet | StreamSet | CachedSet, count: int) -> list[str]:

@@ -16,7 +16,7 @@ from e2ed2.models.scheduler import schedule_of
 from e2ed2.prediction import training_target
 from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
-from e2ed2.training.latents.lazy import latent_set, some_captions
+from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.trajectory import unroll
 
@@ -32,7 +32,7 @@ class DenoisingStage:
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._pipeline = new_pipeline(str(config.model.path), config.model.architecture, "ddim").to(device)
         self.network: nn.Module = self._pipeline.transformer
-        self._size, self._prompt = data.size, some_captions(data, 1)[0]
+        self._size, self._prompt = data.size, short_caption(data)
         self._data = latent_set(data, config, self._pipeline, device, say)
         self._schedule = schedule_of(self._pipeline.scheduler)
         self.weights = {"denoising": 1.0}

@@ -29,7 +29,7 @@ from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
 from e2ed2.training.about import about_run
-from e2ed2.training.latents.lazy import latent_set, some_captions
+from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
 from e2ed2.training.stages.start import half_of, keeps_text, load_start, start_folder
@@ -52,7 +52,7 @@ class FewStepStage:
 
     def __init__(self, config: Config, data: TrainingSet, device: torch.device, say: Callable[[str], None]):
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
-        self._prompt = some_captions(data, 1)[0]  # of the card
+        self._prompt = short_caption(data)  # of the card
         self.half = half_of(config)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=not isinstance(data, CachedSet))
         if start.transformers is not None:

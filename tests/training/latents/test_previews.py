@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.recipe.load import build_config
 from e2ed2.training import loop
 from e2ed2.training.latents import training_set
+from e2ed2.training.latents.lazy import short_caption
 from e2ed2.training.latents.precompute import precompute
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.stages.create import create_stage
@@ -114,3 +116,9 @@ def test_a_run_says_what_was_read_and_what_was_not(folder, model, tmp_path):
     reason = about.pop("first_skipped")
     assert about == {"images": COUNT, "captions": COUNT - 1, "skipped": 1}
     assert len(reason) == 1 and "bad.png" in reason[0]
+
+
+def test_a_card_shows_a_short_caption_or_the_beginning_of_a_long_one():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    for captions, shown in ((["long " * 60, "a cat"], "a cat"), (["long " * 60] * 2, ("long " * 16).strip())):
+        assert short_caption(ImageTextSet(images, captions, ["a", "b"])) == shown
