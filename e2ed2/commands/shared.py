@@ -33,7 +33,6 @@ def _in_range(batch_size: int) -> int:
 BatchSize = Annotated[int, typer.Option(callback=_in_range, help="Images made at a time; does not change them.")]
 
 
-
 class Interrupted(Exception):
     """Ctrl-C; the message says what was saved."""
 
