@@ -86,11 +86,12 @@ def test_memory_for_our_chain_but_not_for_the_plain_loop_is_a_row_without_that_r
     assert row["chain_to_diffusers"] is None and row["chain_to_bare"] > 0
 
 
-def test_a_failed_row_is_the_exit_status(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("is_compiled", "status"), [(False, 1), (True, 0)])
+def test_a_failed_row_is_the_exit_status_but_for_a_compiler(tmp_path, monkeypatch, capsys, is_compiled, status):
     monkeypatch.setattr(gpu.checks, "all_checks", list)
-    monkeypatch.setattr(settings, "tiny", lambda: [settings.Setting(side=64)])
+    monkeypatch.setattr(settings, "tiny", lambda: [settings.Setting(side=64, is_compiled=is_compiled)])
     monkeypatch.setattr(speed, "training", lambda *_: fail(ValueError("broken")))
-    assert gpu.main(["--tiny", "--out", str(tmp_path)]) == 1
+    assert gpu.main(["--tiny", "--out", str(tmp_path)]) == status
     assert "failed: ValueError: broken" in capsys.readouterr().out
 
 
