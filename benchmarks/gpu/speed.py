@@ -30,7 +30,6 @@ from e2ed2.trajectory import draw_noises
 
 ROUNDS = 3
 RANK = 64
-BLOCK = "BasicTransformerBlock"
 Row = dict[str, Any]
 
 
@@ -47,8 +46,8 @@ class Chain:
         if setting.trained == "lora":
             network = lora_copies(network.to(torch.bfloat16), 1, RANK)[0]
         if setting.is_compiled:
-            for block in [module for module in network.modules() if type(module).__name__ == BLOCK]:
-                block.compile()  # all blocks share the code, which is compiled once
+            for part in [module for module in network.modules() if type(module).__name__ == setting.compiled_part]:
+                part.compile()  # all of a kind share the code, which is compiled once
         self.inner = network
         self.denoise = denoiser_of(pipeline, network)
         self.network = FewStepNetwork(
