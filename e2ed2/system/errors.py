@@ -2,7 +2,6 @@
 
 import errno
 import re
-from importlib.metadata import requires
 
 OUT_OF_MEMORY = (
     "memory is full: lower train.micro_batch_size and raise train.gradient_accumulation_steps, set "
@@ -59,6 +58,8 @@ def refusal(error: OSError) -> str | None:
 
 def missing_extra(error: BaseException) -> str | None:
     """One line on a package that one of our extras brings, if that is what an error, or what caused it, is about."""
+    from importlib.metadata import requires  # slow to load, and of use only here
+
     while not isinstance(error, ModuleNotFoundError):
         if (cause := error.__cause__ or error.__context__) is None:
             return None

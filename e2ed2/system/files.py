@@ -84,6 +84,9 @@ def raise_if_disk_refused(path: Path, error: BaseException) -> None:
     ) from error
 
 
+ENDLESS = "not a file but a pipe, a socket or a device"
+
+
 def is_endless(path: Path) -> bool:
     """Whether a path is a pipe, a socket or a device: reading it may never end, or never begin."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -11,6 +11,7 @@ from e2ed2.models.folders.index import read_index
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import open_sources
+from e2ed2.training.stages.start import start_folder
 
 
 def check_inputs(config: Config) -> list[str]:
@@ -35,7 +36,7 @@ def check_inputs(config: Config) -> list[str]:
         if not Path(path).exists() and is_hub_id(path):
             later.append(path)
             continue
-        folder = resolve_model(path)
+        folder = start_folder(config) if path == model.path else resolve_model(path)
         if path != model.path or (config.stage != "base" and model.architecture is None):
             read_index(folder)
     for name in (model.network, *model.lora):

@@ -318,7 +318,7 @@ def test_a_pipe_among_shards_is_named(tmp_path, name):
     write_shards(tmp_path, 2, 1)
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-    with pytest.raises(UserError, match=f"{name} is no file but a pipe, a socket or a device: remove it"):
+    with pytest.raises(UserError, match=f"{name}: not a file but a pipe, a socket or a device: remove it"):
         tar_shards(str(tmp_path), Columns())
 
 

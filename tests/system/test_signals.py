@@ -62,9 +62,12 @@ def test_elsewhere_both_are_an_interrupt_and_what_was_there_comes_back():
 
 
 def test_what_nohup_ignores_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before, reached = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
     try:
         with interruptible(""):
+            reached.append(signal.getsignal(signal.SIGHUP))
             signal.raise_signal(signal.SIGHUP)
+            reached.append("the end")
+        assert reached == [signal.SIG_IGN, "the end"] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -14,6 +14,7 @@ from typing import Any
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.sources.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
 from e2ed2.system.errors import UserError
+from e2ed2.system.files import ENDLESS, is_endless
 from e2ed2.system.readers.text import decode_text, read_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -64,9 +65,9 @@ class FolderSource:
         if not folder.is_dir():
             raise UserError(f"data.path '{folder}' is not a folder: name one that holds images and captions")
         files = sorted(p for p in visible_files(folder) if p.suffix.lower() in IMAGE_SUFFIXES + UNREAD_SUFFIXES)
-        found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.exists()]
-        if endless := [p for p in found if not p.is_file()]:
-            raise UserError(f"data.path: {endless[0]} is no file, but a folder, a pipe or a device: remove it")
+        found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.exists() and not p.is_dir()]
+        if endless := [p for p in found if is_endless(p)]:
+            raise UserError(f"data.path: {endless[0]}: {ENDLESS}: remove it")
         if len(found) == 2:
             raise UserError(f"data.path '{folder}' has both metadata.jsonl and metadata.csv: keep one of them")
         items = self._from_metadata(found[0], files) if found else [self._from_text_file(p) for p in files]

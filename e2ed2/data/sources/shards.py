@@ -23,7 +23,7 @@ from e2ed2.data.sources.folder import as_pattern, split_where_it_ends, visible_f
 from e2ed2.data.sources.refusals import in_one_line, unreadable
 from e2ed2.data.sources.tables import Shard
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import atomic_file, is_endless
+from e2ed2.system.files import ENDLESS, atomic_file, is_endless
 from e2ed2.system.readers.text import MAX_BYTES
 
 END_OF_TAR = bytes(1024)
@@ -46,7 +46,7 @@ def tar_shards(path: str, columns: Columns) -> list[Shard]:
         raise UserError(f"data.path '{path}': no .tar shards there; name a folder, a pattern or a URL of some{braces}")
     for url in urls:
         if "://" not in url and is_endless(Path(url)):
-            raise UserError(f"data.path: shard {url} is no file but a pipe, a socket or a device: remove it")
+            raise UserError(f"data.path: shard {url}: {ENDLESS}: remove it")
         if "://" not in url and url.endswith(".tar"):
             _check_end(Path(url))
     for url in urls:

@@ -20,7 +20,7 @@ from e2ed2.models.folders.trial import try_network, try_out
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import is_endless, write_file
+from e2ed2.system.files import ENDLESS, is_endless, write_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
@@ -237,7 +237,7 @@ def refuse_pickles(folder: Path) -> None:
     ours = (folder / INFERENCE_FILE).exists() or is_network
     files = sorted(folder.rglob("*"))
     if endless := [path for path in files if is_endless(path)]:
-        raise UserError(f"model file {endless[0]}: not a file but a pipe, a socket or a device; {REMEDY}")
+        raise UserError(f"model file {endless[0]}: {ENDLESS}; {REMEDY}")
     bad = [path for path in files if path.suffix in PICKLES] if ours else []
     if bad:
         raise UserError(f"model {folder}: {bad[0].name} may run code when loaded; only safetensors are allowed")

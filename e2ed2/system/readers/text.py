@@ -7,7 +7,7 @@ import codecs
 from pathlib import Path
 
 from e2ed2.system.errors import UNPRINTABLE, UserError
-from e2ed2.system.files import is_endless
+from e2ed2.system.files import ENDLESS, is_endless
 
 MAX_BYTES = 2**28  # of one file; COCO's captions are an eighth of it
 
@@ -63,7 +63,7 @@ def read_bytes(path: Path, kind: str, remedy: str) -> bytes:
     """
     try:
         if is_endless(path):
-            raise ValueError("not a file but a pipe, a socket or a device")
+            raise ValueError(ENDLESS)
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
