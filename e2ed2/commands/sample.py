@@ -27,10 +27,11 @@ def sample(
     with waiting_for(f"the images so far are in {out}; the same command goes on") as waiting:
         from functools import partial
 
-        from e2ed2.sampling.folder import make_files, requests_for
+        from e2ed2.sampling.folder import check_batch_size, make_files, requests_for
         from e2ed2.sampling.model import load_model
 
         requests = requests_for(prompts, num, seed)
+        check_batch_size(batch_size)
         waiting(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
         for prompt in loaded.too_long(prompts):

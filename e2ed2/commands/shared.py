@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from e2ed2.system.errors import check_range
 from e2ed2.system.signals import interruptible
 
 MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
@@ -23,14 +22,7 @@ Overrides = Annotated[
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
-
-
-def _in_range(batch_size: int) -> int:
-    check_range("--batch-size", batch_size, 1, 2**16)
-    return batch_size
-
-
-BatchSize = Annotated[int, typer.Option(callback=_in_range, help="Images made at a time; does not change them.")]
+BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
 
 
 class Interrupted(Exception):

@@ -18,7 +18,16 @@ from e2ed2.evaluation.metrics.table import CHOICE, metric_named
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, sampling_environment
 from e2ed2.sampling.finished_images import finished_images, images_of_prompts, name_images
-from e2ed2.sampling.folder import Keep, claim_folder, image_files, make_files, put_away, read_png, save_images
+from e2ed2.sampling.folder import (
+    Keep,
+    check_batch_size,
+    claim_folder,
+    image_files,
+    make_files,
+    put_away,
+    read_png,
+    save_images,
+)
 from e2ed2.sampling.model import LoadedModel, load_model
 from e2ed2.system.drawing.pictures import labelled_grid, png_bytes
 from e2ed2.system.environment import device_name
@@ -72,6 +81,7 @@ def evaluate(
         UserError: something is missing, unreadable, out of range, or does not go together.
     """
     check_range("--seed", seed, 0, MAX_SEED)
+    check_batch_size(batch_size)
     asked = read_protocol(protocol).load(protocol, num_images, data, watch)
     share = share or join_processes()
     watch = watch if share.rank == 0 else silent

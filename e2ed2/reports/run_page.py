@@ -25,7 +25,9 @@ from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluat
 
 MAX_LINES = 12  # of a chart
 # The headline, prompts with their images before and after, rows of a table with their metrics, real images, charts.
-NO_COMPARISON = MappingProxyType(dict.fromkeys(("changes", "prompts", "metrics", "evaluations", "floors", "dots"), ()))
+NO_COMPARISON: MappingProxyType[str, Any] = MappingProxyType(
+    {name: [] for name in ("changes", "prompts", "metrics", "evaluations", "floors", "dots")}
+)
 OTHER_COLUMNS = {"global_step", "images_seen", "images_per_second", "peak_memory_bytes", "lr", "grad_norm"}
 TITLES = {"grad_norm": "gradient norm before clipping", "lr": "learning rate", "total": "loss, weighted sum"}
 

@@ -90,6 +90,11 @@ def requests_for(prompts: list[str], num: int, seed: int) -> list[Request]:
     return [Request(prompt, seed + i) for prompt in prompts for i in range(num)]
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError when it is out of range: before anything is loaded, where a caller can."""
+    check_range("--batch-size", batch_size, 1, 65_536)
+
+
 def make_files(
     model: LoadedModel,
     requests: list[Request],
@@ -106,7 +111,7 @@ def make_files(
     Raises:
         UserError: `out` holds somebody else's files, or cannot be written.
     """
-    check_range("--batch-size", batch_size, 1, 65_536)
+    check_batch_size(batch_size)
     files = image_files(model, requests, out)
     rate = rate_before(claim_folder(out, MANIFEST_FILE, GRID_FILE), model)
     if share.rank == 0:
