@@ -44,9 +44,11 @@ def _look(config: Any) -> None:
     """Whether what the recipe names is there."""
     with waiting_for("") as waiting:
         from e2ed2.training.inputs import check_inputs
-        from e2ed2.training.validation import create_validation
 
         waiting("looking at data and model", 0, 0)
         for name in check_inputs(config):
             waiting.say(f"note: {name} is looked for on the hub when the run begins")
-        create_validation(config, waiting)
+        if config.evaluation.protocol is not None:  # what measures takes seconds to load
+            from e2ed2.training.validation import create_validation
+
+            create_validation(config, waiting)

@@ -17,19 +17,20 @@ def recipe_file(given: Path, kind: str = "recipe") -> Path:
     Raises:
         UserError: neither a path that exists nor a name.
     """
+    if os.path.isfile(given):  # unlike Path's, these take any text
+        return given
     relative = given.relative_to("recipes") if given.is_relative_to("recipes") else given
     name, shipped = relative.as_posix().removesuffix(".yaml"), shipped_recipes()
     known = {key: file for key, file in shipped.items() if (file.parent.name == "ablation") == (kind == "suite")}
-    found = known.get(name, given)
-    if os.path.isfile(given) or (os.path.exists(given) and found == given):  # unlike Path's, they take any text
+    if name in known:
+        return known[name]
+    if os.path.exists(given):  # a folder, which the reader refuses
         return given
-    if found == given:
-        if name in shipped:
-            other, verb = ("recipe", "train") if kind == "suite" else ("suite", "ablate")
-            raise UserError(f"{kind} {given}: is a {other}: `e2ed2 {verb} {name}`")
-        names, shown = ", ".join(known), str(given)[:MAX_SAID]
-        raise UserError(f"{kind} {shown}: no such file, and none of that name ships: give a file, or one of {names}")
-    return found
+    if name in shipped:
+        other, verb = ("recipe", "train") if kind == "suite" else ("suite", "ablate")
+        raise UserError(f"{kind} {given}: is a {other}: `e2ed2 {verb} {name}`")
+    names, shown = ", ".join(known), str(given)[:MAX_SAID]
+    raise UserError(f"{kind} {shown}: no such file, and none of that name ships: give a file, or one of {names}")
 
 
 def shipped_recipes() -> dict[str, Path]:
