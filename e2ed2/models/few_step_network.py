@@ -1,8 +1,9 @@
 """The trained part of a few-step sampler as one module: its forward is the whole unrolled chain (Eq. 7)."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule
 from e2ed2.time_grid import TimeGrid
 from e2ed2.trajectory import unroll
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class FewStepNetwork(nn.Module):
@@ -76,16 +80,21 @@ class FewStepNetwork(nn.Module):
         gradient_checkpointing: bool = False,
         num_backprop_steps: int | None = None,
         every_step: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Finished samples, latents [B, C, h, w].
+        """Finished samples, latents [B, C, h, w]; with `at` the prediction of one evaluation, of that shape.
 
         Args:
             noises: [steps, B, C, h, w], of the start and after each step but the last.
             x0: what a later start is a noised version of, [B, C, h, w].
             num_steps: of the sampler, by default all. start: the step to begin at, 0 for noise itself.
             gradient_checkpointing, num_backprop_steps: as in `trajectory.unroll`.
+            at: timesteps [B], one of each row: x0 is noised there, and no chain is run.
             every_step: return the estimates of x0 after each step, the finished sample last, [steps, B, C, h, w].
         """
+        if at is not None:
+            assert x0 is not None
+            return self._denoiser(self.transformers[0])(self._schedule.add_noise(x0, noises[0], at), at, cond)
         num_steps = num_steps or len(self._grids)
         timesteps = self.timesteps(num_steps, noises.device)[start:]
         x = noises[0]
@@ -108,6 +117,18 @@ class FewStepNetwork(nn.Module):
             return_intermediates=True,
         )
         return torch.stack([*estimates[:-1], x]) if every_step else x
+
+
+@contextmanager
+def start_of(network: FewStepNetwork, copied: FewStepNetwork | None) -> Iterator[FewStepNetwork]:
+    """The sampler as it was before it was trained: the copy of it, or where it has adapters, itself without them."""
+    if copied is not None:
+        yield copied
+        return
+    with ExitStack() as stack:
+        for transformer in network.transformers:
+            stack.enter_context(cast("PeftModel", transformer).disable_adapter())
+        yield network
 
 
 def copies(transformer: nn.Module, num_steps: int) -> list[nn.Module]:

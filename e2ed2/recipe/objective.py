@@ -1,6 +1,7 @@
 """A recipe's `objective`: the terms of the loss and their weights."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,6 +19,17 @@ class EnergyConfig(TermConfig):
     """A scoring rule; `beta` is the exponent of its distance, strictly between 0 and 2."""
 
     beta: Annotated[Number, Field(gt=0, lt=2)] = 1.0
+
+
+class KeepConfig(TermConfig):
+    """Stay near the start: on prompts outside the data, a sample and the frozen start's sample from the same noise.
+
+    `prompts`: a text file of one a line, or what else holds captions (default: the list that ships). `batch_size`: how
+    many a micro-batch (default: half as many as it has captions).
+    """
+
+    prompts: Path | None = None
+    batch_size: Held | None = None
 
 
 class CropConfig(Section):
@@ -49,6 +61,7 @@ class ObjectiveConfig(Section):
     """Weights of the end-to-end loss's terms; `num_samples` samples per image (scoring rules need 2 of a caption).
 
     `perceptual_network`: whose features terms on images compare; all but `bundled` are those of the `lpips` package.
+    `denoising`: the ordinary loss of diffusion training (Eq. 3), which unrolls nothing. `keep`: stay near the start.
     `intermediate_weight`: of the latent terms on each earlier step's estimate of x0, relative to the end's.
     """
 
@@ -63,6 +76,8 @@ class ObjectiveConfig(Section):
     latent_lpips_energy: EnergyConfig = EnergyConfig()
     mmd: TermConfig = TermConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
+    denoising: TermConfig = TermConfig()
+    keep: KeepConfig = KeepConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
     perceptual_network: Literal["bundled", "alex", "vgg", "squeeze"] = "bundled"

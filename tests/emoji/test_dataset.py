@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2ed2.emoji import dataset as emoji
-from e2ed2.emoji.dataset import base_emoji, load_emoji, render_svg
+from e2ed2.emoji.dataset import base_emoji, load_emoji, draw_svg
 from e2ed2.system.errors import UserError
 
 
@@ -43,14 +43,14 @@ def test_person_variants_share_a_split(splits):
 def test_a_drawing_that_is_not_square_is_centred(tmp_path):
     path = tmp_path / "wide.svg"
     path.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10"><rect width="20" height="10"/></svg>')
-    image = render_svg(path, 64)
+    image = draw_svg(path, 64)
     assert image[:, 16:48].max() == 0 and image[:, :16].min() == 255 and image[:, 48:].min() == 255
 
 
 def test_a_damaged_cache_is_drawn_again(tmp_path, monkeypatch):
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path))
-    monkeypatch.setattr(emoji, "_names_by_codepoint", lambda: {"1f428": "koala", "1f34e": "red apple"})
-    monkeypatch.setattr(emoji, "_is_heldout", lambda name: False)
+    monkeypatch.setattr(emoji, "names_by_codepoint", lambda: {"1f428": "koala", "1f34e": "red apple"})
+    monkeypatch.setattr(emoji, "is_heldout", lambda name: False)
     first = load_emoji("train")
     (path,) = tmp_path.glob("emoji-*.safetensors")
     content = bytearray(path.read_bytes())

@@ -1,8 +1,10 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,16 +12,19 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
+from e2ed2.data.captions import read_captions
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
-from e2ed2.models.few_step_network import FewStepNetwork, copies
+from e2ed2.models.few_step_network import FewStepNetwork, copies, start_of
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
+from e2ed2.prediction import training_target
 from e2ed2.recipe.checks import check_transport
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import SCORING_RULES, ObjectiveConfig, judges_features
+from e2ed2.system.errors import UserError
 from e2ed2.training.latents.latent_set import LatentBatch, MemoryLatents
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
@@ -37,6 +42,7 @@ from e2ed2.training.stages.terms import (
 )
 from e2ed2.trajectory import draw_noises
 
+GENERAL_PROMPTS = Path(__file__).parents[1] / "assets" / "general_prompts.txt"  # that `keep` samples by default
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 
@@ -84,6 +90,15 @@ class EndToEndStage(FewStepStage):
             sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
         self.network = self.chain(sets, learned).to(device)
+        self._start: FewStepNetwork | None = None
+        if "keep" in self.weights and not config.trajectory.parameters.startswith("lora"):
+            self._start = copy.deepcopy(self.network).eval().requires_grad_(False)
+        if "denoising" in self.weights and self.inference.evaluations_per_step > 1:
+            raise UserError(
+                f"objective.denoising.weight: {self.weights['denoising']}, but this sampler guides by two evaluations "
+                f"a step (scale {self.inference.guidance_scale:g}), and the ordinary loss trains one: set "
+                "trajectory.guidance_scale=1, or leave it out"
+            )
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, data.captions, device, say))
@@ -124,15 +139,23 @@ class EndToEndStage(FewStepStage):
     ) -> dict[str, Tensor]:
         """Every weighted objective of m samples per caption against the data."""
         batch = self.data.batch(rows, generator)
+        values: dict[str, Tensor] = {}
+        if "denoising" in self.weights:
+            values["denoising"] = self._denoising(network, batch, generator)
+        if self.weights.keys() == {"denoising"}:
+            return values
         steps, start = self._draw_start(generator)
+        if "keep" in self.weights:
+            values["keep"] = self._keep(network, batch.x0, steps, generator)
         self.began_at = (steps, start) if self._starts_differ else None
         *earlier, samples = self._samples(network, batch, steps, start, generator)
         judge = judge_of(batch, start, self._rows_per_caption)
-        values = judge.latents(self._latent_terms, samples, batch.x0)
+        values |= judge.latents(self._latent_terms, samples, batch.x0)
         if self._intermediate_weight > 0:
             at_steps = [judge.latents(self._latent_terms, estimate, batch.x0) for estimate in earlier]
-            for name, value in values.copy().items():  # a chain of one step has none: then 0
-                values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=0 * value)
+            for name in self._latent_terms:  # a chain of one step has none: then 0
+                none = 0 * values[name]
+                values[f"intermediate_{name}"] = sum((at[name] / len(earlier) for at in at_steps), start=none)
         if self._decoder_terms:
             values |= judge.maps(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
         place = self._place(batch.x0, generator)
@@ -155,6 +178,37 @@ class EndToEndStage(FewStepStage):
             if self._objective.adversarial.buffer_size > 0:
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
+
+    def _denoising(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the network's own prediction at a uniform timestep of each row (Eq. 3)."""
+        x0, num = batch.x0, self.schedule.num_train_timesteps
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        t = torch.randint(num, (len(x0),), generator=generator).to(x0.device)
+        prediction = network(noise[None], batch.cond, x0=x0, at=t)
+        target = training_target(x0, noise, *self.schedule.levels(t, x0), self.prediction_type)
+        return (prediction.float() - target).square().mean()
+
+    def _keep(self, network: nn.Module, like: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """Mean squared distance of latents between samples of prompts outside the data and the start's, same noise."""
+        assert self._kept is not None and isinstance(self.network, FewStepNetwork)
+        count = self._objective.keep.batch_size or max(1, len(like) // 2)
+        rows = torch.randint(len(self._kept.embeds), (count,), generator=generator)
+        cond = self._kept.select(rows).to(self._device)
+        noises = draw_noises((count, *like.shape[1:]), steps, generator).to(like)
+        with torch.no_grad(), start_of(self.network, self._start) as start:
+            kept = start(noises, cond, num_steps=steps)
+        samples = network(
+            noises, cond, num_steps=steps,
+            gradient_checkpointing=self._trajectory.gradient_checkpointing,
+            num_backprop_steps=self._trajectory.num_backprop_steps,
+        )  # fmt: skip
+        return (samples.float() - kept.float()).square().mean()
+
+    def _kept_prompts(self) -> list[str]:
+        if "keep" not in self.weights:
+            return []
+        file = self._objective.keep.prompts or GENERAL_PROMPTS
+        return list(dict.fromkeys(read_captions(file, "objective.keep.prompts")))
 
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""

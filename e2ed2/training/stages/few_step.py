@@ -16,6 +16,7 @@ from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.lora import merged, save_adapter
+from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
     few_step_scheduler,
@@ -24,7 +25,7 @@ from e2ed2.models.scheduler import (
     prediction_type_of,
     schedule_of,
 )
-from e2ed2.models.text import text_encoders
+from e2ed2.models.text import cached_prompt_embeds, text_encoders
 from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
@@ -47,6 +48,7 @@ class FewStepStage:
     """
 
     adversary: Adversary | None = None
+    _kept: PromptEmbeds | None = None  # of `_kept_prompts`
     weights: dict[str, float]  # of the terms that are trained with
     began_at: tuple[int, int] | None = None
 
@@ -54,7 +56,8 @@ class FewStepStage:
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
         self._prompt = short_caption(data)  # of the card
         self.half = half_of(config)
-        self._pipeline, start = load_start(config, data.size, self.half, with_text=not isinstance(data, CachedSet))
+        with_text = not isinstance(data, CachedSet) or bool(self._kept_prompts())
+        self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
@@ -70,6 +73,9 @@ class FewStepStage:
         if config.trajectory.teacher is not None:  # told before the images are encoded
             check_teacher(config.trajectory.teacher, self._pipeline, data.size)
         self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
+        prompts = self._kept_prompts()
+        if prompts:
+            self._kept = cached_prompt_embeds(prompts, self._pipeline, start.max_sequence_length)
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         self.network: nn.Module = network_of(self._pipeline).to(device)
         if config.model.gradient_checkpointing:
@@ -83,6 +89,10 @@ class FewStepStage:
         is_any = not config.trajectory.has_set_per_step
         self.inference = call.with_grids({k: grid for k, grid in grids.items() if is_any or k == steps})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
+
+    def _kept_prompts(self) -> list[str]:
+        """Prompts beside the data's whose embeddings the stage needs."""
+        return []
 
     def _check_solver(self, solver: str) -> None:
         check_exportable(solver)
