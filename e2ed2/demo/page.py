@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.evaluation.results import read_results
+from e2ed2.reports.comparisons import changes_of, table_of
 from e2ed2.reports.page import data_uri
 from e2ed2.sampling.folder import read_images
-from e2ed2.system.drawing.charts import interval_chart
-from e2ed2.system.drawing.figures import figure
 from e2ed2.system.drawing.pictures import png_bytes, to_picture
 
+TITLE = "A four-step model, before and after training its whole sampler end to end"
+TEXT = (
+    "The network was trained through all its sampling steps at once, from noise to finished image, with one loss at "
+    "the end. Both models answer the same prompts from the same noise."
+)
 NUM_PROMPTS, SEEDS_PER_PROMPT = 12, 2
 HEADLINE = ("kernel_distance", "recall", "coverage", "alignment", "sharpness")
 
@@ -20,24 +21,14 @@ HEADLINE = ("kernel_distance", "recall", "coverage", "alignment", "sharpness")
 def compared(run_dir: Path) -> dict[str, Any]:
     """For `reports.run_page`: what `metrics.json`, `floors.json` and `evaluation/{real,before,after}` hold."""
     evaluations, floors = read_results(run_dir / "metrics.json"), read_results(run_dir / "floors.json")
-    names = list(dict.fromkeys(name for row in [*evaluations, *floors] for name in row["metrics"]))
     return {
+        "headline": {"title": TITLE, "text": TEXT},
+        "made_by": "e2ed2 demo",
+        "is_demo": True,
         "changes": _changes(evaluations),
         "prompts": _prompts(run_dir / "evaluation"),
-        "metrics": [(name, metric_of(name)) for name in names],
-        "evaluations": evaluations,
-        "floors": floors,
-        "dots": _dots(evaluations, floors, names),
+        "tables": [table_of("Figures", "", evaluations, "demo", floors)],
     }
-
-
-def verdict(name: str, before: dict[str, float], after: dict[str, float]) -> str:
-    """`better`, `worse`, or `no clear change` when the 95% intervals overlap."""
-    if before["low"] <= after["high"] and after["low"] <= before["high"]:
-        return "no clear change"
-    if is_better(name, after["value"], before["value"]):
-        return "better"
-    return "worse" if is_better(name, before["value"], after["value"]) else "changed"
 
 
 def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -48,15 +39,7 @@ def _changes(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if after is None or before is None:
         return []
     names = [name for name in HEADLINE if name in before["metrics"] and name in after["metrics"]]
-    return [
-        {
-            "metric": metric_of(name),
-            "before": before["metrics"][name],
-            "after": after["metrics"][name],
-            "verdict": verdict(name, before["metrics"][name], after["metrics"][name]),
-        }
-        for name in names
-    ]
+    return changes_of(names, before, after)
 
 
 def _prompts(folder: Path) -> list[dict[str, Any]]:
@@ -71,26 +54,6 @@ def _prompts(folder: Path) -> list[dict[str, Any]]:
         if pairs:
             shown.append({"prompt": prompt, "real": _inline(real[prompt]), "pairs": pairs})
     return shown
-
-
-def _dots(
-    evaluations: list[dict[str, Any]], floors: list[dict[str, Any]], names: list[str]
-) -> list[dict[str, Any]]:
-    """A chart of values and intervals for each metric, the demo's own row in colour, real images as a line."""
-    real: dict[str, Any] = next((row["metrics"] for row in floors if row["model"] == "real"), {})
-    charts = []
-    for name in names:
-        rows = []
-        for row in [row for row in evaluations if name in row["metrics"]]:
-            value, low, high = (row["metrics"][name][key] for key in ("value", "low", "high"))
-            rows.append((f"{row['model']} {row['nfe']}", value, low, high, row["model"] == "demo"))
-        metric = metric_of(name)
-        text = "; ".join(f"{label} NFE: {figure(value)}" for label, value, *_ in rows)
-        ideal = {"value": 1.0 if metric.better == "nearer to 1" else None}
-        mark = real.get(name, ideal)["value"]
-        if rows:
-            charts.append({"metric": metric, "svg": Markup(interval_chart(rows, f"{metric.title}. {text}", mark))})
-    return charts
 
 
 def _inline(image: Any) -> str:

@@ -1,7 +1,7 @@
 """A recipe file -> `Config`: overrides, one line for every mistake, and what may change when a run is resumed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,6 +60,15 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     if isinstance(values.get("data"), dict) and any(override.startswith("data.source=") for override in overrides):
         for field in ("sources", *SourceConfig.model_fields):  # they belong to the source that is replaced
             values["data"].pop(field, None)
+    return config_of(values, overrides)
+
+
+def config_of(values: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Plain values, section -> fields, with `field.path=value` overrides, validated.
+
+    Raises:
+        UserError: malformed override, unknown field, wrong type or range, fields that do not go together.
+    """
     for override in overrides:
         _apply_override(values, override)
     config = build_config(values)

@@ -24,9 +24,10 @@ from e2ed2.training.run_folder import DATA_FILE
 from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 
 MAX_LINES = 12  # of a chart
-# The headline, prompts with their images before and after, rows of a table with their metrics, real images, charts.
+# What a page may show beside the run: a headline (title, text) with the metrics that changed, prompts with their images
+# before and after, sheets of pictures under heads, tables (see `comparisons.table_of`), the command that made it all.
 NO_COMPARISON: MappingProxyType[str, Any] = MappingProxyType(
-    {name: [] for name in ("changes", "prompts", "metrics", "evaluations", "floors", "dots")}
+    {"headline": None, "made_by": "", "is_demo": False, "changes": [], "prompts": [], "sheets": [], "tables": []}
 )
 OTHER_COLUMNS = {"global_step", "images_seen", "images_per_second", "peak_memory_bytes", "lr", "grad_norm"}
 TITLES = {"grad_norm": "gradient norm before clipping", "lr": "learning rate", "total": "loss, weighted sum"}
@@ -57,7 +58,6 @@ def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -
         facts=[*_facts(rows), *_read(data)],
         skipped=[str(item) for item in data.get("first_skipped") or ()],
         num_skipped=data.get("skipped"),
-        is_demo=bool(comparison["evaluations"]),
         curves=_curves(rows),
         measured=_measured(run_dir, settings.get("evaluation") or {}),
         num_measured=len(read_evaluations(run_dir)),

@@ -1,0 +1,95 @@
+"""The few-step model that is moved: what it is made of, and how it is sampled; looked up, never guessed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2ed2.models.folders.few_step import known_call
+
+from e2ed2.models.families import FAMILIES
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.index import read_index
+from e2ed2.models.folders.inference import INFERENCE_FILE, inference_of
+from e2ed2.models.folders.parts import read_config
+from e2ed2.recipe.config import ModelConfig
+from e2ed2.sampling.baselines import read_baseline
+from e2ed2.system.errors import UserError
+
+MOST_STEPS = 8  # of what is called few-step
+
+
+@dataclass(frozen=True)
+class Start:
+    """A few-step model and its sampler.
+
+    Attributes:
+        model: the recipe's section.
+        folder: of the pipeline on disk.
+        steps, solver, guidance_scale: of the sampler; None leaves the solver to what the scheduler tells, the scale to
+            the model.
+        any_steps: whether it serves any number of steps up to its own.
+        side: of its images, pixels.
+        why: where this is known from.
+    """
+
+    model: ModelConfig
+    folder: Path
+    steps: int
+    solver: str | None
+    guidance_scale: float | None
+    any_steps: bool
+    side: int
+    why: str
+
+
+def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
+    """The start that a user names, fetched if need be; its weights are not loaded.
+
+    Args:
+        name: a model folder, a hub id, a bundled model or a baseline (`sdxl-turbo`). model: further fields of a
+            recipe's `model` section, such as `lora`, an acceleration adapter. steps: to take in place of its own.
+    Raises:
+        UserError: no such model; or one of which nobody knows in how many steps it is sampled, and `steps` is None.
+    """
+    given = {"path": name, **_of_baseline(name), **model}
+    config = ModelConfig.model_validate(given)
+    folder = resolve_model(str(config.path), config.revision, config.variant)
+    index = read_index(folder)
+    side = _side(folder, FAMILIES[index.class_name].network)
+    if (folder / INFERENCE_FILE).is_file():
+        own = inference_of(folder / INFERENCE_FILE, {}, {})
+        if own.num_inference_steps <= MOST_STEPS:
+            scale, any_steps = max(1.0, own.guidance_scale), own.transformers is None
+            steps = steps or own.num_inference_steps
+            return Start(config, folder, steps, own.solver, scale, any_steps, own.height, f"its {INFERENCE_FILE}")
+        is_slow = f"it is made for {own.num_inference_steps} steps of {own.solver}"
+    else:
+        scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+        names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
+        if (call := known_call(names, index.class_name, scheduler)) is not None:
+            why = f"the table of known few-step models ({call.source})"
+            scale, side = max(1.0, call.guidance_scale), call.side or side
+            steps = steps or call.num_inference_steps
+            return Start(config, folder, steps, call.solver, scale, call.any_steps, side, why)
+        is_slow = "it is none of the few-step models that are known here"
+    if steps is None:
+        raise UserError(
+            f"model '{name}': {is_slow}; give --steps, the number that it is sampled in, or the adapter that makes it "
+            "few-step (model.lora='[latent-consistency/lcm-lora-sdxl]'), or distil it first: `e2ed2 train emoji/lcm`"
+        )
+    why = f"--steps; {is_slow}, so that its first samples will be poor and it has to learn the steps too"
+    return Start(config, folder, steps, None, None, True, side, why)
+
+
+def _of_baseline(name: str) -> dict[str, Any]:
+    """The fields of a baseline that is known by a name; nothing of another name."""
+    baseline = read_baseline(name)
+    fields = ("revision", "variant", "network")
+    return {} if baseline is None else {"path": baseline.model, **{name: getattr(baseline, name) for name in fields}}
+
+
+def _side(folder: Path, network: str) -> int:
+    """Pixels along a side of what the network is made for."""
+    latent = read_config(folder / network / "config.json").get("sample_size", 64)
+    blocks = read_config(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
+    return int(latent) * 2 ** (len(blocks) - 1)

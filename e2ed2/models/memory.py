@@ -1,0 +1,126 @@
+"""What training a model takes of a device's memory, counted before anything is loaded: a first count.
+
+Networks are made on the meta device from their configs, so that it takes a second or two and no weights. Counted are
+weights, gradients, AdamW's two moments and the average; the tensors that autograd keeps of one evaluation for one
+image, and of decoding one; not what libraries keep for themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from e2ed2.models.autoencoder import decode
+from e2ed2.models.denoiser import denoiser_of
+from e2ed2.models.families import FAMILIES, family_of, network_of
+from e2ed2.models.folders.index import read_index
+from e2ed2.models.folders.parts import read_config
+from e2ed2.models.lora import lora_copies
+from e2ed2.models.prompt_embeds import PromptEmbeds
+
+TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
+NUM_TOKENS = 77  # of a prompt, where the model does not say: CLIP's
+BEYOND = 1.25  # how much more a run takes than is counted: the allocator, libraries, what backward makes on its way
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training takes.
+
+    Attributes:
+        weights: of everything, trained or not, with gradients, moments and average.
+        evaluation: kept for the backward of one evaluation of the network for one image.
+        decoding: kept for the backward of decoding one image.
+        num_trained: trained weights.
+    """
+
+    weights: int
+    evaluation: int
+    decoding: int
+    num_trained: int
+
+    def at(self, rows: int, steps: int, decodes: bool) -> float:
+        """Of a micro-batch of `rows` images whose gradient passes through `steps` steps."""
+        return BEYOND * (self.weights + rows * (steps * self.evaluation + decodes * self.decoding))
+
+
+def count_memory(folder: Path, side: int, lora_rank: int | None = None, half: bool = False) -> Memory:
+    """Of a model folder, for images of `side` pixels.
+
+    Args:
+        lora_rank: of an adapter on a frozen network; None trains all weights. half: frozen weights and activations are
+            in bf16.
+    Raises:
+        UserError: not a pipeline of a known family.
+    """
+    pipeline = _on_meta(folder)
+    network, autoencoder = network_of(pipeline), pipeline.vae.requires_grad_(False)
+    size = 2 if half else 4
+    with torch.device("meta"):
+        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank)[0]
+    num_trained = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    num_frozen = sum(p.numel() for p in (*trained.parameters(), *autoencoder.parameters()) if not p.requires_grad)
+    latents = torch.empty(
+        1, network.config.in_channels, *2 * [side // pipeline.vae_scale_factor], device="meta", requires_grad=True
+    )
+    denoise, cond = denoiser_of(pipeline, trained), _condition(pipeline)
+    evaluation = _kept(lambda: denoise(latents, torch.ones(1, device="meta"), cond), trained)
+    decoding = _kept(lambda: decode(autoencoder, latents[:, : autoencoder.config.latent_channels]), autoencoder)
+    weights = TRAINED_BYTES * num_trained + size * num_frozen
+    return Memory(weights, evaluation * size // 4, decoding * size // 4, num_trained)
+
+
+def device_memory() -> int:
+    """Bytes of the GPU's memory that are free, or on a CPU what the machine has."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    import os
+
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _on_meta(folder: Path) -> Any:
+    """The pipeline of a folder with network and autoencoder alone, without their weights."""
+    import diffusers
+
+    index = read_index(folder)
+    family, kind = FAMILIES[index.class_name], getattr(diffusers, index.class_name)
+    parts: dict[str, Any] = dict.fromkeys(index.parts)
+    for name in (family.network, "vae"):
+        library, class_name = index.parts[name]
+        config = read_config(folder / name / "config.json")
+        with torch.device("meta"):
+            parts[name] = getattr(import_module(library), class_name).from_config(config)
+    library, class_name = index.parts["scheduler"]
+    config = read_config(folder / "scheduler" / "scheduler_config.json")
+    parts["scheduler"] = getattr(import_module(library), class_name).from_config(config)
+    options = {"requires_safety_checker": False} if "safety_checker" in index.parts else {}
+    return kind(**parts, **options)
+
+
+def _condition(pipeline: Any) -> PromptEmbeds:
+    """Embeddings of one prompt, without values."""
+    family = family_of(pipeline)
+    width, pooled_width = family.widths(pipeline)
+    pooled = None if pooled_width is None else torch.empty(1, pooled_width, device="meta")
+    return PromptEmbeds(torch.empty(1, NUM_TOKENS, width, device="meta"), None, pooled)
+
+
+def _kept(run: Callable[[], Tensor], network: nn.Module) -> int:
+    """Bytes of the tensors that autograd keeps of a run, the network's own weights aside; each storage once."""
+    own = {id(p) for p in network.parameters()}
+    sizes: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        base = x if x._base is None else x._base
+        if id(base) not in own:
+            sizes[id(base)] = (base, base.numel() * base.element_size())  # kept alive, so that ids stay theirs
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return sum(size for _, size in sizes.values())

@@ -1,0 +1,65 @@
+"""Models measured side by side, as a run's page shows them: a table with charts, and what changed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from e2ed2.evaluation.metrics.table import is_better, metric_of
+from e2ed2.system.drawing.charts import interval_chart
+from e2ed2.system.drawing.figures import figure
+
+Results = Sequence[dict[str, Any]]  # of `evaluation.results`, as plain values
+
+
+def table_of(title: str, text: str, evaluations: Results, own: str, floors: Results = ()) -> dict[str, Any]:
+    """A table of the page: rows under one protocol, the metrics they have, a chart for each.
+
+    Args:
+        own: the model whose rows are in colour. floors: rows of what no model can be expected to beat.
+    """
+    names = list(dict.fromkeys(name for row in [*evaluations, *floors] for name in row["metrics"]))
+    return {
+        "title": title, "text": text, "own": own, "evaluations": list(evaluations), "floors": list(floors),
+        "metrics": [(name, metric_of(name)) for name in names], "dots": _dots(evaluations, floors, names, own),
+    }  # fmt: skip
+
+
+def changes_of(names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a training did to a model, metric by metric, of two results."""
+    return [
+        {
+            "metric": metric_of(name),
+            "before": before["metrics"][name],
+            "after": after["metrics"][name],
+            "verdict": verdict(name, before["metrics"][name], after["metrics"][name]),
+        }
+        for name in names
+    ]
+
+
+def verdict(name: str, before: dict[str, float], after: dict[str, float]) -> str:
+    """`better`, `worse`, or `no clear change` when the 95% intervals overlap."""
+    if before["low"] <= after["high"] and after["low"] <= before["high"]:
+        return "no clear change"
+    if is_better(name, after["value"], before["value"]):
+        return "better"
+    return "worse" if is_better(name, before["value"], after["value"]) else "changed"
+
+
+def _dots(evaluations: Results, floors: Results, names: Sequence[str], own: str) -> list[dict[str, Any]]:
+    """A chart of values and intervals for each metric, the model's own rows in colour, real images as a line."""
+    real: dict[str, Any] = next((row["metrics"] for row in floors if row["model"] == "real"), {})
+    charts = []
+    for name in names:
+        rows = []
+        for row in [row for row in evaluations if name in row["metrics"]]:
+            value, low, high = (row["metrics"][name][key] for key in ("value", "low", "high"))
+            rows.append((f"{row['model']} {row['nfe']}", value, low, high, row["model"] == own))
+        metric = metric_of(name)
+        text = "; ".join(f"{label} NFE: {figure(value)}" for label, value, *_ in rows)
+        ideal = {"value": 1.0 if metric.better == "nearer to 1" else None}
+        mark = real.get(name, ideal)["value"]
+        if rows:
+            charts.append({"metric": metric, "svg": Markup(interval_chart(rows, f"{metric.title}. {text}", mark))})
+    return charts
