@@ -76,9 +76,18 @@ PATHS = {  # data.source -> what data.path must be
 }
 
 
+NO_DEFAULT_CAPTION = {  # data.source -> why data.default_caption would not be read, and what to do
+    "emoji": "data.source=emoji has a caption for every image: leave it out",
+    "cache": "a cache holds captions already: leave it out, and give it to `e2ed2 precompute`",
+}
+
+
 def check_data(config: Config) -> None:
     """Sources, and what goes together with streams and shapes."""
     data = config.data
+    if data.default_caption is not None and (data.sources or data.source in NO_DEFAULT_CAPTION):
+        why = "data.sources have their own: give it there" if data.sources else NO_DEFAULT_CAPTION[data.source]
+        raise UserError(f"data.default_caption: '{data.default_caption}', but {why}")
     for i, part in enumerate(data.sources):
         if part.source not in PATHS or part.source == "cache":
             raise UserError(f"data.sources.{i}.source: {part.source} cannot be mixed; give it alone, as data.source")
