@@ -85,9 +85,6 @@ NO_DEFAULT_CAPTION = {  # data.source -> why data.default_caption would not be r
 def check_data(config: Config) -> None:
     """Sources, and what goes together with streams and shapes."""
     data = config.data
-    if data.default_caption is not None and (data.sources or data.source in NO_DEFAULT_CAPTION):
-        why = "data.sources have their own: give it there" if data.sources else NO_DEFAULT_CAPTION[data.source]
-        raise UserError(f"data.default_caption: '{data.default_caption}', but {why}")
     for i, part in enumerate(data.sources):
         if part.source not in PATHS or part.source == "cache":
             raise UserError(f"data.sources.{i}.source: {part.source} cannot be mixed; give it alone, as data.source")
@@ -107,6 +104,9 @@ def check_data(config: Config) -> None:
             raise UserError(f"run.dir: {config.run.dir} lies in {field}path and would add images to it; name another")
         if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
             raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
+    if data.default_caption is not None and (data.sources or data.source in NO_DEFAULT_CAPTION):
+        why = "data.sources have their own: give it there" if data.sources else NO_DEFAULT_CAPTION[data.source]
+        raise UserError(f"data.default_caption: '{data.default_caption}', but {why}")
     is_stream = sources[0].is_stream
     has_shapes, step, n = data.buckets.has_several, data.buckets.step, data.images_per_caption
     uneven = [size for size in (data.size, *data.buckets.sizes) if size % step]
