@@ -443,7 +443,7 @@ def test_a_default_caption_is_one_line_of_text_less_blanks_too_many(recipe):
         config = load_config(recipe, [*overrides, f"data.default_caption={said}"])
         assert config.data.default_caption == "a photo of sks dog"
     for said in ('""', '" "', '"\\n"', '"a photo\\nof a dog"', '"a photo\\u2028of a dog"'):
-        with pytest.raises(UserError, match=r"^data.default_caption: .* is not allowed \(a caption is one line of text"):
+        with pytest.raises(UserError, match=r"^data.default_caption: .* is not allowed \(a caption is one line"):
             load_config(recipe, [*overrides, f"data.default_caption={said}"])
 
 
