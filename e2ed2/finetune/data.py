@@ -49,7 +49,8 @@ def _of_folder(data: str) -> str:
         return "cache"
     if archive := next((file for file in files if file.suffix.lower() in ARCHIVES), None):
         raise UserError(f"DATA '{data}': a folder without images, but with {archive}: unpack it")
-    what = f"a folder of {len(files):,} files, none of them an image, .tar or .parquet" if files else "an empty folder"
+    its_files = f"a folder; its files ({len(files):,}) are neither images nor .tar nor .parquet"
+    what = its_files if files else "an empty folder"
     raise UserError(f"DATA '{data}': {what}; {ALLOWED}")
 
 

@@ -111,7 +111,7 @@ def test_the_pattern_that_is_offered_names_the_same_shards(tmp_path):
         ("s3://bucket/photos", "a URL of neither .tar nor .parquet files; "),
         ("https://huggingface.co/datasets/org/name", "a URL of neither .tar nor .parquet files; .* hub, org/name$"),
         ("photos", "an empty folder; "),
-        ("texts", "a folder of 2 files, none of them an image, .tar or .parquet; "),
+        ("texts", r"a folder; its files \(2\) are neither images nor .tar nor .parquet; "),
         ("zipped", "a folder without images, but with zipped/a.zip: unpack it"),
         ("files/a.png", "one image; give the folder that it is in"),
         ("files/a.HEIC", "one image; "),
