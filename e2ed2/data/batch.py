@@ -31,12 +31,14 @@ class RawItem:
         image: the file, or its bytes.
         captions: one or more, one line each, never empty.
         place: the file that an error names.
+        by_default: whether it has no caption of its own and was given the default one.
     """
 
     key: str
     image: Path | bytes
     captions: tuple[str, ...]
     place: Path | str
+    by_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,22 @@ class Picture:
 
 
 class Source(Protocol):
-    """Raw items by row. `skipped`: what its listing already had to leave out."""
+    """Raw items by row.
+
+    Attributes:
+        skipped: what its listing already had to leave out.
+        default_caption: of items that have none, None where those are skipped.
+    """
 
     skipped: list[SkippedItem]
+    default_caption: str | None
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> RawItem | SkippedItem: ...
+
+    def is_by_default(self, row: int) -> bool:
+        """Whether a usable item was given the default caption; its image is not read."""
 
     def fingerprint(self) -> str:
         """Changes with the data."""
@@ -81,6 +92,7 @@ class ImageTextSet:
         keys: unique and stable names; for a folder the path relative to it, `cats/tom.png`.
         skipped: what was left out.
         micro: [N, 6], as in `Picture`; by default those of images that were neither scaled nor cut.
+        by_default: of each image whether it was given the default caption; None where there is no such caption.
     """
 
     images: Tensor
@@ -88,6 +100,7 @@ class ImageTextSet:
     keys: list[str]
     skipped: list[SkippedItem] = field(default_factory=list, kw_only=True)
     micro: Tensor | None = field(default=None, kw_only=True)
+    by_default: list[bool] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -98,6 +98,15 @@ class SourceSet:
         places = self._places if rows is None else self._places[rows]
         return [_usable(self._sources[number][row]).captions[0] for number, row in places.tolist()]
 
+    @property
+    def by_default(self) -> list[bool] | None:
+        """Of each item whether it was given the default caption; None where no source has one."""
+        defaults = [source.default_caption for source in self._sources]
+        if all(default is None for default in defaults):
+            return None
+        places = self._places.tolist()
+        return [defaults[n] is not None and self._sources[n].is_by_default(row) for n, row in places]
+
     def fingerprint(self) -> str:
         """Changes with the data."""
         return " ".join(source.fingerprint() for source in self._sources)
@@ -115,6 +124,7 @@ class SourceSet:
             [picture.key for picture in pictures],
             skipped=self.skipped,
             micro=torch.tensor([picture.micro for picture in pictures]),
+            by_default=self.by_default,
         )
 
 

@@ -76,6 +76,12 @@ PATHS = {  # data.source -> what data.path must be
 }
 
 
+NO_DEFAULT_CAPTION = {  # data.source -> why data.default_caption would not be read, and what to do
+    "emoji": "data.source=emoji has a caption for every image: leave it out",
+    "cache": "a cache holds captions already: leave it out, and give it to `e2ed2 precompute`",
+}
+
+
 def check_data(config: Config) -> None:
     """Sources, and what goes together with streams and shapes."""
     data = config.data
@@ -98,6 +104,9 @@ def check_data(config: Config) -> None:
             raise UserError(f"run.dir: {config.run.dir} lies in {field}path and would add images to it; name another")
         if source.streaming and source.source not in ("parquet", "hub", "webdataset"):
             raise UserError(f"{field}streaming: {source.source} is not read in order; remove it, or pack tar shards")
+    if data.default_caption is not None and (data.sources or data.source in NO_DEFAULT_CAPTION):
+        why = "data.sources have their own: give it there" if data.sources else NO_DEFAULT_CAPTION[data.source]
+        raise UserError(f"data.default_caption: '{data.default_caption}', but {why}")
     is_stream = sources[0].is_stream
     has_shapes, step, n = data.buckets.has_several, data.buckets.step, data.images_per_caption
     uneven = [size for size in (data.size, *data.buckets.sizes) if size % step]

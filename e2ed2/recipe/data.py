@@ -2,12 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from e2ed2.data.buckets import Shape, bucket_shapes
 from e2ed2.recipe.fields import MOST_HELD, Fraction, Held, Number, PathOrUrl, Positive, Section
 
 SourceName = Literal["emoji", "folder", "parquet", "webdataset", "hub", "cache"]
+
+
+def _caption(text: str) -> str:
+    if len(text.splitlines()) != 1 or not text.strip():
+        raise ValueError("a caption is one line of text that is not empty")
+    return " ".join(text.split())  # as captions are read
 
 
 class SourceConfig(Section):
@@ -16,7 +22,7 @@ class SourceConfig(Section):
     `path`: a folder; files, a pattern or URLs of `parquet` and `webdataset`; a data set's name of `hub`, with its
     `revision` and `split`; what `e2ed2 precompute` made of `cache`. `streaming` reads `parquet` and `hub` in order, as
     `webdataset` always is, instead of having all of it on disk. `image_column`, `caption_column`: default: a usual
-    name. `caption_per_line`: a text of several lines is several captions.
+    name. `caption_per_line`: a text of several lines is several captions. `default_caption`: of images that have none.
     """
 
     source: SourceName = "emoji"
@@ -27,6 +33,7 @@ class SourceConfig(Section):
     image_column: str | None = None
     caption_column: str | None = None
     caption_per_line: bool = False
+    default_caption: Annotated[str, AfterValidator(_caption)] | None = None
 
     @property
     def is_stream(self) -> bool:

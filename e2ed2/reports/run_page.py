@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import ValidationError
 
 import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
+from e2ed2.recipe.data import DataConfig
 from e2ed2.reports.next_steps import commands, differences
 from e2ed2.reports.page import write_page
 from e2ed2.reports.previews import previews
@@ -55,7 +57,7 @@ def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -
         "report.html.j2",
         run_dir=run_dir,
         stage=settings.get("stage", ""),
-        facts=[*_facts(rows), *_read(data)],
+        facts=[*_facts(rows), *_read(data, settings)],
         skipped=[str(item) for item in data.get("first_skipped") or ()],
         num_skipped=data.get("skipped"),
         curves=_curves(rows),
@@ -149,15 +151,29 @@ def _facts(rows: list[dict[str, float]]) -> list[str]:
     ]
 
 
-def _read(data: Mapping[str, Any]) -> list[str]:
+def _read(data: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What was read, in a few words."""
-    if not isinstance(data.get("images"), int):
+    counts = {name: value for name, value in data.items() if isinstance(value, int)}
+    if "images" not in counts:
         return []
-    words = f"{data['images']:,} training images"
-    captions = data.get("captions")
-    words += f" with {captions:,} different captions" if isinstance(captions, int) else ""
-    skipped = data.get("skipped")
-    return [words, f"{skipped:,} skipped"] if isinstance(skipped, int) else [words]
+    images, by_default, captions = counts["images"], counts.get("captioned_by_default", 0), counts.get("captions", 0)
+    words = f"{images:,} training image{'' if images == 1 else 's'}"
+    if by_default:
+        who = "all" if by_default == images else f"{by_default:,} of them"
+        words += f", {who} captioned {_default_caption(settings)}{', the others' if captions else ''}"
+    if captions:
+        words += " with one caption" if captions == 1 else f" with {captions:,} different captions"
+    return [words, f"{counts['skipped']:,} skipped"] if "skipped" in counts else [words]
+
+
+def _default_caption(settings: Mapping[str, Any]) -> str:
+    """What the recipe has for images without a caption, quoted; of several, the field's name."""
+    try:
+        data = DataConfig.model_validate(settings.get("data"))
+    except ValidationError:
+        return "by data.default_caption"
+    found = {source.default_caption for source in (data, *data.sources) if source.default_caption}
+    return f"'{found.pop()}'" if len(found) == 1 else "by data.default_caption"
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any]]:

@@ -184,3 +184,119 @@ def test_a_quote_left_open_in_csv_is_no_caption(tmp_path):
         "b.png": "no row in metadata.csv",
         "c.png": "no row in metadata.csv",
     }
+
+
+# A default caption
+
+DEFAULT = Columns(default="a photo of sks dog")
+
+
+def captioned(source: FolderSource) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """key -> captions, and whether they are the default."""
+    items = [source[row] for row in range(len(source))]
+    assert [item.by_default for item in items] == [source.is_by_default(row) for row in range(len(source))]
+    return {item.key: (item.captions, item.by_default) for item in items}
+
+
+def why_skipped(source: FolderSource) -> dict[str, str]:
+    return {Path(item.path).name: item.reason for item in source.skipped}
+
+
+BY_DEFAULT = (("a photo of sks dog",), True)
+
+
+def test_an_image_without_a_text_or_with_an_empty_one_has_the_default_caption(tmp_path):
+    write_pair(tmp_path, "own.png", "my dog")
+    write_pair(tmp_path, "same.png", "a photo of sks dog")
+    write_pair(tmp_path, "none.png", caption=None)
+    write_pair(tmp_path, "sub/empty.png", caption="")
+    write_pair(tmp_path, "blank.png", caption="\ufeff \n\t\n")
+    write_pair(tmp_path, "latin.png").with_suffix(".txt").write_bytes(b"caf\xe9")
+    write_pair(tmp_path, "nul.png").with_suffix(".txt").write_bytes(b"\0")
+    write_pair(tmp_path, "folder.png", caption=None).with_suffix(".txt").mkdir()
+    write_pair(tmp_path, "gone.png", caption=None).with_suffix(".txt").symlink_to("nowhere")
+    (tmp_path / "shot.heic").touch()
+    (tmp_path / "link.png").symlink_to("nowhere")
+    source = FolderSource(tmp_path, DEFAULT)
+    assert captioned(source) == {
+        "own.png": (("my dog",), False),
+        "same.png": (("a photo of sks dog",), False),
+        **dict.fromkeys(["none.png", "sub/empty.png", "blank.png"], BY_DEFAULT),
+    }
+    without = FolderSource(tmp_path)
+    assert list(captioned(without)) == ["own.png", "same.png"] and without.default_caption is None
+    found, before = why_skipped(source), why_skipped(without)
+    replaced = {name: before.pop(name) for name in ("none.png", "empty.png", "blank.png")}
+    assert found == before
+    assert list(found) == ["folder.png", "gone.png", "latin.png", "link.png", "nul.png", "shot.heic"]
+    assert replaced == {
+        "none.png": "no caption: none.txt is missing",
+        "empty.png": "empty.txt: caption is empty",
+        "blank.png": "blank.txt: caption is empty",
+    }
+    assert found["gone.png"] == "no caption: gone.txt is missing", "a link that leads nowhere is not without a caption"
+
+
+@pytest.mark.parametrize("per_line", [False, True])
+def test_images_that_metadata_do_not_caption_have_the_default_caption(tmp_path, per_line):
+    for name in ("own", "null", "blank", "bare", "list", "number", "surrogate", "unlisted"):
+        write_pair(tmp_path, f"{name}.png", caption="not this one")
+    (tmp_path / "shot.heic").touch()
+    (tmp_path / "link.png").symlink_to("nowhere")
+    write_jsonl(
+        tmp_path,
+        {"file_name": "own.png", "text": "my dog"},
+        {"file_name": "null.png", "text": None},
+        {"file_name": "blank.png", "text": " "},
+        {"file_name": "bare.png"},
+        {"file_name": "list.png", "text": ["", " "]},
+        {"file_name": "number.png", "text": 7},
+        r'{"file_name": "surrogate.png", "text": "a \ud83d"}',
+        {"file_name": "own.png", "text": ""},
+    )
+    source = FolderSource(tmp_path, Columns(caption_per_line=per_line, default=DEFAULT.default))
+    named = ["null.png", "blank.png", "bare.png", "list.png", "unlisted.png"]
+    assert captioned(source) == {"own.png": (("my dog",), False), **dict.fromkeys(named, BY_DEFAULT)}
+    assert why_skipped(source) == {
+        "number.png": "metadata.jsonl:6: caption is not text but int",
+        "surrogate.png": r"metadata.jsonl:7: caption holds half a character (\ud83d alone)",
+        "metadata.jsonl:8": "file_name 'own.png' is listed before; the first row counts",
+        "shot.heic": ".heic images are not read: convert it to PNG or JPEG, or remove it",
+        "link.png": "a link that leads nowhere, or no file",
+    }
+
+
+@pytest.mark.parametrize("row", ["{broken", "[]", '{"text": "whose?"}', '{"file_name": "", "text": "whose?"}'])
+def test_where_a_row_does_not_say_its_file_no_image_is_known_to_have_no_caption(tmp_path, row):
+    write_pair(tmp_path, "a.png", caption=None)
+    write_pair(tmp_path, "b.png", caption=None)
+    write_jsonl(tmp_path, row, {"file_name": "b.png"})
+    source = FolderSource(tmp_path, DEFAULT)
+    assert captioned(source) == {"b.png": BY_DEFAULT}
+    assert list(why_skipped(source)) == ["metadata.jsonl:1", "a.png"]
+
+
+def test_csv_needs_no_captions_beside_a_default(tmp_path):
+    for name in ("a", "b", "c", "latin"):
+        write_pair(tmp_path, f"{name}.png", caption=None)
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_bytes(b"file_name,text\na.png,\nb.png\nlatin.png,caf\xe9\n")
+    source = FolderSource(tmp_path, DEFAULT)
+    assert captioned(source) == dict.fromkeys(["a.png", "b.png", "c.png"], BY_DEFAULT)
+    assert why_skipped(source) == {"latin.png": "metadata.csv:4: caption is not UTF-8 text (byte 0xe9)"}
+    metadata.write_text("file_name,size\nb.png,3\n")
+    keys = ["b.png", "a.png", "c.png", "latin.png"]
+    assert captioned(FolderSource(tmp_path, DEFAULT)) == dict.fromkeys(keys, BY_DEFAULT)
+    metadata.write_text("name,text\nb.png,x\n")
+    with pytest.raises(UserError, match="needs the columns file_name and text, but has: name, text"):
+        FolderSource(tmp_path, DEFAULT)
+
+
+def test_the_fingerprint_changes_with_the_captions(tmp_path):
+    write_pair(tmp_path, "a.png", "my dog")
+    prints = {FolderSource(tmp_path, columns).fingerprint() for columns in (Columns(), DEFAULT)}
+    assert len(prints) == 1, "no caption is another"
+    write_pair(tmp_path, "b.png", caption=None)
+    for columns in (Columns(), DEFAULT, Columns(default="a dog")):
+        prints.add(FolderSource(tmp_path, columns).fingerprint())
+    assert len(prints) == 3, "b.png is skipped, as before, or has one of two captions"

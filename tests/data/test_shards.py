@@ -71,6 +71,32 @@ def test_bad_samples_are_named_and_the_others_go_on(tmp_path):
     assert skipped["blind"] == "no image" and skipped["json"].startswith("its JSON cannot be read")
 
 
+def test_samples_without_a_caption_have_the_default_one(tmp_path):
+    samples = {f"{i}": {"png": png(i)} for i in range(shards_module.NUM_PROBED)}  # nothing that is looked at has one
+    samples |= {
+        "empty": {"png": png(1), "txt": b" \n"},
+        "fields": {"png": png(1), "json": b'{"caption": null, "width": 16}'},
+        "own": {"png": png(1), "json": b'{"caption": "my dog"}'},
+        "latin": {"png": png(1), "txt": b"caf\xe9"},
+        "number": {"png": png(1), "json": b'{"caption": 7}'},
+        "broken": {"png": png(1), "json": b"{"},
+        "blind": {"txt": b""},
+    }
+    path = write_tar(tmp_path / "a.tar", samples)
+    for columns in (Columns(default="a dog"), Columns(caption="json.caption", default="a dog")):
+        items = read(path, columns)
+        found = {item.key: (item.captions, item.by_default) for item in items if isinstance(item, RawItem)}
+        own = {"own": (("my dog",), False)}
+        names = ["empty", "fields", *map(str, range(5))]
+        names += ["latin"] if columns.caption else []  # its text is not asked for
+        assert found == dict.fromkeys(names, (("a dog",), True)) | own
+        skipped = {str(item.path).rpartition("/")[2]: item.reason for item in items if isinstance(item, SkippedItem)}
+        assert skipped.keys() == {"latin", "number", "broken", "blind"} - set(names)
+        assert skipped["number"] == "caption is not text but int" and skipped["blind"] == "no image"
+    with pytest.raises(UserError, match="data.caption_column: .*a.tar has no column of a usual name"):
+        read(path)
+
+
 def test_a_file_too_large_for_memory_is_not_read(tmp_path, monkeypatch):
     samples = {"large": {"png": bytes(2000), "txt": b"x"}, "b": {"png": png(1), "txt": b"x"}}
     path = write_tar(tmp_path / "a.tar", samples)

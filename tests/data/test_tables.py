@@ -183,6 +183,70 @@ def test_rows_without_an_image_or_a_fit_caption_are_skipped_by_name(tmp_path, st
     assert skipped == no_image | {f"{path}[5]": "caption holds a NUL character"}
 
 
+DEFAULT = Columns(default="a photo of sks dog")
+
+
+def captioned(items):
+    return [(item.captions, item.by_default) for item in items if not isinstance(item, SkippedItem)]
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["parquet", "hub"])
+def test_rows_without_a_caption_have_the_default_one(tmp_path, streaming, kind):
+    structs = [{"bytes": png(i), "path": None} for i in range(5)] + [None]
+    not_utf8 = pa.array([b"my dog", None, b" \n", b"a photo of sks dog", b"caf\xe9", None]).view(pa.string())
+    path = tmp_path / "train-0.parquet"
+    pq.write_table(pa.table({"image": structs, "text": not_utf8}), path)
+    items = read(tmp_path, streaming, kind, DEFAULT)
+    by_default = (("a photo of sks dog",), True)
+    assert captioned(items) == [(("my dog",), False), by_default, by_default, (("a photo of sks dog",), False)]
+    assert [item.reason.partition(" byte")[0] for item in items if isinstance(item, SkippedItem)] == [
+        "'utf-8' codec can't decode", "no image",
+    ]  # fmt: skip
+    if not streaming:
+        source = TableSource(str(tmp_path), kind, DEFAULT)
+        assert [source.is_by_default(row) for row in range(4)] == [False, True, True, False]
+
+
+@both_ways
+def test_a_table_needs_no_captions_beside_a_default(tmp_path, streaming):
+    path = write_parquet(tmp_path / "a.parquet", [png(1), png(2)], title=texts("x", "y"))
+    for columns in (DEFAULT, Columns(caption="text", default=DEFAULT.default)):
+        assert captioned(read(path, streaming, columns=columns)) == [(("a photo of sks dog",), True)] * 2
+    captions = (List(Value("string")), [[], ["", " "], ["one", ""]])
+    path = write_parquet(tmp_path / "b.parquet", [png(1), png(2), png(3)], captions=captions)
+    assert captioned(read(path, streaming, columns=DEFAULT)) == [
+        (("a photo of sks dog",), True), (("a photo of sks dog",), True), (("one",), False),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="data.image_column: .*no column 'picture'"):
+        read(path, streaming, columns=Columns(image="picture", default="x"))
+
+
+def test_a_table_s_fingerprint_changes_with_the_default_caption(tmp_path):
+    path = str(write_parquet(tmp_path / "a.parquet", [png(1)], title=texts("x")))
+    sources = [TableSource(path, "parquet", Columns(default=default)) for default in ("x", "y")]
+    assert [source.is_by_default(0) for source in sources] == [True, True]
+    assert sources[0].fingerprint() != sources[1].fingerprint()
+    without = TableSource(path, "parquet", Columns(caption="title")).fingerprint()
+    assert without.endswith(" Columns(image=None, caption='title', caption_per_line=False)"), "as in earlier versions"
+    assert TableSource(path, "parquet", Columns(caption="title", default="x")).fingerprint() == f"{without} 'x'"
+
+
+@pytest.mark.parametrize("later", ["more", "other", "none", "none beside another"])
+def test_captions_that_only_some_files_have_are_not_lost_for_the_default_one(tmp_path, later):
+    columns = {"more": "text", "other": "caption", "none": None, "none beside another": "title"}[later]
+    write_parquet(tmp_path / "0.parquet", [png(0)], **({} if later == "more" else {"text": texts("zero")}))
+    write_parquet(tmp_path / "1.parquet", [png(1)], **({columns: texts("one")} if columns else {}))
+    found = captioned(read(tmp_path, True, columns=DEFAULT))
+    first, second = {"more": (None, "one"), "other": ("zero", "one")}.get(later, ("zero", None))
+    assert found == [((caption or "a photo of sks dog",), caption is None) for caption in (first, second)]
+    if later == "none":
+        assert captioned(read(tmp_path, False, columns=DEFAULT)) == found
+        return
+    with pytest.raises(UserError, match="data.default_caption: .*1.parquet only some have .*; add data.streaming=true"):
+        read(tmp_path, False, columns=DEFAULT)
+
+
 @both_ways
 @pytest.mark.parametrize("name", ["photos [v2]", "a*b", "what?"])
 def test_a_path_that_exists_is_itself(tmp_path, streaming, name):

@@ -115,6 +115,7 @@ def test_overrides_reach_any_field_and_are_read_as_yaml(recipe):
         ("model.path=", ["model.path: missing; stage e2ed2 needs a model folder"]),
         ("data.source=folder", ["data.path: missing"]),
         ("data.path=mine", ["data.path: mine, but data.source=emoji", "add data.source=folder"]),
+        ("data.default_caption=7", ["data.default_caption: 7 is not allowed (", "string"]),
         ("trajectory.time_grid=learned_alone", ["time_grid: learned_alone needs trajectory.start=pure_noise"]),
         ("data.images_per_caption=0", ["data.images_per_caption: 0", "greater than or equal to 1"]),
         ("data.images_per_caption=2", ["data.images_per_caption: 2 is for scoring rules", "patch_energy"]),
@@ -433,3 +434,36 @@ def test_a_run_inside_its_own_data_is_refused(recipe, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"^run.dir: .* lies in data.path and would add images to it"):
             load_config(recipe, [*data, f"run.dir={run_dir}"])
     load_config(recipe, ["data.source=folder", f"data.path={tmp_path / 'images'}", f"run.dir={tmp_path / 'runs'}"])
+
+
+def test_a_default_caption_is_one_line_of_text_less_blanks_too_many(recipe):
+    overrides = ["data.source=folder", "data.path=mine"]
+    assert load_config(recipe, overrides).data.default_caption is None
+    for said in ("a photo of sks dog", '" a  photo of\\tsks dog\\n"'):
+        config = load_config(recipe, [*overrides, f"data.default_caption={said}"])
+        assert config.data.default_caption == "a photo of sks dog"
+    for said in ('""', '" "', '"\\n"', '"a photo\\nof a dog"', '"a photo\\u2028of a dog"'):
+        with pytest.raises(UserError, match=r"^data.default_caption: .* is not allowed \(a caption is one line"):
+            load_config(recipe, [*overrides, f"data.default_caption={said}"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "'a dog', but data.source=emoji has a caption for every image: leave it out"),
+        ({"source": "cache", "path": "x"}, "'a dog', but a cache holds captions .*give it to `e2ed2 precompute`"),
+        ({"sources": [{"source": "folder", "path": "x"}]}, "'a dog', but data.sources have their own: give it there"),
+    ],
+)
+def test_a_default_caption_that_nothing_would_read_is_refused(data, message):
+    values = MINIMAL | {"model": {"path": "x"}, "objective": {"l2": {"weight": 1}}}
+    check_config(build_config(values | {"data": data}))
+    with pytest.raises(UserError, match=f"^data.default_caption: {message}"):
+        check_config(build_config(values | {"data": {**data, "default_caption": "a dog"}}))
+
+
+def test_a_default_caption_goes_with_the_source_that_is_replaced(recipe):
+    source = "data: {source: folder, path: x, default_caption: a dog}"
+    recipe.write_text(f"{recipe.read_text()}{source}\n")
+    assert load_config(recipe).data.default_caption == "a dog"
+    assert load_config(recipe, ["data.source=emoji"]).data.default_caption is None

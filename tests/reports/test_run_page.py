@@ -15,7 +15,7 @@ from PIL import Image
 from e2ed2.demo.page import compared, verdict
 from e2ed2.recipe.load import build_config, load_config
 from e2ed2.reports.next_steps import commands, differences
-from e2ed2.reports.run_page import _by_start, _curves, write_report
+from e2ed2.reports.run_page import _by_start, _curves, _read, write_report
 from e2ed2.reports.table import print_comparison
 from e2ed2.sampling.folder import save_images
 from e2ed2.system.drawing.charts import interval_chart, line_chart, running_mean, ticks
@@ -201,6 +201,33 @@ def test_the_page_says_what_was_read_what_differs_and_what_to_type(run_dir):
     again = dict(commands(run_dir, settings, 40, None))["train on, in another folder"]
     assert f"model.path={run_dir / 'model'} run.dir={run_dir}-2" in again
     assert load_config(recipe, shlex.split(again)[3:]).run.dir == Path(f"{run_dir}-2"), "it can be typed"
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((1103, 1, None), "1,103 training images with one caption"),
+        ((1, 1, None), "1 training image with one caption"),
+        ((1103, 12, 0), "1,103 training images with 12 different captions"),
+        ((1103, 1, 20), "1,103 training images, 20 of them captioned 'a dog', the others with one caption"),
+        ((60, 50, 1), "60 training images, 1 of them captioned 'a dog', the others with 50 different captions"),
+        ((20, 0, 20), "20 training images, all captioned 'a dog'"),
+        ((1103, None, 20), "1,103 training images, 20 of them captioned 'a dog'"),
+    ],
+)
+def test_what_was_read_says_how_many_images_have_the_default_caption(counts, words):
+    names = ("images", "captions", "captioned_by_default")
+    data = {name: count for name, count in zip(names, counts, strict=True) if count is not None}
+    assert _read(data, {"data": {"source": "folder", "path": "x", "default_caption": "a dog"}}) == [words]
+
+
+def test_several_default_captions_are_not_told_apart():
+    data = {"images": 3, "captioned_by_default": 2}
+    sources = [{"source": "folder", "path": name, "default_caption": f"a {name}"} for name in ("cat", "dog")]
+    assert _read(data, {"data": {"sources": sources[:1]}}) == ["3 training images, 2 of them captioned 'a cat'"]
+    for broken in ({"data": {"sources": sources}}, {}, {"data": 3}, {"data": {"default_caption": [1]}}):
+        assert _read(data, broken) == ["3 training images, 2 of them captioned by data.default_caption"]
+    assert _read({"images": "many"}, {}) == []
 
 
 BROKEN = [{}, {"stage": "e2ed2"}, {"stage": "x", "run": {"dir": "y"}}, {"stage": 3, "run": []}]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,41 @@ class Columns:
         image: bytes, or the `{bytes, path}` of Hugging Face datasets.
         caption: a text, or a list of several; `json.title` is a field of a JSON column.
         caption_per_line: every line of a text is a caption of its own.
+        default: the caption of images that have none, one line; None: they cannot be used.
     """
 
     image: str | None = None
     caption: str | None = None
     caption_per_line: bool = False
+    default: str | None = field(default=None, repr=False)
 
     def check(self, names: Iterable[str], where: object) -> None:
-        """Raise UserError when rows with the fields `names`, those within JSON as `json.title`, lack a column."""
+        """Raise UserError when rows with the fields `names`, those within JSON as `json.title`, lack a column.
+
+        With a default nothing has to hold captions.
+        """
         names = set(names)
         for kind, wanted, usual in (
             ("image", self.image, IMAGE_COLUMNS),
             ("caption", self.caption, (*CAPTION_COLUMNS, *(f"{JSON_COLUMN}.{name}" for name in CAPTION_COLUMNS))),
         ):
-            if not names & ({wanted} if wanted else set(usual)):
+            is_needed = kind == "image" or self.default is None
+            if is_needed and not names & ({wanted} if wanted else set(usual)):
                 missing = f"no column '{wanted}'" if wanted else f"no column of a usual name ({', '.join(usual)})"
                 has = ", ".join(sorted(names)) or "none at all"
                 raise UserError(f"data.{kind}_column: {where} has {missing}; it has {has}: name one of them")
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Those of a row's columns that image and captions may be in; nothing else of it has to be readable."""
-        wanted = {*([self.image] if self.image else IMAGE_COLUMNS)}
-        wanted |= {self.caption} if self.caption else {*CAPTION_COLUMNS, JSON_COLUMN}
-        return [name for name in names if name in wanted | {name.partition(".")[0] for name in wanted}]
+        names = list(names)
+        wanted, captions = {*([self.image] if self.image else IMAGE_COLUMNS)}, self.captions_among(names)
+        wanted |= {name.partition(".")[0] for name in wanted}
+        return [name for name in names if name in wanted or name in captions]
+
+    def captions_among(self, names: Iterable[str]) -> list[str]:
+        """Those of a row's columns that captions may be in."""
+        wanted = {self.caption, self.caption.partition(".")[0]} if self.caption else {*CAPTION_COLUMNS, JSON_COLUMN}
+        return [name for name in names if name in wanted]
 
     def item(self, row: Mapping[str, Any], key: str, place: Path | str) -> RawItem:
         """The row's image and captions; ValueError says why it cannot be used."""
@@ -57,25 +69,44 @@ class Columns:
             raise ValueError("no image")
         if not isinstance(image, bytes | Path):
             raise ValueError(f"image is not bytes but {type(image).__name__}")
-        return RawItem(key, image, self.captions(row), place)
+        captions, by_default = self.captions(row)
+        return RawItem(key, image, captions, place, by_default)
 
-    def captions(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The row's captions; ValueError says why there are none."""
+    def captions(self, row: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+        """The row's captions as `captions_of` gives them."""
         found = _first(row, (self.caption,) if self.caption else CAPTION_COLUMNS)
         fields = row.get(JSON_COLUMN)
         if found is None and self.caption is None and isinstance(fields, dict):
             found = _first(fields, CAPTION_COLUMNS)
-        return clean_captions(found, self.caption_per_line)
+        return self.captions_of(found)
+
+    def captions_of(self, value: object) -> tuple[tuple[str, ...], bool]:
+        """(An image's captions, whether it has none and they are the default). None: nothing is said of it.
+
+        Raises:
+            ValueError: there is none and no default, or one that cannot be read; the message says why.
+        """
+        try:
+            return clean_captions(value, self.caption_per_line), False
+        except NoCaption:
+            if self.default is None:
+                raise
+            return (self.default,), True
+
+
+class NoCaption(ValueError):
+    """A caption is missing or empty; one that cannot be read is not."""
 
 
 def clean_captions(value: object, per_line: bool = False) -> tuple[str, ...]:
     """A text, or a list of several, as captions; line breaks and runs of blanks in one become single blanks.
 
     Raises:
-        ValueError: there is none; the message says why.
+        NoCaption: there is none.
+        ValueError: one cannot be read; the message says why.
     """
     if value is None or value == []:
-        raise ValueError("no caption")
+        raise NoCaption("no caption")
     texts: list[str] = []
     for text in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(text, str | bytes):
@@ -88,7 +119,7 @@ def clean_captions(value: object, per_line: bool = False) -> tuple[str, ...]:
         texts += text.splitlines() if per_line else [text]
     captions = tuple(caption for caption in (" ".join(text.split()) for text in texts) if caption)
     if not captions:
-        raise ValueError("caption is empty")
+        raise NoCaption("caption is empty")
     return captions
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.sources.columns import CAPTION_COLUMNS, Columns, clean_captions, parse_fields
+from e2ed2.data.sources.columns import CAPTION_COLUMNS, Columns, parse_fields
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import ENDLESS, is_endless
 from e2ed2.system.readers.text import decode_text, read_bytes
@@ -29,7 +29,8 @@ class FolderSource:
 
     With `metadata.jsonl` or `metadata.csv` in the folder, its rows are the captions: `file_name` (relative to
     the folder) and `text` or `caption`, the imagefolder convention of Hugging Face datasets. Otherwise `name.txt`
-    beside `name.png`. Items come in the order of the rows or else of the paths.
+    beside `name.png`. Items come in the order of the rows or else of the paths. With `columns.default` that is the
+    caption of an image without a text, or that no row names.
 
     Args:
         path: the folder.
@@ -39,7 +40,7 @@ class FolderSource:
     """
 
     def __init__(self, path: Path, columns: Columns = Columns()):  # noqa: B008 - frozen
-        self._path, self._columns = path, columns
+        self._path, self._columns, self.default_caption = path, columns, columns.default
         listed = self._list_items()
         self._items = [item for item in listed if isinstance(item, RawItem)]
         self.skipped = [item for item in listed if isinstance(item, SkippedItem)]
@@ -49,6 +50,9 @@ class FolderSource:
 
     def __getitem__(self, row: int) -> RawItem:
         return self._items[row]
+
+    def is_by_default(self, row: int) -> bool:
+        return self._items[row].by_default
 
     def fingerprint(self) -> str:
         """Hash of every path, size, time of change and caption."""
@@ -77,27 +81,30 @@ class FolderSource:
 
     def _from_text_file(self, path: Path) -> RawItem | SkippedItem:
         text_path = path.with_suffix(".txt")
-        if path.suffix.lower() in UNREAD_SUFFIXES:
-            return SkippedItem(path, f"{path.suffix} images are not read: convert it to PNG or JPEG, or remove it")
-        if not path.is_file():
-            return SkippedItem(path, "a link that leads nowhere, or no file")
+        missing = f"no caption: {text_path.name} is missing"
+        if (unfit := _unfit(path)) is not None:
+            return unfit
         try:
-            content = read_bytes(text_path, "caption", "mend it")
-            return self._item(path, clean_captions(content, self._columns.caption_per_line))
+            content = read_bytes(text_path, "caption", "mend it") if os.path.lexists(text_path) else None
+            return self._item(path, *self._columns.captions_of(content))
         except UserError as error:
-            is_missing = isinstance(error.__cause__, FileNotFoundError)
-            return SkippedItem(path, f"no caption: {text_path.name} is missing" if is_missing else str(error))
+            leads_nowhere = isinstance(error.__cause__, FileNotFoundError)  # a link
+            return SkippedItem(path, missing if leads_nowhere else str(error))
         except ValueError as error:
-            return SkippedItem(path, f"{text_path.name}: {error}")
+            return SkippedItem(path, missing if content is None else f"{text_path.name}: {error}")
 
-    def _item(self, path: Path, captions: tuple[str, ...]) -> RawItem:
-        return RawItem(path.relative_to(self._path).as_posix(), path, captions, path)
+    def _item(self, path: Path, captions: tuple[str, ...], by_default: bool) -> RawItem:
+        return RawItem(path.relative_to(self._path).as_posix(), path, captions, path, by_default)
 
     def _from_metadata(self, metadata: Path, files: Iterable[Path]) -> list[RawItem | SkippedItem]:
-        """One item per row, then the image files that no row names."""
+        """One item per row, then the image files that no row names.
+
+        Those are skipped, or have the default caption where every row says which file it is about.
+        """
         read_rows = _jsonl_rows if metadata.suffix == ".jsonl" else self._csv_rows
         items: list[RawItem | SkippedItem] = []
         listed: set[Path | str] = set()
+        names_all = True
         try:
             # Bytes that are no UTF-8 are kept, so that only the row they are in is skipped.
             with metadata.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -105,17 +112,21 @@ class FolderSource:
                     item = self._from_row(metadata, line, row, listed)
                     listed.add(item.place if isinstance(item, RawItem) else item.path)
                     items.append(item)
+                    names_all = names_all and _file_name(row) is not None
         except OSError as error:
             raise UserError(f"{metadata} cannot be read: {error.strerror}; mend it") from error
-        unlisted = [SkippedItem(p, f"no row in {metadata.name}") for p in files if p not in listed]
-        return items + unlisted
+        for path in (p for p in files if p not in listed):
+            if names_all and self._columns.default is not None:
+                items.append(_unfit(path) or self._item(path, *self._columns.captions_of(None)))
+            else:
+                items.append(SkippedItem(path, f"no row in {metadata.name}"))
+        return items
 
     def _from_row(self, metadata: Path, line: int, row: Any, listed: set[Path | str]) -> RawItem | SkippedItem:
         place = metadata.with_name(f"{metadata.name}:{line}")
         if not isinstance(row, dict):
             return SkippedItem(place, str(row) if isinstance(row, ValueError) else "not a JSON object")
-        name = row.get(FILE_COLUMN)
-        if not isinstance(name, str) or not name:
+        if (name := _file_name(row)) is None:
             return SkippedItem(place, f"no {FILE_COLUMN}")
         path = metadata.parent / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -125,7 +136,7 @@ class FolderSource:
         if not os.path.isfile(path):  # also where no file can have that name
             return SkippedItem(path, f"named in {place.name}, but missing")
         try:
-            return self._item(path, self._columns.captions(row))
+            return self._item(path, *self._columns.captions(row))
         except ValueError as error:
             return SkippedItem(path, f"{place.name}: {error}")
 
@@ -148,10 +159,24 @@ class FolderSource:
 
     def _check_columns(self, names: list[str]) -> None:
         captions = {self._columns.caption} if self._columns.caption else set(CAPTION_COLUMNS)
-        if FILE_COLUMN not in names or captions.isdisjoint(names):
+        has_captions = self._columns.default is not None or not captions.isdisjoint(names)
+        if FILE_COLUMN not in names or not has_captions:
             needed = f"needs the columns {FILE_COLUMN} and {self._columns.caption or 'text'}"
             has = f"but has: {', '.join(names)}; data.caption_column names another"
             raise UserError(f"{self._path / 'metadata.csv'} {needed}, {has}")
+
+
+def _unfit(path: Path) -> SkippedItem | None:
+    """What is named as an image and is none, and why."""
+    if path.suffix.lower() in UNREAD_SUFFIXES:
+        return SkippedItem(path, f"{path.suffix} images are not read: convert it to PNG or JPEG, or remove it")
+    return None if path.is_file() else SkippedItem(path, "a link that leads nowhere, or no file")
+
+
+def _file_name(row: Any) -> str | None:
+    """The file that a row of the metadata is about, None where it does not say."""
+    name = row.get(FILE_COLUMN) if isinstance(row, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def as_pattern(path: str) -> str:

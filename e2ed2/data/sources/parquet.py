@@ -7,6 +7,7 @@ from typing import IO, Any
 from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns
 from e2ed2.data.sources.refusals import in_one_line
+from e2ed2.system.errors import UserError
 
 ROWS_AT_A_TIME = 64
 
@@ -22,9 +23,20 @@ def check_parquet(path: str, columns: Columns) -> list[str]:
 
 
 def shared_columns(paths: Sequence[str], columns: Columns) -> list[str]:
-    """Those that all files have. Raises as `check_parquet` does."""
+    """Those that all files have.
+
+    Raises:
+        UserError: as `check_parquet` does, or the default caption would be in the place of what only some files have.
+    """
     asked = [names for path in paths if (names := check_parquet(path, columns))]
-    return [name for name in asked[0] if all(name in names for names in asked)] if asked else []
+    shared = [name for name in asked[0] if all(name in names for names in asked)] if asked else []
+    captions = sorted({name for names in asked for name in columns.captions_among(names)})
+    if columns.default is not None and captions and not columns.captions_among(shared):
+        raise UserError(
+            f"data.default_caption: of the files {paths[0]} to {paths[-1]} only some have the column '{captions[0]}', "
+            "and their columns differ otherwise too; add data.streaming=true, which reads each file by its own"
+        )
+    return shared
 
 
 def read_through(path: str, columns: Columns) -> None:

@@ -29,6 +29,7 @@ class TableSource:
 
     def __init__(self, path: str, kind: str, columns: Columns, revision: str | None = None, split: str = "train"):
         self.skipped: list[SkippedItem] = []
+        self.default_caption = columns.default
         self._path, self._columns = path, columns
         with in_one_line(path):
             table = _load(path, _named(path, kind, revision), _split(kind, split), columns)
@@ -37,6 +38,8 @@ class TableSource:
             if not len(self._table):
                 raise UserError(NO_ROWS.format(path))
             self._rows = self._table.select_columns(columns.among(self._table.column_names))
+            names = columns.captions_among(self._table.column_names)
+            self._captions = self._table.select_columns(names) if names else None
 
     def __len__(self) -> int:
         return len(self._table)
@@ -48,8 +51,12 @@ class TableSource:
         except Exception as error:  # of pyarrow too: bytes that are not what their column says
             return SkippedItem(place, str(error) or type(error).__name__)
 
+    def is_by_default(self, row: int) -> bool:
+        return self._captions is None or self._columns.captions(self._captions[row])[1]
+
     def fingerprint(self) -> str:
-        return f"{self._table._fingerprint} {self._columns}"
+        default = "" if self.default_caption is None else f" {self.default_caption!r}"
+        return f"{self._table._fingerprint} {self._columns}{default}"
 
 
 def table_shards(

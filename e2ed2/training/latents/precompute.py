@@ -161,7 +161,10 @@ def _load_encoders(config: Config) -> tuple[Any, int]:
 def _fingerprint(data: ImageTextSet | SourceSet | StreamSet, config: Config) -> str:
     """Hash of the items: of a set at hand of all its files or captions, of a stream of where it is."""
     if isinstance(data, StreamSet):
-        content = repr(config.data.model_dump(include=set(SourceConfig.model_fields)))
+        fields = config.data.model_dump(include=set(SourceConfig.model_fields))
+        if fields["default_caption"] is None:  # caches of earlier versions do not know it
+            del fields["default_caption"]
+        content = repr(fields)
     else:
         content = data.fingerprint()
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -89,18 +89,23 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
 
 
 def about_data(data: Any) -> dict[str, Any]:
-    """What was read: `images`, `captions` (different ones), `skipped` and the first of those; nothing of a stream.
+    """What was read: `images`, `captions` (different ones of their own), `skipped` and the first of those.
 
-    Captions that are not in memory are not counted: reading them would read a table whole.
+    With `data.default_caption` also how many are `captioned_by_default`. Nothing of a stream. Different captions that
+    are not in memory are not counted.
     """
     if not isinstance(data, ImageTextSet | SourceSet | CachedSet):
         return {}
     about: dict[str, Any] = {"images": len(data)}
+    if isinstance(data, CachedSet):
+        return about
+    by_default = data.by_default
     if isinstance(data, ImageTextSet):
-        about["captions"] = len(set(data.captions))
-    if not isinstance(data, CachedSet):
-        about |= {"skipped": len(data.skipped), "first_skipped": [str(item) for item in data.skipped[:NUM_SKIPPED]]}
-    return about
+        rows = zip(data.captions, by_default or [False] * len(data), strict=True)
+        about["captions"] = len({caption for caption, is_by_default in rows if not is_by_default})
+    if by_default is not None:
+        about["captioned_by_default"] = sum(by_default)
+    return about | {"skipped": len(data.skipped), "first_skipped": [str(item) for item in data.skipped[:NUM_SKIPPED]]}
 
 
 def create_order(
@@ -120,7 +125,7 @@ def create_order(
 
 
 def _columns(config: SourceConfig) -> Columns:
-    return Columns(config.image_column, config.caption_column, config.caption_per_line)
+    return Columns(config.image_column, config.caption_column, config.caption_per_line, config.default_caption)
 
 
 def _on_disk(config: SourceConfig) -> Path:

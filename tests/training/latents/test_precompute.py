@@ -1,5 +1,6 @@
 """`e2ed2 precompute`: kills, and what it refuses. That a cache trains like its source is in test_user_data.py."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -193,3 +194,22 @@ def test_what_cannot_be_precomputed(tiny_model, photos, tmp_path):
     values = json.loads(config.model_dump_json()) | {"data": {"sources": [stream, stream]}}
     with pytest.raises(UserError, match="data.sources: mixed streams have no end"):
         precompute(build_config(values), tmp_path / "out", lambda line: None)
+
+
+@pytest.mark.parametrize("source", ["folder", "webdataset"])
+def test_a_cache_of_another_default_caption_is_not_gone_on_with(tiny_model, photos, shards, tmp_path, source):
+    (photos / "03.txt").unlink()
+    write_tar(shards / "2.tar", {"x": {"png": (photos / "03.png").read_bytes()}})
+    out, path = tmp_path / "out", photos if source == "folder" else shards
+    precompute(recipe(tiny_model, path, source), out, print)
+    if source == "webdataset":  # what earlier versions, which had no such field, say of the same stream
+        fields = {"source": source, "path": str(path), "revision": None, "split": "train", "streaming": False}
+        fields |= {"image_column": None, "caption_column": None, "caption_per_line": False}
+        found = json.loads((out / "cache.json").read_text())["data"]
+        assert found == hashlib.sha256(repr(fields).encode()).hexdigest()[:16]
+    with pytest.raises(UserError, match="holds a cache made with another data"):
+        precompute(recipe(tiny_model, path, source, default_caption="a photo"), out, print)
+    precompute(recipe(tiny_model, path, source, default_caption="a photo"), tmp_path / "other", print)
+    captions = [CachedSet(folder).first_captions() for folder in (out, tmp_path / "other")]
+    assert [len(texts) for texts in captions] == ([9, 10] if source == "folder" else [10, 11])
+    assert "a photo" in captions[1] and "a photo" not in captions[0]

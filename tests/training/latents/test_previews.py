@@ -118,6 +118,23 @@ def test_a_run_says_what_was_read_and_what_was_not(folder, model, tmp_path):
     assert len(reason) == 1 and "bad.png" in reason[0]
 
 
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_run_says_how_many_images_were_captioned_by_default(folder, model, tmp_path, monkeypatch, is_small):
+    monkeypatch.setattr(training_set, "MAX_BYTES_IN_MEMORY", 2**30 if is_small else 0)
+    for number, caption in (("01", "grey 0"), ("03", "a shade"), ("04", " ")):
+        (folder / f"{number}.txt").write_text(caption)
+    for number in ("05", "06"):
+        (folder / f"{number}.txt").unlink()
+    run = {"run": {"dir": str(tmp_path / "run")}, "train": {"max_train_steps": 1, "micro_batch_size": 2}}
+    short = {"trajectory": {"num_inference_steps": 1, "start": "pure_noise"}}
+    loop.train(recipe(model, {"path": folder, "default_caption": "a shade"}, **run, **short), quiet)
+    about = json.loads((tmp_path / "run" / "data_summary.json").read_text())
+    del about["first_skipped"]
+    own = COUNT - 3 - 1  # "grey 0" is there twice, and "a shade" is one image's own
+    captions = {"captions": own} if is_small else {}
+    assert about == {"images": COUNT, **captions, "captioned_by_default": 3, "skipped": 1}
+
+
 def test_a_card_shows_a_short_caption_or_the_beginning_of_a_long_one():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     for captions, shown in ((["long " * 60, "a cat"], "a cat"), (["long " * 60] * 2, ("long " * 16).strip())):
