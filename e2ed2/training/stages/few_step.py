@@ -1,7 +1,6 @@
 """What the few-step stages share: a pipeline to start from, the few-step sampler, previews and the exported folder."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
     few_step_scheduler,
-    few_step_solver,
     is_flow,
     prediction_type_of,
     schedule_of,
@@ -33,7 +31,7 @@ from e2ed2.training.about import about_run
 from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
-from e2ed2.training.stages.start import half_of, keeps_text, load_start, start_folder
+from e2ed2.training.stages.start import few_step_call, half_of, keeps_text, load_start, start_folder
 from e2ed2.training.stages.teacher_pairs import check_teacher, load_teacher
 from e2ed2.trajectory import draw_noises
 
@@ -62,7 +60,8 @@ class FewStepStage:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
             )
-        solver = config.trajectory.solver or few_step_solver(self._pipeline.scheduler)
+        self.inference = few_step_call(config, self._pipeline, start)
+        solver = self.inference.solver
         self._check_solver(solver)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
@@ -82,12 +81,6 @@ class FewStepStage:
             self.network.enable_gradient_checkpointing()
         if self.half is not None:
             self._pipeline.vae.to(self.half)
-        scale = config.trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
-        call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
-        grids = start.own_grids if start.solver == solver else {}
-        grids |= {len(grid): grid for grid in config.trajectory.timesteps}
-        is_any = not config.trajectory.has_set_per_step
-        self.inference = call.with_grids({k: grid for k, grid in grids.items() if is_any or k == steps})
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _kept_prompts(self) -> list[str]:

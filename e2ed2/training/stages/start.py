@@ -8,9 +8,10 @@ import torch
 
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.inference import Inference
-from e2ed2.models.folders.pipeline import load_pipeline, replace_network
+from e2ed2.models.folders.pipeline import load_pipeline, replace_network, save_pipeline
 from e2ed2.models.lora import fuse
 from e2ed2.models.new import new_pipeline
+from e2ed2.models.scheduler import few_step_scheduler, few_step_solver
 from e2ed2.recipe.config import Config
 
 
@@ -51,3 +52,26 @@ def load_start(
         replace_network(pipeline, model.network)
     fuse(pipeline, model.lora)
     return pipeline, replace(start, height=side, width=side)
+
+
+def few_step_call(config: Config, pipeline: Any, start: Inference) -> Inference:
+    """The few-step sampler that is trained, and exported: the recipe's, and the start's own where it does not say."""
+    trajectory = config.trajectory
+    steps, solver = trajectory.num_inference_steps, trajectory.solver or few_step_solver(pipeline.scheduler)
+    scale = trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
+    call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
+    grids = start.own_grids if start.solver == solver else {}
+    grids |= {len(grid): grid for grid in trajectory.timesteps}
+    return call.with_grids({k: grid for k, grid in grids.items() if not trajectory.has_set_per_step or k == steps})
+
+
+def export_start(config: Config, folder: Path) -> None:
+    """What a run starts from as a model folder with the few-step sampler that it trains: the row before the training.
+
+    Raises:
+        UserError: as `load_start`.
+    """
+    pipeline, start = load_start(config, config.data.size)
+    inference = few_step_call(config, pipeline, start)
+    pipeline.register_modules(scheduler=few_step_scheduler(inference.solver, pipeline.scheduler))
+    save_pipeline(pipeline, inference, folder)
