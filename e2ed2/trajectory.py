@@ -58,7 +58,7 @@ def unroll(
         x: pure noise, or x_t at a later start (then pass the timesteps from there on).
         timesteps: int64 [K], descending, or float where a grid is learned; the step after the last is clean data.
         solver: `lcm`, `ddim`, `ancestral` or `euler`.
-        noises: [K - 1 or more, B, C, H, W], added after each step but the last; needed by `lcm` and `ancestral` if K > 1.
+        noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` and `ancestral` need them.
         gradient_checkpointing: keep only the states between steps and recompute each step in backward.
         num_backprop_steps: steps at the end that keep a graph (default: all). Fewer save memory and time; the gradient
             is then biased: it takes the state they begin at for a constant, whatever the same weights did to reach it.
