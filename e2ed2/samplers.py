@@ -50,6 +50,22 @@ def ddim_step(
     return alpha_prev * x0 + sigma_prev * (x_t - alpha * x0) / sigma
 
 
+def ancestral_step(
+    schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor, noise: Tensor
+) -> Tensor:
+    """DDPM's posterior step (arXiv:2006.11239, Eq. 6-7, the smaller fixed variance): a part of the noise is kept, the
+    rest is fresh.
+
+    It is DDIM with eta = 1 (arXiv:2010.02502, Eq. 16) and, in units of x / alpha, the ancestral Euler step. t_prev = -1
+    is clean data: the result is then x0 and `noise` has no weight.
+    """
+    alpha, sigma = schedule.levels(t, x_t)
+    alpha_prev, sigma_prev = schedule.levels(t_prev, x_t)
+    kept = sigma_prev * alpha / (alpha_prev * sigma)
+    noise = kept * (x_t - alpha * x0) / sigma + (1 - kept.square()).sqrt() * noise
+    return alpha_prev * x0 + sigma_prev * noise
+
+
 def euler_step(
     schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor, noise: Tensor
 ) -> Tensor:
@@ -62,5 +78,5 @@ def euler_step(
     return x_t + (sigma_prev - sigma) * (x_t - x0) / sigma
 
 
-SOLVERS = {"lcm": lcm_step, "ddim": ddim_step, "euler": euler_step}
-NOISY_SOLVERS = {"lcm"}  # draw noise on their way; with the others a sample is a function of where it starts
+SOLVERS = {"lcm": lcm_step, "ddim": ddim_step, "ancestral": ancestral_step, "euler": euler_step}
+NOISY_SOLVERS = {"lcm", "ancestral"}  # draw noise on their way; of the others a sample is a function of where it starts

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from e2ed2.prediction import PredictionType, to_x0
-from e2ed2.samplers import SOLVERS
+from e2ed2.samplers import NOISY_SOLVERS, SOLVERS
 from e2ed2.schedule import NoiseSchedule
 
 Denoise = Callable[[Tensor, Tensor, Any], Tensor]
@@ -57,8 +57,8 @@ def unroll(
         denoise: any callable (x_t, t [B], cond) -> prediction of x_t's shape; or K of them, one for each step.
         x: pure noise, or x_t at a later start (then pass the timesteps from there on).
         timesteps: int64 [K], descending, or float where a grid is learned; the step after the last is clean data.
-        solver: `lcm`, `ddim` or `euler`.
-        noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` needs it when K > 1.
+        solver: `lcm`, `ddim`, `ancestral` or `euler`.
+        noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` and `ancestral` need them.
         gradient_checkpointing: keep only the states between steps and recompute each step in backward.
         num_backprop_steps: steps at the end that keep a graph (default: all). Fewer save memory and time; the gradient
             is then biased: it takes the state they begin at for a constant, whatever the same weights did to reach it.
@@ -104,7 +104,7 @@ def _check(solver: str, x: Tensor, timesteps: Tensor, noises: Tensor | None) -> 
     if len(timesteps) == 0:
         raise ValueError("timesteps is empty: at least one step is needed")
     num_noises = 0 if noises is None else len(noises)
-    if solver == "lcm" and num_noises < len(timesteps) - 1:
-        raise ValueError(f"noises: {num_noises}, but {len(timesteps)} steps of lcm need {len(timesteps) - 1}")
+    if solver in NOISY_SOLVERS and num_noises < len(timesteps) - 1:
+        raise ValueError(f"noises: {num_noises}, but {len(timesteps)} steps of {solver} need {len(timesteps) - 1}")
     if noises is not None and noises.shape[1:] != x.shape:  # broadcast, samples would share their noise
         raise ValueError(f"noises {tuple(noises.shape)}: expected [steps, ...] with x's {tuple(x.shape)}")

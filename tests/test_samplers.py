@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
 from torch import Tensor
 
-from e2ed2.samplers import SOLVERS, boundary_scalings, ddim_step, euler_step, lcm_step
+from e2ed2.samplers import SOLVERS, ancestral_step, boundary_scalings, ddim_step, euler_step, lcm_step
 from e2ed2.schedule import (
     flow_euler_schedule,
     flow_schedule,
@@ -41,10 +47,10 @@ def diffusers_states(scheduler, x: Tensor) -> list[Tensor]:
     return states
 
 
-def assert_same_states(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def assert_same_states(ours: list[Tensor], theirs: list[Tensor], atol: float = 1e-5) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -132,6 +138,89 @@ def test_ddim_step_is_that_of_diffusers_where_its_grid_and_its_steps_differ(num_
         ours = ddim_step(linear_schedule(), x0, x, t, t_prev, torch.zeros_like(x))
         x = scheduler.step(x0, t, x).prev_sample
         torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
+
+
+def ancestral_states(x: Tensor, timesteps: Tensor, noises: Tensor, prediction_type: str) -> list[Tensor]:
+    return unroll(
+        lambda x_t, t, _: network(x_t, t),
+        x,
+        timesteps,
+        None,
+        schedule=linear_schedule(),
+        prediction_type=prediction_type,
+        solver="ancestral",
+        noises=noises,
+        return_intermediates=True,
+    )[1]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 8])
+def test_ancestral_chain_is_that_of_diffusers_euler(num_steps, prediction_type, monkeypatch):
+    """In its units the state is x / alpha; SDXL-Turbo's scheduler. It draws noise of no weight after the last step."""
+    x, noises = draw(num_steps)
+    fed = iter(noises)
+    module = "diffusers.schedulers.scheduling_euler_ancestral_discrete"
+    monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: next(fed))
+    scheduler = EulerAncestralDiscreteScheduler(**BETAS, prediction_type=prediction_type, timestep_spacing="trailing")
+    scheduler.set_timesteps(num_steps)
+    timesteps = trailing_timesteps(num_steps)
+    assert torch.equal(timesteps, scheduler.timesteps.long())
+    alphas = [*linear_schedule().alphas[timesteps], torch.tensor(1.0)]
+    theirs, state = [], x / alphas[0]
+    for t, alpha_prev in zip(scheduler.timesteps, alphas[1:], strict=True):
+        predicted = network(scheduler.scale_model_input(state, t), t)
+        state = scheduler.step(predicted, t, state, return_dict=False)[0]
+        theirs.append(state * alpha_prev)
+    atol = 1e-5 if num_steps > 1 else 5e-5  # one step takes x0 from the difference of two numbers over alpha = 0.006
+    assert_same_states(ancestral_states(x, timesteps, noises[:-1], prediction_type), theirs, atol)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("timesteps", [[999], [999, 666, 332], [999, 713, 402, 95], [900, 400, 0]])
+def test_ancestral_chain_is_that_of_ddpm_on_any_grid(timesteps, prediction_type, monkeypatch):
+    x, noises = draw(len(timesteps))
+    fed = iter(noises)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: next(fed))
+    scheduler = DDPMScheduler(**BETAS, prediction_type=prediction_type, clip_sample=False, variance_type="fixed_small")
+    scheduler.set_timesteps(timesteps=timesteps)
+    ours = ancestral_states(x, torch.tensor(timesteps), noises[:-1], prediction_type)
+    assert_same_states(ours, diffusers_states(scheduler, x))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 7])
+def test_ancestral_grid_is_that_of_ddpm(num_steps):
+    scheduler = DDPMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(num_steps)
+    assert torch.equal(trailing_timesteps(num_steps), scheduler.timesteps)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.3, 2.0])
+def test_ancestral_step_for_gaussian_data_has_the_distribution_by_hand(std):
+    """Data N(0.4, std^2) and E[x0 | x_t]: from x_t the mean is exact, and the variance lacks what E leaves out of x0's.
+
+    That is b^2 std^2 sigma^2 / (alpha^2 std^2 + sigma^2), b the weight of x0 in the step: nothing for a single point.
+    """
+    mean, schedule = 0.4, variance_preserving(torch.tensor([0.64, 0.36], dtype=torch.float64))  # alpha 0.8 and 0.6
+
+    def step(x_t: float, noise: float) -> float:
+        x = torch.tensor([[[x_t]]], dtype=torch.float64)
+        x0 = mean + 0.6 * std**2 * (x - 0.6 * mean) / (0.36 * std**2 + 0.64)
+        return ancestral_step(schedule, x0, x, torch.tensor(1), torch.tensor(0), torch.full_like(x, noise)).item()
+
+    offset, gain, fresh = step(0, 0), step(1, 0) - step(0, 0), step(0, 1) - step(0, 0)
+    weight = 0.8 * (1 - 0.36 / 0.64) / 0.64
+    left_out = weight**2 * std**2 * 0.64 / (0.36 * std**2 + 0.64)
+    assert offset + gain * 0.6 * mean == pytest.approx(0.8 * mean, rel=1e-12)
+    variance = gain**2 * (0.36 * std**2 + 0.64) + fresh**2
+    assert variance == pytest.approx(0.64 * std**2 + 0.36 - left_out, rel=1e-12)
+
+
+def test_noise_has_no_weight_in_the_last_ancestral_step():
+    x, noises = draw(2)
+    for noise in noises:
+        last = ancestral_step(linear_schedule(), x.flip(0), x, torch.tensor(332), torch.tensor(-1), noise)
+        assert torch.equal(last, x.flip(0))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

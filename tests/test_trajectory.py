@@ -23,6 +23,8 @@ SAMPLERS = [
     ("lcm", "sample", VP),
     ("lcm", "epsilon", VP),
     ("lcm", "v_prediction", VP),
+    ("ancestral", "sample", VP),
+    ("ancestral", "v_prediction", VP),
     ("ddim", "sample", VP),
     ("ddim", "epsilon", VP),
     ("euler", "flow_prediction", FLOW),
@@ -71,6 +73,11 @@ def affine_step(solver: str, prediction_type: str, schedule: NoiseSchedule, t: i
     c_skip, c_out = 0.25 / ((10 * t) ** 2 + 0.25), 10 * t / ((10 * t) ** 2 + 0.25) ** 0.5
     a, b, c = {
         "lcm": (alpha_prev * c_skip, alpha_prev * c_out, sigma_prev),
+        "ancestral": (
+            alpha / alpha_prev * sigma_prev**2 / sigma**2,  # Eq. 7 of arXiv:2006.11239
+            alpha_prev * (1 - alpha**2 / alpha_prev**2) / sigma**2,
+            sigma_prev / sigma * (1 - alpha**2 / alpha_prev**2) ** 0.5,
+        ),
         "ddim": (sigma_prev / sigma, alpha_prev - sigma_prev * alpha / sigma, 0),
         "euler": (sigma_prev / sigma, 1 - sigma_prev / sigma, 0),
     }[solver]
@@ -243,7 +250,7 @@ def gaussian_denoiser(schedule: NoiseSchedule, prediction_type: str):
     return denoise
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS[3:], ("ddim", "v_prediction", VP)], ids=name)
+@pytest.mark.parametrize("sampler", [*SAMPLERS[5:], ("ddim", "v_prediction", VP)], ids=name)
 def test_chain_on_gaussian_data_approaches_the_true_distribution(sampler):
     """The chain is affine, x0 = gain x + offset: two starts give its mean and standard deviation exactly."""
     _, prediction_type, schedule = sampler
@@ -269,10 +276,11 @@ def test_draw_noises_is_reproducible_and_never_repeats_a_step():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"solver": "heun"}, "solver 'heun' is unknown: choose lcm, ddim, euler"),
+        ({"solver": "heun"}, "solver 'heun' is unknown: choose lcm, ddim, ancestral, euler"),
         ({"timesteps": torch.tensor([], dtype=torch.int64)}, "timesteps is empty"),
         ({"noises": None}, "noises: 0, but 3 steps of lcm need 2"),
         ({"noises": torch.zeros(1, 2, 1, 4, 4)}, "noises: 1, but 3 steps of lcm need 2"),
+        ({"noises": None, "solver": "ancestral"}, "noises: 0, but 3 steps of ancestral need 2"),
         ({"noises": torch.zeros(2, 1, 1, 4, 4)}, r"noises \(2, 1, 1, 4, 4\): expected \[steps, ...\]"),
         ({"noises": torch.zeros(2, 1, 4, 4)}, r"noises \(2, 1, 4, 4\): expected \[steps, ...\]"),
     ],

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2ed2.finetune.data import data_fields
-from e2ed2.finetune.shown import measure
-
 from e2ed2.data.batch import RawItem
 from e2ed2.data.cache import CachedSet
 from e2ed2.finetune.choice import Choice, choose
+from e2ed2.finetune.data import data_fields
+from e2ed2.finetune.shown import measure
 from e2ed2.finetune.starts import Start, find_start
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2ed2.models.folders.few_step import known_call
-
 from e2ed2.models.families import FAMILIES
 from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.models.folders.few_step import known_call
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.inference import INFERENCE_FILE, inference_of
 from e2ed2.models.folders.parts import read_config

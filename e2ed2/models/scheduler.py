@@ -19,7 +19,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 LEAST_SIGNAL = 1e-3  # alpha at the last timestep: 0.068 in Stable Diffusion, 0.0063 in PixArt
 LEAST_RISE = -1e-6  # of one level to the next: diffusers puts 2**-24 in place of a last alphas_cumprod of zero
 CONFIG_FILE = "scheduler/scheduler_config.json"
-TRAILING_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # SDXL-Lightning's, SDXL-Turbo's
+ANCESTRAL = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")  # SDXL-Turbo's, and what ours is exported as
 
 
 def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
@@ -71,6 +71,15 @@ def _ddim(start: Any) -> "SchedulerMixin":
     return DPMSolverMultistepScheduler(**_noise_fields(start), solver_order=1, timestep_spacing="trailing")
 
 
+def _ancestral(start: Any) -> "SchedulerMixin":
+    """DDPM's own, which takes a list of timesteps; ancestral Euler does the same, and takes none."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        **_noise_fields(start), variance_type="fixed_small", clip_sample=False, timestep_spacing="trailing"
+    )
+
+
 def _euler(start: Any) -> "SchedulerMixin":
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -81,7 +90,12 @@ def _noise_fields(start: Any) -> dict[str, Any]:
     return {name: start.config[name] for name in NOISE_FIELDS if name in start.config}
 
 
-EXPORTERS: dict[str, Callable[[Any], "SchedulerMixin"]] = {"lcm": _lcm, "ddim": _ddim, "euler": _euler}
+EXPORTERS: dict[str, Callable[[Any], "SchedulerMixin"]] = {
+    "lcm": _lcm,
+    "ddim": _ddim,
+    "ancestral": _ancestral,
+    "euler": _euler,
+}
 
 
 def schedule_of(scheduler: Any) -> NoiseSchedule:
@@ -142,19 +156,22 @@ def prediction_type_of(scheduler: Any) -> PredictionType:
 
 
 def solver_of(scheduler: Any) -> str:
-    """Our solver for a model as it is: `lcm`, `euler` for flow, `ddim` for all others."""
+    """Our solver for a model as it is: `lcm`, trailing `ancestral`, `euler` for flow, `ddim` for all others."""
     if is_flow(scheduler):
         return "euler"
-    return "lcm" if type(scheduler).__name__ == "LCMScheduler" else "ddim"
+    name = type(scheduler).__name__
+    if name in ANCESTRAL and scheduler.config.timestep_spacing == "trailing":
+        return "ancestral"
+    return "lcm" if name == "LCMScheduler" else "ddim"
 
 
 def few_step_solver(scheduler: Any) -> str:
     """The solver to unroll from a start: its own where it was made for few steps, `lcm` otherwise.
 
-    Trailing Euler in diffusers' units (SDXL-Turbo, SDXL-Lightning) is `ddim` in ours, as is order 1 of DPM-Solver++.
+    Trailing Euler in diffusers' units is `ddim` in ours (SDXL-Lightning), as is order 1 of DPM-Solver++; trailing
+    ancestral Euler (SDXL-Turbo) is `ancestral`.
     """
-    name, config = type(scheduler).__name__, scheduler.config
-    trailing_euler = name in TRAILING_EULER and config.timestep_spacing == "trailing"
-    if trailing_euler or (name == "DPMSolverMultistepScheduler" and config.solver_order == 1):
-        return "ddim"
-    return "euler" if is_flow(scheduler) else "lcm"
+    name, config, own = type(scheduler).__name__, scheduler.config, solver_of(scheduler)
+    trailing_euler = name == "EulerDiscreteScheduler" and config.timestep_spacing == "trailing"
+    made_for_few = trailing_euler or (name == "DPMSolverMultistepScheduler" and config.solver_order == 1)
+    return own if own != "ddim" or made_for_few else "lcm"

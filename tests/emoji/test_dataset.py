@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2ed2.emoji import dataset as emoji
-from e2ed2.emoji.dataset import base_emoji, load_emoji, draw_svg
+from e2ed2.emoji.dataset import base_emoji, draw_svg, load_emoji
 from e2ed2.system.errors import UserError
 
 

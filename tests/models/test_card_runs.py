@@ -45,6 +45,7 @@ KINDS = {  # what is beside the pipeline's class -> options of the tiny copy, th
     "a learned grid": ("SD 1.5", {}, {"time_grid": "learned", "num_inference_steps": 3}),
     "learned grids": ("PixArt-Sigma", {}, {"time_grid": "learned", "num_inference_steps": 3, "random_num_steps": True}),
     "a learned grid of a flow": ("SD 3", {}, {"time_grid": "learned_alone", "num_inference_steps": 3}),
+    "a learned grid of DDPM's steps": ("SD 1.5", {}, {"time_grid": "learned", "solver": "ancestral"}),
     "PixArt-Sigma": ("PixArt-Sigma", {}, {}),
     "SDXL": ("SDXL", {}, {}),
 }

@@ -81,6 +81,14 @@ CASES = {
         "ddim",
         3,
     ),
+    "SDXL-Turbo": (
+        "StableDiffusionXLPipeline",
+        {"scheduler": ("EulerAncestralDiscreteScheduler", {**SCALED_LINEAR, "timestep_spacing": "trailing"})},
+        {"num_inference_steps": 3},
+        "ancestral",
+        3,
+    ),
+    "PixArt-Sigma, ancestral": ("PixArtSigmaPipeline", {}, {"solver": "ancestral"}, "ancestral", 2),
     "SD 3": ("StableDiffusion3Pipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
 }
 
@@ -172,7 +180,7 @@ def test_a_solver_of_another_kind_of_model_is_refused(recipe, tmp_path):
     with pytest.raises(UserError, match="trajectory.solver: lcm, but a StableDiffusion3Pipeline .* needs euler"):
         train(recipe(tmp_path / "a", flow, solver="lcm"), quiet)
     diffusion = save_tiny("StableDiffusionPipeline", tmp_path / "diffusion")
-    with pytest.raises(UserError, match="trajectory.solver: euler, but a StableDiffusionPipeline .* lcm or ddim"):
+    with pytest.raises(UserError, match="solver: euler, but a StableDiffusionPipeline .* lcm, ddim or ancestral"):
         train(recipe(tmp_path / "b", diffusion, solver="euler"), quiet)
 
 

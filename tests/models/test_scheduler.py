@@ -19,7 +19,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.loop import train
 from e2ed2.training.stages.create import create_stage
-from e2ed2.trajectory import unroll
+from e2ed2.trajectory import draw_noises, unroll
 from tests.models.tiny import save_tiny
 
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -34,7 +34,9 @@ SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_
         ("DPMSolverMultistepScheduler", {"solver_order": 1}, "ddim", "ddim"),
         ("EulerDiscreteScheduler", {}, "ddim", "lcm"),
         ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, "ddim", "ddim"),
-        ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}, "ddim", "ddim"),
+        ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}, "ancestral", "ancestral"),
+        ("EulerAncestralDiscreteScheduler", {}, "ddim", "lcm"),
+        ("DDPMScheduler", {}, "ddim", "lcm"),
         ("DDIMScheduler", {"timestep_spacing": "trailing"}, "ddim", "lcm"),
         ("FlowMatchEulerDiscreteScheduler", {}, "euler", "euler"),
     ],
@@ -46,7 +48,7 @@ def test_the_solver_of_a_start(name, options, as_it_is, few_steps):
     assert few_step_solver(again) == few_steps  # what is exported is unrolled the same way again
 
 
-@pytest.mark.parametrize("solver", ["lcm", "ddim"])
+@pytest.mark.parametrize("solver", ["lcm", "ddim", "ancestral"])
 def test_the_start_s_own_noise_levels_and_prediction_stay(solver):
     start = diffusers.PNDMScheduler(**SCALED_LINEAR, prediction_type="v_prediction")
     scheduler = few_step_scheduler(solver, start)
@@ -72,7 +74,8 @@ def test_a_solver_that_cannot_be_exported_is_refused_before_anything_is_encoded(
     config = config.model_copy(update={"trajectory": config.trajectory.model_copy(update={"solver": "heun"})})
     data = load_training_set(config.data, print)
     monkeypatch.setattr("e2ed2.models.folders.trial._try_autoencoder", lambda pipeline: None)  # which encodes
-    with pytest.raises(UserError, match="trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, euler$"):
+    message = "trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, ancestral, euler$"
+    with pytest.raises(UserError, match=message):
         create_stage(config, data, torch.device("cpu"), print)
     with pytest.raises(UserError, match="trajectory.solver: heun"):
         few_step_scheduler("heun", diffusers.DDIMScheduler())
@@ -98,6 +101,29 @@ def test_exported_ddim_takes_our_steps_on_any_grid(timesteps):
     for t in scheduler.timesteps:
         x = scheduler.step(0.9 * x, t, x).prev_sample
     torch.testing.assert_close(ours, x.to(ours), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("timesteps", [[999, 666, 332], [999, 820, 400, 33], [999, 998, 1, 0]])
+def test_exported_ancestral_takes_our_steps_on_any_grid_and_draws_our_noises(timesteps):
+    """Noise of one step after the other from one generator; nothing is drawn after the last that has a weight."""
+    scheduler = few_step_scheduler("ancestral", diffusers.EulerAncestralDiscreteScheduler(**SCALED_LINEAR))
+    noises = draw_noises((1, 4, 2, 2), len(timesteps), torch.Generator().manual_seed(0))
+    ours = unroll(
+        lambda x_t, t, cond: 0.9 * x_t,
+        noises[0],
+        torch.tensor(timesteps),
+        None,
+        schedule=schedule_of(scheduler),
+        prediction_type="epsilon",
+        solver="ancestral",
+        noises=noises[1:],
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 2, 2, generator=generator)
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.9 * x, t, x, generator=generator).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
 
 
 def test_a_flow_pipeline_is_given_our_grid_as_noise_levels():

@@ -33,7 +33,7 @@ Subfolder = Annotated[str, Field(pattern=r"^\w+$")]
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Inference:
-    """The call a model was made for, in the pipeline's own words; `solver` is `lcm`, `ddim` or `euler`.
+    """The call a model was made for, in the pipeline's own words; `solver` is one of `samplers.SOLVERS`.
 
     `timesteps`: a grid of the model's own for `num_inference_steps` steps, learned or given, `fewer_timesteps`: those
     for fewer, by their number; the others are the solver's.

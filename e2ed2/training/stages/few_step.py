@@ -93,7 +93,7 @@ class FewStepStage:
         if self._config.stage == "lcm" and flow:
             raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
         if flow != (solver == "euler"):
-            allowed = "euler" if flow else "lcm or ddim"
+            allowed = "euler" if flow else "lcm, ddim or ancestral"
             raise UserError(f"trajectory.solver: {solver}, but a {name} with this scheduler needs {allowed}")
 
     def denoiser(self, network: nn.Module) -> Denoise:

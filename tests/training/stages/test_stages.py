@@ -89,8 +89,9 @@ def test_scoring_rules_without_noise_are_refused_at_a_random_start(tiny_model, t
     batch = noise.data.batch(ROWS, generator())
     assert not torch.equal(*noise._samples(noise.network, batch, 4, 0, generator())[-1])
     assert torch.equal(*noise._samples(noise.network, batch, 4, 1, generator())[-1])
-    lcm = solver_stage(tiny_model, "lcm")
-    assert not torch.equal(*lcm._samples(lcm.network, batch, 4, 1, generator())[-1])
+    for solver in ("lcm", "ancestral"):
+        noisy = solver_stage(tiny_model, solver)
+        assert not torch.equal(*noisy._samples(noisy.network, batch, 4, 1, generator())[-1])
     solver_stage(tiny_model, "ddim", num_inference_steps=1)
     solver_stage(tiny_model, "ddim", {"images_per_caption": 2, "plain_caption_fraction": 0.5})
     monkeypatch.setattr(few_step, "latent_set", pytest.fail)  # refused before anything is encoded

@@ -162,8 +162,8 @@ def test_progress_is_told(tiny_model, tiny_emoji, teacher, monkeypatch):
 
 def broken(folder, problem):
     pipeline, inference = load_pipeline(folder)
-    if problem == "solver":
-        inference = replace(inference, solver="lcm")
+    if problem in ("lcm", "ancestral"):
+        inference = replace(inference, solver=problem)
     if problem == "size":
         inference = replace(inference, height=128)
     if problem == "schedule":
@@ -178,7 +178,8 @@ def broken(folder, problem):
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        ("solver", "samples with lcm, but a pair needs ddim"),
+        ("lcm", "samples with lcm, but a pair needs ddim"),
+        ("ancestral", "samples with ancestral, but a pair needs ddim"),
         ("networks", "has a network for each of its steps; give one with a single one"),
         ("size", "makes latents 4x32x16 .128x64 px., but with data.size=64 they are 4x16x16; give a teacher"),
         ("schedule", "has another noise schedule"),
