@@ -12,6 +12,7 @@ from e2ed2.models.memory import Memory, count_memory, device_memory
 BATCH_SIZE = 32  # captions of an update
 SHARE = 0.9  # of the device's memory that is counted on
 LORA_RANK = 64
+FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 2000
 SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style

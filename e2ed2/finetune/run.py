@@ -4,56 +4,86 @@ What is there already (checkpoints, samples) is used again, so that an interrupt
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2ed2.data.batch import RawItem
 from e2ed2.data.cache import CachedSet
-from e2ed2.finetune.choice import Choice, choose
+from e2ed2.finetune.choice import FEW_IMAGES, Captions, captions_of, choose
 from e2ed2.finetune.data import data_fields
-from e2ed2.finetune.shown import measure
-from e2ed2.finetune.starts import Start, find_start
+from e2ed2.finetune.shown import shown
+from e2ed2.finetune.starts import find_start
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
 from e2ed2.recipe.load import config_of
 from e2ed2.reports.run_page import write_report
 from e2ed2.system.errors import UserError, check_range
+from e2ed2.system.readers.typed import checked
 from e2ed2.system.readers.yaml_file import parse_yaml
 from e2ed2.system.watch import Watch, silent
+from e2ed2.training.latents.training_set import open_sources
 from e2ed2.training.loop import Say, Tick, train
 from e2ed2.training.run_folder import recorded_config
 
 MOST_READ = 5000  # items whose captions are looked at; a table reads them whole
+MOST_STEPS = 50
 
 
-def plan_finetune(
-    model: str, data: str, out: Path, steps: int | None, prompt: str | None, overrides: Sequence[str]
-) -> tuple[Start, Config, list[str]]:
-    """The start, the recipe, and a line for each thing that was chosen.
+@dataclass(frozen=True)
+class Finetune:
+    """A recipe that moves a few-step model to images, and a line for each thing that was chosen in it."""
 
-    A run that was begun keeps what was chosen then: a machine with more memory does not change it.
+    config: Config
+    reasons: list[str]
+
+
+def choose_finetune(
+    model: str,
+    data: str,
+    out: Path,
+    *,
+    steps: int | None = None,
+    prompt: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Finetune:
+    """The recipe for a start and a user's images; a run that was begun keeps what was chosen then.
 
     Args:
+        model: a folder, hub id, bundled model or baseline name. data: as in `data.data_fields`. out: the run folder.
         steps: of the sampler, in place of the start's own. prompt: the caption of images that have none.
-        overrides: `field.path=value`.
+        overrides: `field.path=value`, which count more than what is chosen.
     Raises:
-        UserError: as `starts.find_start`, `data.data_fields` and `recipe.load.config_of`.
+        UserError: a start or data that are not there, or are not what they should be; a run of another start or of
+            other data in `out`.
     """
     if any(override.startswith("run.dir=") for override in overrides):
         raise UserError("run.dir: finetune writes to --out; give that instead")
     if steps is not None:
-        check_range("--steps", steps, 1, 50)
-    fields: dict[str, Any] = {**data_fields(data), **({"default_caption": prompt} if prompt else {})}
+        check_range("--steps", steps, 1, MOST_STEPS)
     start = find_start(model, _of_section("model", overrides), steps)
+    fields: dict[str, Any] = {name.removeprefix("data."): value for name, value in data_fields(data).items()}
+    fields |= {} if prompt is None else {"default_caption": prompt}
     recorded = recorded_config(out)
     if recorded:
-        return start, config_of({**recorded, "run": {"dir": str(out)}}, overrides), []
-    choice: Choice = choose(start, fields, _captions(fields), out)
-    return start, config_of(choice.values, overrides), choice.reasons
+        for section, given in (("model", {"path": start.model.path}), ("data", fields)):
+            for name, value in given.items():
+                if (before := recorded[section].get(name)) != value:
+                    raise UserError(
+                        f"--out {out}: holds a run with {section}.{name}={before}, not {value}; give another folder"
+                    )
+        return Finetune(config_of({**recorded, "run": {"dir": str(out)}}, overrides), [])
+    captions = _captions({**fields, **_of_section("data", overrides)})
+    choice = choose(start, fields, captions, out)
+    if captions.images is not None and captions.images < FEW_IMAGES:
+        few = f"{captions.images} image{'s' if captions.images > 1 else ''}"
+        choice.reasons.append(f"note: {few}; with fewer than {FEW_IMAGES} a model learns these very pictures")
+    return Finetune(config_of(choice.values, overrides), choice.reasons)
 
 
 def finetune(
-    start: Start, config: Config, *, say: Say = print, watch: Watch = silent, tick: Tick = lambda step, steps, row: None
+    config: Config, *, say: Say = print, watch: Watch = silent, tick: Tick = lambda step, steps, row: None
 ) -> Path:
     """Train by the recipe, measure start and result, write the report; returns the model folder.
 
@@ -62,12 +92,12 @@ def finetune(
     """
     watch("preparing the training", 0, 0)
     model = train(config, say, tick, watch)
-    write_report(config.run.dir, measure(start, config, model, say, watch))
+    write_report(config.run.dir, shown(config, model, watch))
     return model
 
 
 def _of_section(section: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The fields of a recipe's section that overrides set; anything wrong in them is told when all are applied."""
+    """The fields of a recipe's section that overrides set; what is wrong in them is told when all are applied."""
     found: dict[str, Any] = {}
     for override in overrides:
         name, _, text = override.partition("=")
@@ -83,11 +113,11 @@ def _captions(fields: dict[str, Any]) -> Captions:
     Raises:
         UserError: there are no images, or they cannot be listed.
     """
-    (opened,) = open_sources(DataConfig(**fields))
+    (opened,) = open_sources(checked(DataConfig, fields, "data"))
     if isinstance(opened, CachedSet):
         return captions_of(opened.first_captions())
     if not isinstance(opened, tuple):  # a stream
         return Captions()
     _, source = opened
-    return captions_of([item.captions[0] for item in map(source.__getitem__, range(min(len(source), MOST_READ)))
-                        if isinstance(item, RawItem)])  # fmt: skip
+    items = [source[row] for row in range(min(len(source), MOST_READ))]
+    return captions_of([item.captions[0] for item in items if isinstance(item, RawItem)])

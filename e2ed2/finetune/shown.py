@@ -5,7 +5,195 @@ the images trained on; those of the second with the start's own of the same prom
 that has lost nothing is as near to them as the start is.
 """
 
+import json
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from e2ed2.data.batch import Picture, spread
+from e2ed2.data.cache import CachedSet
+from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.finetune.near_copies import near_copies
+from e2ed2.models.autoencoder import decode_all, encode_all
+from e2ed2.models.folders.pipeline import load_pipeline
+from e2ed2.recipe.config import Config
+from e2ed2.reports.comparisons import changes_of, table_of
+from e2ed2.reports.page import data_uri
+from e2ed2.sampling.folder import make_files, read_images, requests_for, save_images
+from e2ed2.sampling.model import load_model
+from e2ed2.system.drawing.pictures import png_bytes, to_picture
+from e2ed2.system.files import atomic_folder, write_file
+from e2ed2.system.processes import ALONE
+from e2ed2.system.watch import Watch
+from e2ed2.training.latents.training_set import load_training_set
+from e2ed2.training.stages.keep import kept_prompts
+from e2ed2.training.stages.start import export_start
+
+NUM_PROMPTS, NUM_SAMPLES = 96, 2  # of each protocol, and of each of its prompts
+NUM_SHOWN, NUM_COPIED = 10, 200  # captions on the page; images whose copies tell what a copy is
+MOST_IMAGES = 1000  # of the data that samples are compared with
+OTHER_SEED = 5_000_000  # of the start's samples that all are compared with
+NETWORK, METRICS = "efficientnet", ["kernel_distance", "recall", "sharpness"]
+HEADLINE = ("kernel_distance", "sharpness")
+Rows = list[dict[str, Any]]
+TEXT = (
+    "The sampler that the model is used with was trained on the images, from noise to finished image, so that it still "
+    "takes its few steps. Start and result answer the same prompts from the same noise."
+)
+ABOUT = {  # title and text of a table
+    "new": ("On your captions", "Compared with your images, which were trained on."),
+    "old": (
+        "On general prompts",
+        "Compared with the start's own samples from other noise: what is as near to them as the start lost nothing.",
+    ),
+}
 
 
+def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
+    """What the run's page says beside the training: pictures and, where their network is installed, figures.
 
-NUM_PROMPTS, NUM_SHOWN, MOST_IMAGES = 96, 12, 400
+    Args:
+        model: the trained one. Samples and figures are kept in `evaluation/` of the run, the rows in `metrics.json`.
+    Returns:
+        As `reports.run_page.NO_COMPARISON`.
+    """
+    folder, trajectory = config.run.dir / "evaluation", config.trajectory
+    most = trajectory.num_inference_steps
+    steps = [most, 1] if trajectory.random_num_steps and most > 1 else [most]
+    start = folder / "start"
+    if not start.is_dir():
+        watch("saving the start", 0, 0)
+        with atomic_folder(start) as temporary:
+            export_start(config, temporary)
+    models = {"start": start, "finetuned": model}
+    pictures = _pictures(config, folder / "data", watch)
+    prompts = {"new": _some([picture.captions[0] for picture in pictures]), "old": _some(kept_prompts(config))}
+    again = _start_again(start, prompts["old"], folder / "again", watch)
+    references = {"new": folder / "data" / "images", "old": again}
+    rows: dict[str, Rows] = {}
+    for kind in prompts:
+        if len(prompts[kind]) < 2:  # one caption for all: intervals have no meaning
+            continue
+        protocol = _protocol(folder / f"{kind}.yaml", prompts[kind], references[kind])
+        rows[kind] = [
+            _row(label, path, k, protocol, folder / kind / f"{label}-{k}", watch)
+            for k in steps for label, path in models.items()
+        ]  # fmt: skip
+    table = [row for kind in rows.values() for row in kind]
+    write_file(config.run.dir / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
+    watch("looking for copies of training images", 0, 0)
+    return {
+        "headline": {"title": f"{config.model.path}, moved to new images", "text": TEXT},
+        "made_by": "e2ed2 finetune",
+        "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []), most)],
+        "sheets": _sheets(folder, pictures, steps, _copied(folder / "new" / f"finetuned-{most}", pictures, start)),
+        "tables": [table_of(*ABOUT[kind], rows[kind], "finetuned") for kind in rows],
+    }
+
+
+def _row(label: str, model: Path, steps: int, protocol: Path, out: Path, watch: Watch) -> dict[str, Any]:
+    row = evaluate(str(model), str(protocol), steps=steps, out=out, share=ALONE, watch=watch)
+    assert row is not None
+    return {**row, "model": label, "measured": "here"}
+
+
+def _pictures(config: Config, out: Path, watch: Watch) -> list[Picture]:
+    """Images of the data, evenly over it, which are also written to `out`; none of a cache without them."""
+    data = load_training_set(config.data, lambda line: None, partial(watch, "reading data"))
+    if isinstance(data, CachedSet):
+        return []
+    pictures = [p for p in data.preview(MOST_IMAGES) if p.image.shape[-2:] == (data.size, data.size)]
+    save_images(out, "data", torch.stack([p.image for p in pictures]), [p.captions[0] for p in pictures])
+    return pictures
+
+
+def _start_again(start: Path, prompts: list[str], out: Path, watch: Watch) -> Path:
+    """The start's samples of prompts, from noise that no row has; the folder they lie in."""
+    requests = requests_for(prompts, NUM_SAMPLES, OTHER_SEED)
+    make_files(load_model(str(start)), requests, out, progress=partial(watch, "the start again"))
+    return out / "images"
+
+
+def _protocol(path: Path, prompts: list[str], reference: Path) -> Path:
+    """A protocol over files, in `path`; without the network that pip has only pixels are measured."""
+    has_network = find_spec("efficientnet_lite_pytorch") is not None
+    texts = path.with_suffix(".txt")
+    values = {
+        "prompts": {"path": texts.name, "num": len(prompts), "samples_per_prompt": NUM_SAMPLES},
+        "reference": {"path": str(reference.relative_to(path.parent))},
+        "networks": {"features": NETWORK},
+        "metrics": METRICS if has_network else ["sharpness"],
+    }
+    write_file(texts, "".join(f"{prompt}\n" for prompt in prompts).encode())
+    write_file(path, yaml.safe_dump(values, sort_keys=False).encode())
+    return path
+
+
+def _some(prompts: list[str]) -> list[str]:
+    """At most `NUM_PROMPTS` different ones, evenly."""
+    different = list(dict.fromkeys(prompts))
+    return [different[i] for i in spread(len(different), NUM_PROMPTS).tolist()]
+
+
+def _changes(kind: str, rows: Rows, steps: int) -> list[dict[str, Any]]:
+    """What changed at the start's own number of steps."""
+    before, after = (next((r for r in rows if (r["model"], r["nfe"]) == (name, rows[0]["nfe"])), None)
+                     for name in ("start", "finetuned"))  # fmt: skip
+    if before is None or after is None:
+        return []
+    changes = changes_of([name for name in HEADLINE if name in before["metrics"]], before, after)
+    return [{**change, "where": ABOUT[kind][0].lower()} for change in changes]
+
+
+def _sheets(folder: Path, pictures: list[Picture], steps: list[int], copied: str) -> list[dict[str, Any]]:
+    """Pictures side by side: of the data's captions, beside a real image, and of general prompts."""
+    real = {picture.captions[0]: picture.image for picture in reversed(pictures)}
+    sheets = []
+    for kind, text in (("new", f"Evenly over your captions, not a selection. {copied}"), ("old", "Not a selection.")):
+        columns = {f"{label}, {k} steps" if k > 1 else f"{label}, 1 step": folder / kind / f"{label}-{k}"
+                   for k in steps for label in ("start", "finetuned")}  # fmt: skip
+        made = {name: _first_of_each(path) for name, path in columns.items()}
+        captions = list(next(iter(made.values())))
+        heads = (["real"] if kind == "new" else []) + list(made)
+        rows = [
+            {"caption": caption, "pictures": [*([_inline(real[caption])] if kind == "new" else []),
+                                              *(_inline(images[caption]) for images in made.values())]}
+            for caption in (captions[i] for i in spread(len(captions), NUM_SHOWN).tolist())
+        ]  # fmt: skip
+        if rows:
+            title = f"Side by side: {ABOUT[kind][0].lower()}"
+            sheets.append({"title": title, "text": text, "heads": heads, "rows": rows})
+    return sheets
+
+
+def _first_of_each(folder: Path) -> dict[str, Tensor]:
+    """Caption -> the first of its samples."""
+    found: dict[str, Tensor] = {}
+    for row, image in read_images(folder) if folder.is_dir() else []:
+        found.setdefault(row.prompt, image)
+    return found
+
+
+def _copied(samples: Path, pictures: list[Picture], start: Path) -> str:
+    """How many samples are copies of training images, in words."""
+    made = [image for _, image in read_images(samples)] if samples.is_dir() else []
+    if len(pictures) < 2 or not made:
+        return ""
+    images = torch.stack([picture.image for picture in pictures])
+    autoencoder = load_pipeline(start, with_text=False)[0].vae
+    with torch.inference_mode():
+        kept = decode_all(autoencoder, encode_all(autoencoder, images[:NUM_COPIED]))
+    found = near_copies(torch.stack(made), images, kept)
+    return (
+        f"{int(found.is_copy.sum())} of {len(made)} samples are near copies of a training image, by a line that finds "
+        f"{found.found:.0%} of the autoencoder's copies and takes {found.false:.0%} of other drawings for one."
+    )
+
+
+def _inline(image: Tensor) -> str:
+    return data_uri(png_bytes(to_picture(image)))

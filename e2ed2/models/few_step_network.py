@@ -1,9 +1,8 @@
 """The trained part of a few-step sampler as one module: its forward is the whole unrolled chain (Eq. 7)."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,6 @@ from e2ed2.prediction import PredictionType
 from e2ed2.schedule import NoiseSchedule
 from e2ed2.time_grid import TimeGrid
 from e2ed2.trajectory import unroll
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 class FewStepNetwork(nn.Module):
@@ -117,18 +113,6 @@ class FewStepNetwork(nn.Module):
             return_intermediates=True,
         )
         return torch.stack([*estimates[:-1], x]) if every_step else x
-
-
-@contextmanager
-def start_of(network: FewStepNetwork, copied: FewStepNetwork | None) -> Iterator[FewStepNetwork]:
-    """The sampler as it was before it was trained: the copy of it, or where it has adapters, itself without them."""
-    if copied is not None:
-        yield copied
-        return
-    with ExitStack() as stack:
-        for transformer in network.transformers:
-            stack.enter_context(cast("PeftModel", transformer).disable_adapter())
-        yield network
 
 
 def copies(transformer: nn.Module, num_steps: int) -> list[nn.Module]:

@@ -1,10 +1,8 @@
 """Stage `e2ed2`: the whole sampler trained end to end (Eq. 7, Algorithm 1), one loss at the end."""
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +10,8 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.data.captions import read_captions
 from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
-from e2ed2.models.few_step_network import FewStepNetwork, copies, start_of
+from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.losses.lpips_network import load_lpips_network
@@ -29,6 +26,7 @@ from e2ed2.training.latents.latent_set import LatentBatch, MemoryLatents
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
 from e2ed2.training.stages.few_step import FewStepStage
+from e2ed2.training.stages.keep import Keep, kept_prompts
 from e2ed2.training.stages.teacher_pairs import pair_noise, teacher_samples
 from e2ed2.training.stages.term_checks import check_intermediate, check_repulsion, check_set, check_sides
 from e2ed2.training.stages.terms import (
@@ -42,7 +40,6 @@ from e2ed2.training.stages.terms import (
 )
 from e2ed2.trajectory import draw_noises
 
-GENERAL_PROMPTS = Path(__file__).parents[1] / "assets" / "general_prompts.txt"  # that `keep` samples by default
 Place = tuple[int, int, int] | None  # top, left and side of a square of latent cells, None for everything
 
 
@@ -90,9 +87,9 @@ class EndToEndStage(FewStepStage):
             sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
         self.network = self.chain(sets, learned).to(device)
-        self._start: FewStepNetwork | None = None
-        if "keep" in self.weights and not config.trajectory.parameters.startswith("lora"):
-            self._start = copy.deepcopy(self.network).eval().requires_grad_(False)
+        if self._beside is not None:
+            count = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
+            self._keep = Keep(self.network, self._beside, count, config.trajectory.parameters.startswith("lora"))
         if "denoising" in self.weights and self.inference.evaluations_per_step > 1:
             raise UserError(
                 f"objective.denoising.weight: {self.weights['denoising']}, but this sampler guides by two evaluations "
@@ -146,7 +143,10 @@ class EndToEndStage(FewStepStage):
             return values
         steps, start = self._draw_start(generator)
         if "keep" in self.weights:
-            values["keep"] = self._keep(network, batch.x0, steps, generator)
+            values["keep"] = self._keep(
+                network, batch.x0, steps, generator, gradient_checkpointing=self._trajectory.gradient_checkpointing,
+                num_backprop_steps=self._trajectory.num_backprop_steps,
+            )  # fmt: skip
         self.began_at = (steps, start) if self._starts_differ else None
         *earlier, samples = self._samples(network, batch, steps, start, generator)
         judge = judge_of(batch, start, self._rows_per_caption)
@@ -188,27 +188,8 @@ class EndToEndStage(FewStepStage):
         target = training_target(x0, noise, *self.schedule.levels(t, x0), self.prediction_type)
         return (prediction.float() - target).square().mean()
 
-    def _keep(self, network: nn.Module, like: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Mean squared distance of latents between samples of prompts outside the data and the start's, same noise."""
-        assert self._kept is not None and isinstance(self.network, FewStepNetwork)
-        count = self._objective.keep.batch_size or max(1, len(like) // 2)
-        rows = torch.randint(len(self._kept.embeds), (count,), generator=generator)
-        cond = self._kept.select(rows).to(self._device)
-        noises = draw_noises((count, *like.shape[1:]), steps, generator).to(like)
-        with torch.no_grad(), start_of(self.network, self._start) as start:
-            kept = start(noises, cond, num_steps=steps)
-        samples = network(
-            noises, cond, num_steps=steps,
-            gradient_checkpointing=self._trajectory.gradient_checkpointing,
-            num_backprop_steps=self._trajectory.num_backprop_steps,
-        )  # fmt: skip
-        return (samples.float() - kept.float()).square().mean()
-
-    def _kept_prompts(self) -> list[str]:
-        if "keep" not in self.weights:
-            return []
-        file = self._objective.keep.prompts or GENERAL_PROMPTS
-        return list(dict.fromkeys(read_captions(file, "objective.keep.prompts")))
+    def _prompts_beside(self) -> list[str]:
+        return kept_prompts(self._config) if "keep" in self.weights else []
 
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""

@@ -46,7 +46,7 @@ class FewStepStage:
     """
 
     adversary: Adversary | None = None
-    _kept: PromptEmbeds | None = None  # of `_kept_prompts`
+    _beside: PromptEmbeds | None = None  # of `_prompts_beside`
     weights: dict[str, float]  # of the terms that are trained with
     began_at: tuple[int, int] | None = None
 
@@ -54,7 +54,7 @@ class FewStepStage:
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
         self._prompt = short_caption(data)  # of the card
         self.half = half_of(config)
-        with_text = not isinstance(data, CachedSet) or bool(self._kept_prompts())
+        with_text = not isinstance(data, CachedSet) or bool(self._prompts_beside())
         self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:
             raise UserError(
@@ -72,9 +72,9 @@ class FewStepStage:
         if config.trajectory.teacher is not None:  # told before the images are encoded
             check_teacher(config.trajectory.teacher, self._pipeline, data.size)
         self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
-        prompts = self._kept_prompts()
+        prompts = self._prompts_beside()
         if prompts:
-            self._kept = cached_prompt_embeds(prompts, self._pipeline, start.max_sequence_length)
+            self._beside = cached_prompt_embeds(prompts, self._pipeline, start.max_sequence_length)
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         self.network: nn.Module = network_of(self._pipeline).to(device)
         if config.model.gradient_checkpointing:
@@ -83,7 +83,7 @@ class FewStepStage:
             self._pipeline.vae.to(self.half)
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
-    def _kept_prompts(self) -> list[str]:
+    def _prompts_beside(self) -> list[str]:
         """Prompts beside the data's whose embeddings the stage needs."""
         return []
 

@@ -1,0 +1,61 @@
+"""Samples that are copies of training images, told from other drawings of the same kind.
+
+A copy that a model makes is at best what the autoencoder keeps of an image. So the line is drawn where it best parts
+the autoencoder's copies of training images from the other training images: both are at hand.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 32  # pixels that images are compared at: small shifts and textures count little
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """is_copy: bool [N], of samples. nearest: [N], the training image nearest to each.
+
+    Attributes:
+        threshold: root-mean-square difference of pixels in [0, 1] up to which a sample is a copy.
+        found, false: shares of the autoencoder's copies, and of other training images, within it.
+    """
+
+    is_copy: Tensor
+    nearest: Tensor
+    threshold: float
+    found: float
+    false: float
+
+
+def near_copies(samples: Tensor, training: Tensor, copies: Tensor) -> NearCopies:
+    """Which samples are copies.
+
+    Args:
+        samples: uint8 [N, 3, H, W]. training: [T, 3, H, W], T >= 2.
+        copies: the autoencoder's, of the first training images, [C, 3, H, W] with C <= T.
+    """
+    x, data, kept = (_small(images) for images in (samples, training, copies))
+    to_data = _distances(kept, data)
+    own = to_data.diagonal().clone()
+    to_data.fill_diagonal_(float("inf"))
+    other = to_data.amin(1)
+    levels = torch.cat([own, other]).sort().values
+    parted = [((own <= level).double().mean() - (other <= level).double().mean()).item() for level in levels]
+    threshold = levels[parted.index(max(parted))]
+    distance, nearest = _distances(x, data).min(1)
+    return NearCopies(
+        distance <= threshold, nearest, threshold.item(), (own <= threshold).double().mean().item(),
+        (other <= threshold).double().mean().item(),
+    )  # fmt: skip
+
+
+def _small(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] at `SIDE`, [N, 3 * SIDE ** 2], so scaled that a distance is a root mean square."""
+    small = F.interpolate(images.float() / 255, size=(SIDE, SIDE), mode="area").flatten(1)
+    return small / small.shape[1] ** 0.5
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,0 +1,75 @@
+"""The term that keeps a model near its start: what it made of prompts outside the data, it goes on making.
+
+On such prompts the sampler that is trained and the frozen start begin at the same noise; the term is the mean squared
+distance of their latents. Nothing is decoded. Of a LoRA the start is the same network without the adapter.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from e2ed2.data.captions import read_captions
+from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.recipe.config import Config
+from e2ed2.trajectory import draw_noises
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+GENERAL_PROMPTS = Path(__file__).parents[1] / "assets" / "general_prompts.txt"
+
+
+def kept_prompts(config: Config) -> list[str]:
+    """The prompts whose samples are kept, each once.
+
+    Raises:
+        UserError: `objective.keep.prompts` cannot be read.
+    """
+    file = config.objective.keep.prompts or GENERAL_PROMPTS
+    return list(dict.fromkeys(read_captions(file, "objective.keep.prompts")))
+
+
+class Keep:
+    """Prompts, and the start that answers them.
+
+    Args:
+        network: the sampler, before its first update. prompts: embedded, one row each.
+        batch_size: prompts that each call draws.
+    """
+
+    def __init__(self, network: FewStepNetwork, prompts: PromptEmbeds, batch_size: int, has_adapter: bool):
+        self._network, self._prompts, self._batch_size = network, prompts, batch_size
+        self._start = None if has_adapter else copy.deepcopy(network).eval().requires_grad_(False)
+
+    def __call__(
+        self, network: nn.Module, like: Tensor, num_steps: int, generator: torch.Generator, **options: Any
+    ) -> Tensor:
+        """The term, scalar.
+
+        Args:
+            network: the sampler, wrapped or not. like: latents [B, C, h, w] of the size to sample.
+            options: of the chain, such as `gradient_checkpointing`.
+        """
+        rows = torch.randint(len(self._prompts.embeds), (self._batch_size,), generator=generator)
+        cond = self._prompts.select(rows).to(like.device)
+        noises = draw_noises((self._batch_size, *like.shape[1:]), num_steps, generator).to(like)
+        with torch.no_grad(), self._as_it_was() as start:
+            kept = start(noises, cond, num_steps=num_steps)
+        samples = network(noises, cond, num_steps=num_steps, **options)
+        return (samples.float() - kept.float()).square().mean()
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[FewStepNetwork]:
+        if self._start is not None:
+            yield self._start
+            return
+        with ExitStack() as stack:
+            for transformer in self._network.transformers:
+                stack.enter_context(cast("PeftModel", transformer).disable_adapter())
+            yield self._network
