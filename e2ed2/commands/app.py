@@ -17,7 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (
-    finetune.finetune, train.train, precompute.precompute, sample.sample, evaluate.evaluate, compare.compare, demo.demo, ablate.ablate,
+    finetune.finetune, train.train, precompute.precompute, sample.sample, evaluate.evaluate, compare.compare, demo.demo,
+    ablate.ablate,
 ):  # fmt: skip
     app.command(epilog=sys.modules[verb.__module__].EXAMPLES)(verb)
 

@@ -7,7 +7,9 @@ import typer
 
 from e2ed2.commands.shared import waiting_for
 
-EXAMPLES = "[dim]Examples[/dim]\n\ne2ed2 demo\n\ne2ed2 demo --out runs/short train.max_train_steps=50"
+EXAMPLES = (
+    "[dim]Examples[/dim]\n\ne2ed2 demo\n\ne2ed2 demo --style\n\ne2ed2 demo --out runs/short train.max_train_steps=50"
+)
 
 
 def demo(
@@ -15,21 +17,37 @@ def demo(
         list[str] | None,
         typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of recipes/demo.yaml to change.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
-    num_images: Annotated[int, typer.Option(help="Images of each evaluation.")] = 512,
+    style: Annotated[
+        bool, typer.Option("--style", help="Teach a bundled few-step model a new style from a folder of images.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder.", show_default="runs/demo, with --style runs/style")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help="Images of each evaluation.", show_default="512, with --style 256")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Measure every row here, the shipped ones too.")] = False,
 ) -> None:
     """Fine-tune the bundled 4-step emoji model end to end, measure it before and after, and write a report.
 
     Takes a few minutes on a CPU. Again after Ctrl-C it goes on where it stopped.
     """
+    out = out or Path("runs") / ("style" if style else "demo")
     with waiting_for(f"what was done is in {out}; the same command goes on") as waiting:
-        from e2ed2.demo.run import run_demo
+        if style:
+            from e2ed2.demo.style import run_style as run
 
-        rows = run_demo(
-            out, overrides or [], num_images=num_images, full=full, say=waiting.say, watch=waiting, tick=waiting.tick
-        )
+            number, rest = 256, {}
+        else:
+            from e2ed2.demo.run import run_demo as run
+
+            number, rest = 512, {"full": full}
+        rows = run(
+            out, overrides or [], num_images=num_images or number, say=waiting.say, watch=waiting, tick=waiting.tick,
+            **rest,
+        )  # fmt: skip
     from e2ed2.reports.table import print_comparison
 
     print_comparison(rows)
-    print(f"\nmodel:  {out / 'model'}\nreport: {out / 'report.html'}")
+    model, report = (out / "finetuned" / "model", out / "report.html") if style else (out / "model", out / "report.html")
+    print(f"\nmodel:  {model}\nreport: {report}")

@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.evaluation.results import read_results
-from e2ed2.reports.comparisons import changes_of, table_of
-from e2ed2.reports.page import data_uri
+from e2ed2.reports.comparisons import changes_of, picture_uri, table_of
 from e2ed2.sampling.folder import read_images
-from e2ed2.system.drawing.pictures import png_bytes, to_picture
 
 TITLE = "A four-step model, before and after training its whole sampler end to end"
 TEXT = (
@@ -50,11 +48,7 @@ def _prompts(folder: Path) -> list[dict[str, Any]]:
     shown = []
     for prompt in [p for p in dict.fromkeys(p for p, _ in before) if p in real][:NUM_PROMPTS]:
         both = [key for key in before if key[0] == prompt and key in after][:SEEDS_PER_PROMPT]
-        pairs = [(f"seed {seed}", _inline(before[prompt, seed]), _inline(after[prompt, seed])) for _, seed in both]
+        pairs = [(f"seed {key[1]}", picture_uri(before[key]), picture_uri(after[key])) for key in both]
         if pairs:
-            shown.append({"prompt": prompt, "real": _inline(real[prompt]), "pairs": pairs})
+            shown.append({"prompt": prompt, "real": picture_uri(real[prompt]), "pairs": pairs})
     return shown
-
-
-def _inline(image: Any) -> str:
-    return data_uri(png_bytes(to_picture(image)))

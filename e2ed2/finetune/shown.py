@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from e2ed2.data.batch import Picture, spread
 from e2ed2.data.cache import CachedSet
@@ -22,11 +21,9 @@ from e2ed2.finetune.near_copies import near_copies
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.recipe.config import Config
-from e2ed2.reports.comparisons import changes_of, table_of
-from e2ed2.reports.page import data_uri
+from e2ed2.reports.comparisons import changes_of, first_of_each, sheet_of, table_of
 from e2ed2.sampling.folder import make_files, read_images, requests_for, save_images
 from e2ed2.sampling.model import load_model
-from e2ed2.system.drawing.pictures import png_bytes, to_picture
 from e2ed2.system.files import atomic_folder, write_file
 from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch
@@ -155,28 +152,13 @@ def _sheets(folder: Path, pictures: list[Picture], steps: list[int], copied: str
     real = {picture.captions[0]: picture.image for picture in reversed(pictures)}
     sheets = []
     for kind, text in (("new", f"Evenly over your captions, not a selection. {copied}"), ("old", "Not a selection.")):
-        columns = {f"{label}, {k} steps" if k > 1 else f"{label}, 1 step": folder / kind / f"{label}-{k}"
-                   for k in steps for label in ("start", "finetuned")}  # fmt: skip
-        made = {name: _first_of_each(path) for name, path in columns.items()}
-        captions = list(next(iter(made.values())))
-        heads = (["real"] if kind == "new" else []) + list(made)
-        rows = [
-            {"caption": caption, "pictures": [*([_inline(real[caption])] if kind == "new" else []),
-                                              *(_inline(images[caption]) for images in made.values())]}
-            for caption in (captions[i] for i in spread(len(captions), NUM_SHOWN).tolist())
-        ]  # fmt: skip
-        if rows:
-            title = f"Side by side: {ABOUT[kind][0].lower()}"
-            sheets.append({"title": title, "text": text, "heads": heads, "rows": rows})
-    return sheets
-
-
-def _first_of_each(folder: Path) -> dict[str, Tensor]:
-    """Caption -> the first of its samples."""
-    found: dict[str, Tensor] = {}
-    for row, image in read_images(folder) if folder.is_dir() else []:
-        found.setdefault(row.prompt, image)
-    return found
+        columns = {"real": real} if kind == "new" else {}
+        for k in steps:
+            for label in ("start", "finetuned"):
+                head = f"{label}, {k} steps" if k > 1 else f"{label}, 1 step"
+                columns[head] = first_of_each(folder / kind / f"{label}-{k}")
+        sheets.append(sheet_of(f"Side by side: {ABOUT[kind][0].lower()}", text, columns, NUM_SHOWN))
+    return [sheet for sheet in sheets if sheet["rows"]]
 
 
 def _copied(samples: Path, pictures: list[Picture], start: Path) -> str:
@@ -193,7 +175,3 @@ def _copied(samples: Path, pictures: list[Picture], start: Path) -> str:
         f"{int(found.is_copy.sum())} of {len(made)} samples are near copies of a training image, by a line that finds "
         f"{found.found:.0%} of the autoencoder's copies and takes {found.false:.0%} of other drawings for one."
     )
-
-
-def _inline(image: Tensor) -> str:
-    return data_uri(png_bytes(to_picture(image)))

@@ -1,13 +1,19 @@
-"""Models measured side by side, as a run's page shows them: a table with charts, and what changed."""
+"""Models measured side by side, as a run's page shows them: a table with charts, pictures, and what changed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from torch import Tensor
 
+from e2ed2.data.batch import spread
 from e2ed2.evaluation.metrics.table import is_better, metric_of
+from e2ed2.reports.page import data_uri
+from e2ed2.sampling.folder import read_images
 from e2ed2.system.drawing.charts import interval_chart
 from e2ed2.system.drawing.figures import figure
+from e2ed2.system.drawing.pictures import png_bytes, to_picture
 
 Results = Sequence[dict[str, Any]]  # of `evaluation.results`, as plain values
 
@@ -63,3 +69,32 @@ def _dots(evaluations: Results, floors: Results, names: Sequence[str], own: str)
         if rows:
             charts.append({"metric": metric, "svg": Markup(interval_chart(rows, f"{metric.title}. {text}", mark))})
     return charts
+
+
+def sheet_of(title: str, text: str, columns: Mapping[str, Mapping[str, Tensor]], num_shown: int) -> dict[str, Any]:
+    """Pictures side by side: rows are captions that all columns have, evenly over them.
+
+    Args:
+        columns: head -> caption -> uint8 [3, H, W].
+    """
+    first, *others = columns.values()
+    captions = [caption for caption in first if all(caption in images for images in others)]
+    shown = [captions[i] for i in spread(len(captions), num_shown).tolist()]
+    rows = [
+        {"caption": caption, "pictures": [picture_uri(images[caption]) for images in columns.values()]}
+        for caption in shown
+    ]
+    return {"title": title, "text": text, "heads": list(columns), "rows": rows}
+
+
+def first_of_each(folder: Path) -> dict[str, Tensor]:
+    """Caption -> the first of its samples in a sample folder; nothing where there is none."""
+    found: dict[str, Tensor] = {}
+    for row, image in read_images(folder) if folder.is_dir() else []:
+        found.setdefault(row.prompt, image)
+    return found
+
+
+def picture_uri(image: Tensor) -> str:
+    """uint8 [3, H, W] for a page's own text."""
+    return data_uri(png_bytes(to_picture(image)))
