@@ -49,5 +49,5 @@ def demo(
     from e2ed2.reports.table import print_comparison
 
     print_comparison(rows)
-    model, report = (out / "finetuned" / "model", out / "report.html") if style else (out / "model", out / "report.html")
-    print(f"\nmodel:  {model}\nreport: {report}")
+    run_dir = out / "finetuned" if style else out
+    print(f"\nmodel:  {run_dir / 'model'}\nreport: {run_dir / 'report.html'}")

@@ -58,7 +58,7 @@ class EndToEndStage(FewStepStage):
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
         super().__init__(config, data, device, say)
         if self.half is not None and isinstance(self._features, nn.Module):
-            nn.Module.to(self._features, memory_format=torch.channels_last)  # faster convolutions
+            self._features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         self._rows_per_caption, n = self.data.images_per_caption, config.data.images_per_caption
         if self._rows_per_caption < n:
             self._go_without_groups(say)
