@@ -15,7 +15,7 @@ SHARE = 0.9  # of the device's memory that is counted on
 LORA_RANK, LORA_LR, LR = 64, 1e-3, 3e-4
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
-UPDATES = 2000
+UPDATES = 1000
 SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style
 CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
 
