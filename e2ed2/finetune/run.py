@@ -62,6 +62,8 @@ def choose_finetune(
         raise UserError("run.dir: finetune writes to --out; give that instead")
     if steps is not None:
         check_range("--steps", steps, 1, MOST_STEPS)
+    if prompt is not None and not prompt.strip():
+        raise UserError("--prompt: is empty; say what the images show, such as 'a photo of sks dog'")
     start = find_start(model, _of_section("model", overrides), steps)
     fields: dict[str, Any] = {name.removeprefix("data."): value for name, value in data_fields(data).items()}
     fields |= {} if prompt is None else {"default_caption": prompt}
@@ -75,6 +77,11 @@ def choose_finetune(
                     )
         return Finetune(config_of({**recorded, "run": {"dir": str(out)}}, overrides), [])
     captions = _captions({**fields, **_of_section("data", overrides)})
+    if captions.images == 0 and prompt is None:
+        raise UserError(
+            f"DATA '{data}': none of its images has a caption; put name.txt beside name.jpg, or give one for all: "
+            "--prompt 'a photo of sks dog'"
+        )
     choice = choose(start, fields, captions, out)
     if captions.images is not None and captions.images < FEW_IMAGES:
         few = f"{captions.images} image{'s' if captions.images > 1 else ''}"

@@ -54,7 +54,8 @@ class FewStepStage:
         self._config, self._device, steps = config, device, config.trajectory.num_inference_steps
         self._prompt = short_caption(data)  # of the card
         self.half = half_of(config)
-        with_text = not isinstance(data, CachedSet) or bool(self._prompts_beside())
+        prompts = self._prompts_beside()
+        with_text = bool(prompts) or not isinstance(data, CachedSet)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:
             raise UserError(
@@ -72,7 +73,6 @@ class FewStepStage:
         if config.trajectory.teacher is not None:  # told before the images are encoded
             check_teacher(config.trajectory.teacher, self._pipeline, data.size)
         self.data = latent_set(data, config, self._pipeline, device, say, start.max_sequence_length)
-        prompts = self._prompts_beside()
         if prompts:
             self._beside = cached_prompt_embeds(prompts, self._pipeline, start.max_sequence_length)
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
