@@ -52,10 +52,11 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
     Args:
         data: fields of the recipe's `data`, where it lies.
     """
-    objective, pairs, terms = _objective(captions)
+    objective, pairs, terms = _objective(captions, start.steps)
     trained, memory, trains = _parameters(start)
     rows, fits = _rows(memory, start.steps)
-    trajectory: dict[str, Any] = {"num_inference_steps": start.steps, "start": "random_step", **trained}
+    begins = "random_step" if start.steps > 1 else "pure_noise"
+    trajectory: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins, **trained}
     if start.solver is not None:
         trajectory["solver"] = start.solver
     if start.guidance_scale is not None:
@@ -83,11 +84,13 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
     return Choice(values, reasons)
 
 
-def _objective(captions: Captions) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _objective(captions: Captions, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(Terms, fields of `data`, why)."""
     terms: dict[str, Any] = {"l2": {"weight": 1.0}, "lpips": {"weight": 1.0}, "keep": {"weight": 1.0}}
     if captions.shared < SHARED:
         return {**terms, "mmd": {"weight": 300.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
+    if steps == 1:  # of pairs l2 and lpips judge later starts alone
+        terms = {"keep": terms["keep"]}
     rules = {"patch_energy": {"weight": 1.0}, "lpips_energy": {"weight": 1.0}}
     why = f"terms: energy scores, since {captions.shared:.0%} of the images share their caption with another one"
     return {**terms, **rules}, {"images_per_caption": 2, "plain_caption_fraction": 1.0}, why
@@ -106,8 +109,8 @@ def _parameters(start: Start) -> tuple[dict[str, Any], Memory, str]:
 
 
 def _rows(memory: Memory, steps: int) -> tuple[int, str]:
-    """(Images of a micro-batch, why): as many as fit."""
+    """(Images of a micro-batch, why): as many as fit, and the two that terms compare at least."""
     has = SHARE * device_memory()
-    rows = next((rows for rows in (32, 16, 8, 4, 2) if memory.at(rows, steps, True) < has), 1)
+    rows = next((rows for rows in (32, 16, 8, 4) if memory.at(rows, steps, True) < has), 2)
     gib = memory.at(rows, steps, True) / 2**30
     return rows, f"batch: {BATCH_SIZE} images an update, {rows} at a time: about {gib:.1f} of {has / 2**30:.0f} GiB"

@@ -100,11 +100,13 @@ def _row(label: str, model: Path, steps: int, protocol: Path, out: Path, watch: 
 
 
 def _pictures(config: Config, out: Path, watch: Watch) -> list[Picture]:
-    """Images of the data, evenly over it, which are also written to `out`; none of a cache without them."""
+    """Images of the data, evenly over it, which are also written to `out`; none of a cache, nor of other shapes."""
     data = load_training_set(config.data, lambda line: None, partial(watch, "reading data"))
     if isinstance(data, CachedSet):
         return []
     pictures = [p for p in data.preview(MOST_IMAGES) if p.image.shape[-2:] == (data.size, data.size)]
+    if not pictures:
+        return []
     save_images(out, "data", torch.stack([p.image for p in pictures]), [p.captions[0] for p in pictures])
     return pictures
 
