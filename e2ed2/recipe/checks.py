@@ -161,7 +161,7 @@ def check_grids(config: Config) -> None:
 def check_trajectory(config: Config) -> None:
     """The parameters that the sampler has, and the gradient that it takes."""
     trajectory, intermediate = config.trajectory, config.objective.intermediate_weight
-    denoising, trains_one = config.objective.denoising.weight, trajectory.time_grid != "learned_alone"
+    trains_one = not trajectory.has_set_per_step and trajectory.time_grid != "learned_alone"
     parameters, steps, kept = trajectory.parameters, trajectory.num_inference_steps, trajectory.num_backprop_steps
     is_cut = kept is not None and kept < steps
     if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
@@ -184,11 +184,11 @@ def check_trajectory(config: Config) -> None:
             f"trajectory.num_backprop_steps: {kept}, but with parameters={parameters} the sets of steps before those "
             "would never learn: leave it out, or take shared or lora"
         )
-    if denoising > 0 and (trajectory.has_set_per_step or not trains_one):
+    if config.objective.denoising.weight > 0 and not trains_one:
         raise UserError(
-            f"objective.denoising.weight: {denoising}, but the ordinary loss trains one network for all timesteps, and "
-            f"here trajectory.parameters={parameters}, time_grid={trajectory.time_grid}: leave "
-            "it out, or take shared or lora, and fixed or learned"
+            f"objective.denoising.weight: {config.objective.denoising.weight}, but the ordinary loss trains one "
+            f"network for all timesteps, unlike trajectory.parameters={parameters} with "
+            f"time_grid={trajectory.time_grid}: leave it out"
         )
     if intermediate > 0 and trajectory.step_counts == [1]:
         raise UserError(
