@@ -116,6 +116,9 @@ def _captions(fields: dict[str, Any]) -> Captions:
         return captions_of(opened.first_captions())
     if not isinstance(opened, tuple):  # a stream, or not one source
         return Captions()
-    _, source = opened
+    where, source = opened
+    if not len(source):
+        what = f"none of its {len(source.skipped)} images is usable: {source.skipped[0]}"
+        raise UserError(f"DATA '{where}': {what}; --prompt gives a caption to all that have none")
     items = [source[row] for row in range(min(len(source), MOST_READ))]
     return captions_of([item.captions[0] for item in items if isinstance(item, RawItem)])

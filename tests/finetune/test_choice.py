@@ -1,0 +1,141 @@
+"""What is chosen for a model, for data and for a device's memory; whatever it is, a recipe takes it."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from e2ed2.finetune import choice as module
+from e2ed2.finetune.choice import Captions, captions_of, choose
+from e2ed2.finetune.starts import Start
+from e2ed2.models.memory import Memory
+from e2ed2.recipe.config import ModelConfig
+from e2ed2.recipe.load import config_of
+
+DATA = {"source": "folder", "path": "photos"}
+UNIQUE, SHARED, ONE, STREAM = Captions(40, 0.1), Captions(40, 0.9), Captions(1, 0.0), Captions()
+GIB = 2**30
+START = Start(ModelConfig(path="my/model"), Path("unused"), 4, "lcm", 1.0, True, 64, "its inference.json")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(free, num_trained=..., ...)`: memory, and the size of any model; 8 GiB and a small one first."""
+
+    def have(free: float, num_trained: int = 10**7, weights: int = GIB, evaluation: int = GIB // 100):
+        whole = Memory(weights, evaluation, GIB // 50, num_trained)
+        adapter = replace(whole, weights=weights // 5, evaluation=evaluation // 2, num_trained=num_trained // 10)
+        monkeypatch.setattr(module, "device_memory", lambda: int(free))
+        monkeypatch.setattr(module, "count_memory", lambda *asked, half=False: adapter if half else whole)
+
+    have(8 * GIB)
+    return have
+
+
+def config_for(start: Start = START, captions: Captions = UNIQUE):
+    chosen = choose(start, DATA, captions, Path("runs/x"))
+    return config_of(chosen.values), chosen.reasons
+
+
+def weights_of(config) -> dict[str, float]:
+    terms = config.objective.model_dump()
+    return {name: term["weight"] for name, term in terms.items() if isinstance(term, dict) and term.get("weight")}
+
+
+def test_captions_are_counted_once_an_image():
+    assert captions_of(["a", "b", "a", "c"]) == Captions(4, 0.5)
+    assert captions_of(["a"]) == Captions(1, 0.0)
+    assert captions_of(["a photo of sks dog"] * 5) == Captions(5, 1.0)
+    assert captions_of([]) == Captions(0, 0.0)
+
+
+def test_captions_that_tell_images_apart_are_answered_by_pairs_of_sample_and_image(machine):
+    config, reasons = config_for()
+    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, "mmd": 300, "kl": 2e-4}
+    assert config.data.images_per_caption == 1
+    assert "terms: L2, LPIPS and MMD, since captions tell images apart" in reasons
+
+
+def test_captions_of_a_subject_are_answered_by_scoring_rules(machine):
+    config, reasons = config_for(captions=SHARED)
+    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, "patch_energy": 1, "lpips_energy": 1, "kl": 2e-4}
+    assert (config.data.images_per_caption, config.data.plain_caption_fraction) == (2, 1)
+    assert "terms: energy scores, since 90% of the images share their caption with another one" in reasons
+
+
+def test_the_sampler_is_the_start_s_own(machine):
+    config, reasons = config_for()
+    trajectory = config.trajectory
+    assert (trajectory.num_inference_steps, trajectory.solver, trajectory.guidance_scale) == (4, "lcm", 1)
+    assert trajectory.random_num_steps and trajectory.num_steps_weights == pytest.approx([4, 2, 4 / 3, 1])
+    assert reasons[0] == "sampler: 1 to 4 steps of lcm, from its inference.json"
+    config, reasons = config_for(replace(START, any_steps=False, solver=None, guidance_scale=None, side=128))
+    assert not config.trajectory.random_num_steps
+    assert config.trajectory.solver is config.trajectory.guidance_scale is None
+    assert reasons[0] == "sampler: 4 steps, from its inference.json"
+    assert config.data.size == 128
+
+
+def test_what_is_known_of_model_and_data_is_handed_on(machine):
+    model = ModelConfig(path="org/sdxl", variant="fp16", lora=["org/lora"])
+    values = choose(replace(START, model=model), DATA | {"default_caption": "a dog"}, UNIQUE, Path("runs/x")).values
+    assert values["model"] == {"path": "org/sdxl", "variant": "fp16", "lora": ["org/lora"]}
+    assert values["data"] == DATA | {"default_caption": "a dog", "size": 64}
+    assert values["run"] == {"dir": "runs/x"}
+
+
+def test_all_weights_are_trained_where_they_are_few_and_fit(machine):
+    config, reasons = config_for()
+    assert (config.trajectory.parameters, config.train.lr) == ("shared", 3e-4)
+    assert "trained: all 10M weights, which fit" in reasons
+
+
+def test_of_a_large_model_an_adapter_is_trained(machine):
+    machine(80 * GIB, num_trained=2 * 10**8)
+    config, reasons = config_for()
+    assert (config.trajectory.parameters, config.trajectory.lora_rank, config.train.lr) == ("lora", 64, 1e-3)
+    assert "trained: a LoRA of rank 64 (20.0M), since the model has 200M weights" in reasons
+    machine(80 * GIB, num_trained=2 * 10**8 - 1)
+    assert config_for()[0].trajectory.parameters == "shared"
+
+
+def test_where_all_weights_do_not_fit_an_adapter_is_trained(machine):
+    machine(GIB)
+    config, reasons = config_for()
+    assert config.trajectory.parameters == "lora"
+    assert "trained: a LoRA of rank 64 (1.0M), since the model has 10M weights, too many to train here" in reasons
+
+
+def test_the_less_memory_the_fewer_images_at_a_time_and_as_many_an_update(machine):
+    """Of 90%: 1.25 * (1 + rows * 0.06) GiB."""
+    for free, rows in ((4.06, 32), (4.04, 16), (2.71, 8), (2.03, 4), (1.70, 2)):
+        machine(free * GIB)
+        config, reasons = config_for()
+        assert config.trajectory.parameters == "shared"
+        assert (config.train.micro_batch_size, config.train.gradient_accumulation_steps) == (rows, 32 // rows), free
+    assert reasons[-1] == "batch: 32 images an update, 2 at a time: about 1.4 of 2 GiB"
+
+
+def test_two_images_at_a_time_are_the_least(machine):
+    machine(1)
+    assert config_for()[0].train.micro_batch_size == config_for(captions=SHARED)[0].train.micro_batch_size == 2
+
+
+def test_whatever_is_chosen_is_a_recipe_that_is_accepted(machine):
+    for free, num_trained in product((1, GIB, 100 * GIB), (10**7, 10**9)):
+        machine(free, num_trained)
+        for steps, any_steps, solver in product((1, 2, 4, 8, 50), (True, False), ("lcm", "ancestral", "euler", None)):
+            start = replace(START, steps=steps, any_steps=any_steps, solver=solver)
+            for captions in (UNIQUE, SHARED, ONE, STREAM, Captions(2, 1.0)):
+                config, reasons = config_for(start, captions)
+                assert config.trajectory.num_inference_steps == steps and len(reasons) == 4
+                assert config.train.micro_batch_size * config.train.gradient_accumulation_steps == 32
+                assert "keep" in weights_of(config) and len(weights_of(config)) > 3
+
+
+def test_a_tiny_model_is_trained_whole(tiny_model):
+    start = replace(START, model=ModelConfig(path=str(tiny_model)), folder=tiny_model)
+    config, reasons = config_for(start)
+    assert (config.trajectory.parameters, config.train.micro_batch_size) == ("shared", 32)
+    assert len(reasons) == 4
