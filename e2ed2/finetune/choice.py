@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.finetune.starts import Start
-from e2ed2.models.memory import Memory, count_memory, device_memory
+from e2ed2.models.memory import count_memory, device_memory
+from e2ed2.recipe.objective import CropConfig
 
-BATCH_SIZE = 32  # captions of an update
+BATCH_SIZE, MICRO_BATCHES = 32, (32, 16, 8, 4, 2)  # captions of an update, and at a time
 SHARE = 0.9  # of the device's memory that is counted on
-LORA_RANK = 64
+LORA_RANK, LORA_LR, LR = 64, 1e-3, 3e-4
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 2000
 SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style
-DECODED_CELLS = 48  # latent cells along the side of what losses decode of a large image
+CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
 
 
 @dataclass(frozen=True)
@@ -52,65 +53,95 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
     Args:
         data: fields of the recipe's `data`, where it lies.
     """
-    objective, pairs, terms = _objective(captions, start.steps)
-    trained, memory, trains = _parameters(start)
-    rows, fits = _rows(memory, start.steps)
+    has = SHARE * device_memory()
+    parameters, trains = _parameters(start, has)
+    crop, share = _crop(start)
+    fit = _fit(start, parameters, share, has)
+    objective, pairs, terms = _objective(captions, fit.rows, start.steps)
     begins = "random_step" if start.steps > 1 else "pure_noise"
-    trajectory: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins, **trained}
-    if start.solver is not None:
-        trajectory["solver"] = start.solver
-    if start.guidance_scale is not None:
-        trajectory["guidance_scale"] = start.guidance_scale
+    sampler: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins}
+    sampler |= {} if start.solver is None else {"solver": start.solver}
+    sampler |= {} if start.guidance_scale is None else {"guidance_scale": start.guidance_scale}
+    serves = f"{start.steps}"
     if start.any_steps and start.steps > 1:
+        serves = f"1 to {start.steps}"
         weights = [start.steps / k for k in range(1, start.steps + 1)]
-        trajectory |= {"random_num_steps": True, "num_steps_weights": weights}
-    serves = f"1 to {start.steps}" if start.any_steps and start.steps > 1 else f"{start.steps}"
-    reasons = [
-        f"sampler: {serves} steps{f' of {start.solver}' if start.solver else ''}, from {start.why}",
-        trains,
-        terms,
-        fits,
-    ]
+        sampler |= {"random_num_steps": True, "num_steps_weights": weights}
     model = start.model.model_dump(mode="json", exclude_defaults=True)
     train = {
-        "max_train_steps": UPDATES, "micro_batch_size": rows, "gradient_accumulation_steps": BATCH_SIZE // rows,
-        "lr": 1e-3 if "parameters" in trained else 3e-4, "lr_schedule": "cosine", "weight_decay": 0.0,
-        "ema_decay": 0.95, "checkpoint_every": 250, "preview_every": 250, "log_every": 5,
+        "max_train_steps": UPDATES, "micro_batch_size": fit.rows, "gradient_accumulation_steps": BATCH_SIZE // fit.rows,
+        "lr": LORA_LR if parameters else LR, "lr_schedule": "cosine", "weight_decay": 0.0, "ema_decay": 0.95,
+        "checkpoint_every": 250, "preview_every": 250, "log_every": 5,
     }  # fmt: skip
     values = {
-        "stage": "e2ed2", "run": {"dir": str(run_dir)}, "model": model, "data": {**data, **pairs, "size": start.side},
-        "trajectory": trajectory, "objective": objective, "train": train,
-    }  # fmt: skip
-    return Choice(values, reasons)
+        "stage": "e2ed2",
+        "run": {"dir": str(run_dir)},
+        "model": model | ({"gradient_checkpointing": True} if fit.recomputes_blocks else {}),
+        "data": {**data, **pairs, "size": start.side},
+        "trajectory": sampler | parameters | ({"gradient_checkpointing": True} if fit.recomputes_steps else {}),
+        "objective": objective | crop,
+        "train": train,
+    }
+    sampled = f"sampler: {serves} steps{f' of {start.solver}' if start.solver else ''}, from {start.why}"
+    return Choice(values, [sampled, trains, terms, fit.why])
 
 
-def _objective(captions: Captions, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """(Terms, fields of `data`, why)."""
-    terms: dict[str, Any] = {"l2": {"weight": 1.0}, "lpips": {"weight": 1.0}, "keep": {"weight": 1.0}}
+def _parameters(start: Start, has: float) -> tuple[dict[str, Any], str]:
+    """(Fields of `trajectory`, why): all weights where they fit and are not many, else an adapter."""
+    whole = count_memory(start.folder, start.side)
+    count, fits = f"{whole.num_trained / 1e6:,.0f}M weights", whole.at(2, start.steps) < has
+    if whole.num_trained < LARGE and fits:
+        return {}, f"trained: all {count}"
+    why = f"the model has {count}{'' if fits else ', too many for the memory here'}"
+    return {"parameters": "lora", "lora_rank": LORA_RANK}, f"trained: a LoRA of rank {LORA_RANK}, since {why}"
+
+
+def _crop(start: Start) -> tuple[dict[str, Any], float]:
+    """(Fields of `objective`, share of an image that losses decode): a window of large images."""
+    cells = start.side // CELL
+    if cells <= DECODED_CELLS:
+        return {}, 1.0
+    return {"crop": {"size": DECODED_CELLS}}, ((DECODED_CELLS + 2 * CropConfig().halo) / cells) ** 2
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Images of a micro-batch, and what is recomputed in backward so that they fit."""
+
+    rows: int
+    recomputes_steps: bool
+    recomputes_blocks: bool
+    why: str
+
+
+def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -> _Fit:
+    """As many images as fit, with as little recomputed as that takes."""
+    rank = parameters.get("lora_rank")
+    for recomputes_steps, recomputes_blocks in ((False, False), (True, False), (True, True)):
+        memory = count_memory(
+            start.folder, start.side, rank, half=rank is not None, recomputes_blocks=recomputes_blocks
+        )
+        kept = 1 if recomputes_steps else start.steps
+        fitting = [rows for rows in MICRO_BATCHES if memory.at(rows, kept, decoded) < has]
+        if fitting:
+            break
+    rows = fitting[0] if fitting else 1
+    needs = f"about {memory.at(rows, kept, decoded) / 2**30:.1f} of {has / 2**30:.0f} GiB"
+    recomputed = " and blocks" if recomputes_blocks else ""
+    recomputed = f", steps{recomputed} recomputed in backward" if recomputes_steps else ""
+    why = f"batch: {BATCH_SIZE} images an update, {rows} at a time, {needs}{recomputed}"
+    return _Fit(rows, recomputes_steps, recomputes_blocks, why)
+
+
+def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(Terms, fields of `data`, why); a single row has nothing to be compared with but its image."""
+    terms: dict[str, Any] = {name: {"weight": 1.0} for name in ("l2", "lpips", "keep")}
+    if rows < 2:
+        return terms, {}, "terms: L2 and LPIPS, since one image at a time is no set"
     if captions.shared < SHARED:
         return {**terms, "mmd": {"weight": 300.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
     if steps == 1:  # of pairs l2 and lpips judge later starts alone
         terms = {"keep": terms["keep"]}
-    rules = {"patch_energy": {"weight": 1.0}, "lpips_energy": {"weight": 1.0}}
+    rules = {name: {"weight": 1.0} for name in ("patch_energy", "lpips_energy")}
     why = f"terms: energy scores, since {captions.shared:.0%} of the images share their caption with another one"
     return {**terms, **rules}, {"images_per_caption": 2, "plain_caption_fraction": 1.0}, why
-
-
-def _parameters(start: Start) -> tuple[dict[str, Any], Memory, str]:
-    """(Fields of `trajectory`, what they take, why): all weights where they fit and are not many, else an adapter."""
-    whole = count_memory(start.folder, start.side)
-    needs, has = whole.at(1, start.steps, True), SHARE * device_memory()
-    if whole.num_trained < LARGE and needs < has:
-        return {}, whole, f"trained: all {whole.num_trained / 1e6:,.0f}M weights, which fit"
-    adapter = count_memory(start.folder, start.side, LORA_RANK, half=True)
-    why = f"the model has {whole.num_trained / 1e6:,.0f}M weights" + ("" if needs < has else ", too many to train here")
-    fields = {"parameters": "lora", "lora_rank": LORA_RANK}
-    return fields, adapter, f"trained: a LoRA of rank {LORA_RANK} ({adapter.num_trained / 1e6:,.1f}M), since {why}"
-
-
-def _rows(memory: Memory, steps: int) -> tuple[int, str]:
-    """(Images of a micro-batch, why): as many as fit, and the two that terms compare at least."""
-    has = SHARE * device_memory()
-    rows = next((rows for rows in (32, 16, 8, 4) if memory.at(rows, steps, True) < has), 2)
-    gib = memory.at(rows, steps, True) / 2**30
-    return rows, f"batch: {BATCH_SIZE} images an update, {rows} at a time: about {gib:.1f} of {has / 2**30:.0f} GiB"

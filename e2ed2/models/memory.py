@@ -46,23 +46,30 @@ class Memory:
     decoding: int
     num_trained: int
 
-    def at(self, rows: int, steps: int, decodes: bool) -> float:
-        """Of a micro-batch of `rows` images whose gradient passes through `steps` steps."""
-        return BEYOND * (self.weights + rows * (steps * self.evaluation + decodes * self.decoding))
+    def at(self, rows: int, steps: int, decoded: float = 1.0) -> float:
+        """Of a micro-batch of `rows` images, the tensors of `steps` evaluations kept, a share `decoded` of each image.
+
+        With steps recomputed in backward one evaluation is kept, however many steps the gradient passes through.
+        """
+        return BEYOND * (self.weights + rows * (steps * self.evaluation + decoded * self.decoding))
 
 
-def count_memory(folder: Path, side: int, lora_rank: int | None = None, half: bool = False) -> Memory:
+def count_memory(
+    folder: Path, side: int, lora_rank: int | None = None, *, half: bool = False, recomputes_blocks: bool = False
+) -> Memory:
     """Of a model folder, for images of `side` pixels.
 
     Args:
         lora_rank: of an adapter on a frozen network; None trains all weights. half: frozen weights and activations are
-            in bf16.
+            in bf16. recomputes_blocks: with `model.gradient_checkpointing`; of the block at work nothing is counted.
     Raises:
         UserError: not a pipeline of a known family.
     """
     pipeline = _on_meta(folder)
     network, autoencoder = network_of(pipeline), pipeline.vae.requires_grad_(False)
     size = 2 if half else 4
+    if recomputes_blocks:
+        network.enable_gradient_checkpointing()
     with torch.device("meta"):
         trained = network if lora_rank is None else lora_copies(network, 1, lora_rank)[0]
     num_trained = sum(p.numel() for p in trained.parameters() if p.requires_grad)
