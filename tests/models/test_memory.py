@@ -1,6 +1,7 @@
 """What a training takes of a device's memory: counted by hand, and as autograd keeps it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_of_a_lora_only_its_own_weights_are_trained(tiny_model):
     layers = [(32, 32)] * 8 + [(32, 128), (128, 32)]
     num_frozen = num_weights(tiny_model, "transformer") + num_weights(tiny_model, "vae")
     for rank, half in ((1, False), (4, False), (4, True)):
-        memory = count_memory(tiny_model, 64, rank, half)
+        memory = count_memory(tiny_model, 64, rank, half=half)
         assert memory.num_trained == sum(rank * (wide + high) for wide, high in layers)
         assert memory.weights == 20 * memory.num_trained + (2 if half else 4) * num_frozen
     whole, halved = count_memory(tiny_model, 64, 4), count_memory(tiny_model, 64, 4, half=True)
@@ -93,11 +94,17 @@ def test_what_is_counted_is_what_the_real_networks_keep(class_name, tmp_path):
     assert memory.decoding == held(lambda: decode(vae, x), vae)
 
 
+def test_what_is_recomputed_in_backward_is_not_kept(tiny_model):
+    memory, less = (count_memory(tiny_model, 64, recomputes_blocks=recomputes) for recomputes in (False, True))
+    assert less.evaluation < memory.evaluation / 2
+    assert replace(less, evaluation=memory.evaluation) == memory
+
+
 def test_rows_and_steps_add_up():
     memory = Memory(weights=100, evaluation=10, decoding=5, num_trained=3)
-    assert memory.at(4, 3, True) == 1.25 * (100 + 4 * (3 * 10 + 5))
-    assert memory.at(4, 3, False) == 1.25 * (100 + 4 * 3 * 10)
-    assert memory.at(4, 3, True) < memory.at(5, 3, True) < memory.at(5, 4, True)
+    assert memory.at(4, 3) == memory.at(4, 3, 1.0) == 1.25 * (100 + 4 * (3 * 10 + 5))
+    assert memory.at(4, 3, 0.5) == 1.25 * (100 + 4 * (3 * 10 + 2.5))
+    assert memory.at(4, 3) < memory.at(5, 3) < memory.at(5, 4)
 
 
 def test_the_device_has_some():
