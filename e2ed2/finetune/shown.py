@@ -90,7 +90,7 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
     return {
         "headline": {"title": f"{config.model.path}, moved to new images", "text": TEXT},
         "made_by": "e2ed2 finetune",
-        "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []), most)],
+        "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []))],
         "sheets": _sheets(folder, pictures, steps, _copied(folder / "new" / f"finetuned-{most}", pictures, start)),
         "tables": [table_of(*ABOUT[kind], rows[kind], "finetuned") for kind in rows],
     }
@@ -142,14 +142,14 @@ def _some(prompts: list[str]) -> list[str]:
     return [different[i] for i in spread(len(different), NUM_PROMPTS).tolist()]
 
 
-def _changes(kind: str, rows: Rows, steps: int) -> list[dict[str, Any]]:
+def _changes(kind: str, rows: Rows) -> list[dict[str, Any]]:
     """What changed at the start's own number of steps."""
     before, after = (next((r for r in rows if (r["model"], r["nfe"]) == (name, rows[0]["nfe"])), None)
                      for name in ("start", "finetuned"))  # fmt: skip
     if before is None or after is None:
         return []
-    changes = changes_of([name for name in HEADLINE if name in before["metrics"]], before, after)
-    return [{**change, "where": ABOUT[kind][0].lower()} for change in changes]
+    names = [name for name in HEADLINE if name in before["metrics"]]
+    return changes_of(names, before, after, ABOUT[kind][0].lower())
 
 
 def _sheets(folder: Path, pictures: list[Picture], steps: list[int], copied: str) -> list[dict[str, Any]]:

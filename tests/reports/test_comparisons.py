@@ -26,14 +26,17 @@ def row(model: str, nfe: int, **values: float) -> dict[str, object]:
         ("recall", 0.6, 0.2, "worse"),
         ("sharpness", 0.5, 0.9, "better"),
         ("sharpness", 0.9, 1.5, "worse"),
+        ("sharpness", 1.5, 0.9, "better"),
         ("sharpness", 0.5, 1.5, "changed"),  # as far from 1
+        ("spread", 0.1, 0.4, "changed"),
     ],
 )
 def test_a_change_is_called_what_it_is_only_where_intervals_part(name, before, after, expected):
     assert verdict(name, interval(before), interval(after)) == expected
-    rows = ({"metrics": {name: interval(value), "spread": interval(1)}} for value in (before, after))
-    [change] = changes_of([name], *rows)
+    rows = ({"metrics": {name: interval(value), "alignment": interval(1)}} for value in (before, after))
+    [change] = changes_of([name], *rows, "on new prompts")
     assert (change["metric"], change["verdict"]) == (metric_of(name), expected)
+    assert (change["where"], changes_of([name], *rows)[0]["where"]) == ("on new prompts", "")
     assert (change["before"], change["after"]) == (interval(before), interval(after))
 
 

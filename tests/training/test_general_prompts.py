@@ -5,7 +5,7 @@ import pytest
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.data.captions import read_captions
 from e2ed2.evaluation.protocols import read_protocol
-from e2ed2.training.stages.end_to_end import GENERAL_PROMPTS
+from e2ed2.training.stages.keep import GENERAL_PROMPTS
 
 LINES = GENERAL_PROMPTS.read_text(encoding="ascii").splitlines()
 PROTOCOLS = ("emoji", "emoji-heldout", "emoji-anystyle", "noto-heldout", "noto-validation", "lineart-heldout",
