@@ -33,7 +33,7 @@ def row(model: str, nfe: int, **values: float) -> dict[str, object]:
 )
 def test_a_change_is_called_what_it_is_only_where_intervals_part(name, before, after, expected):
     assert verdict(name, interval(before), interval(after)) == expected
-    rows = ({"metrics": {name: interval(value), "alignment": interval(1)}} for value in (before, after))
+    rows = [{"metrics": {name: interval(value), "alignment": interval(1)}} for value in (before, after)]
     [change] = changes_of([name], *rows, "on new prompts")
     assert (change["metric"], change["verdict"]) == (metric_of(name), expected)
     assert (change["where"], changes_of([name], *rows)[0]["where"]) == ("on new prompts", "")
