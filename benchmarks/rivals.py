@@ -19,7 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from e2ed2.data.captions import read_captions
 from e2ed2.emoji.styles import load_style, write_style
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.finetune.run import choose_finetune
@@ -28,7 +31,7 @@ from e2ed2.recipe.load import config_of
 from e2ed2.system.files import write_file
 from e2ed2.training.loop import train
 
-START, OLD = "emoji-e2ed2", "emoji-heldout"
+START, OLD, PHOTOGRAPHS = "emoji-e2ed2", "emoji-heldout", "photographs"
 TIMED = 12  # updates whose median says what one takes
 NO_TERMS = {f"objective.{name}.weight": 0 for name in ("l2", "lpips", "mmd", "keep")}
 ORDINARY = {**NO_TERMS, "objective.denoising.weight": 1}
@@ -76,11 +79,11 @@ def run(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         fields["model.path"], share = str(model), 1 - first
     model, more = _trained(fields, asked, data, folder / "run", share)
     spent = Spent(spent.updates + more.updates, spent.evaluations + more.evaluations, spent.seconds + more.seconds)
-    style = f"{asked.style}-{asked.measure}"
+    style = _protocol(asked, folder)
     rows = []
     steps = (4, 1, 20) if "denoising" in str(fields) else (4, 1)
     for protocol, nfe in [*((style, k) for k in steps), (OLD, 4)]:
-        out = folder / f"{protocol}-{nfe}"
+        out = folder / f"{Path(protocol).stem}-{nfe}"
         row = evaluate(str(model), protocol, steps=nfe, seed=asked.seed, out=out, keep="nothing")
         assert row is not None
         kept = ("protocol", "nfe", "num_images", "reference", "metrics")
@@ -146,6 +149,21 @@ def evaluations_per_update(config: Config) -> float:
     )
 
 
+def _protocol(asked: argparse.Namespace, folder: Path) -> str:
+    """The style's own protocol; of photographs one over their files, without alignment, which knows emoji alone."""
+    if asked.style != PHOTOGRAPHS:
+        return f"{asked.style}-{asked.measure}"
+    images = (asked.data / asked.measure).absolute()
+    prompts = {"path": str(images), "num": len(read_captions(images, "prompts")), "samples_per_prompt": 2}
+    values = {
+        "prompts": prompts, "reference": {"path": str(images)}, "images": {"size": 64},
+        "networks": {"features": "efficientnet"}, "metrics": ["kernel_distance", "recall", "spread", "sharpness"],
+    }  # fmt: skip
+    file = folder / f"{asked.style}-{asked.measure}.yaml"
+    write_file(file, yaml.safe_dump(values).encode())
+    return str(file)
+
+
 def _budget(asked: argparse.Namespace) -> str:
     return f"{asked.evaluations}-evaluations" if asked.evaluations else f"{asked.minutes:g}-minutes"
 
@@ -165,7 +183,7 @@ def _line(result: Mapping[str, Any]) -> str:
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals")
-    parser.add_argument("style", choices=["noto", "lineart"])
+    parser.add_argument("style", choices=["noto", "lineart", PHOTOGRAPHS])
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--evaluations", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -173,7 +191,10 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--measure", choices=["heldout", "validation"], default="heldout")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results/finetune"))
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if (asked.style == PHOTOGRAPHS) != (asked.data is not None):
+        parser.error(f"--data is the folder that benchmarks/photographs.py makes, of {PHOTOGRAPHS} alone")
+    return asked
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.finetune.starts import Start
+from e2ed2.models.folders.bundled import BUNDLED
 from e2ed2.models.memory import count_memory, device_memory
 from e2ed2.recipe.objective import CropConfig
 
@@ -15,7 +16,7 @@ SHARE = 0.9  # of the device's memory that is counted on
 LORA_RANK, LORA_LR, LR = 64, 1e-3, 3e-4
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
-UPDATES = 2000
+UPDATES = 1000
 SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style
 CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
 
@@ -67,6 +68,7 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
         serves = f"1 to {start.steps}"
         weights = [start.steps / k for k in range(1, start.steps + 1)]
         sampler |= {"random_num_steps": True, "num_steps_weights": weights}
+    prompts = "emoji" if start.model.path in BUNDLED else "general"
     model = start.model.model_dump(mode="json", exclude_defaults=True)
     train = {
         "max_train_steps": UPDATES, "micro_batch_size": fit.rows, "gradient_accumulation_steps": BATCH_SIZE // fit.rows,
@@ -79,11 +81,12 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
         "model": model | ({"gradient_checkpointing": True} if fit.recomputes_blocks else {}),
         "data": {**data, **pairs, "size": start.side},
         "trajectory": sampler | parameters | ({"gradient_checkpointing": True} if fit.recomputes_steps else {}),
-        "objective": objective | crop,
+        "objective": objective | crop | {"keep": {"weight": 1.0, "prompts": prompts}},
         "train": train,
     }
     sampled = f"sampler: {serves} steps{f' of {start.solver}' if start.solver else ''}, from {start.why}"
-    return Choice(values, [sampled, trains, terms, fit.why])
+    kept = f"kept: what the start makes of {prompts} prompts"
+    return Choice(values, [sampled, trains, terms, kept, fit.why])
 
 
 def _parameters(start: Start, has: float) -> tuple[dict[str, Any], str]:
@@ -135,13 +138,13 @@ def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -
 
 def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(Terms, fields of `data`, why); a single row has nothing to be compared with but its image."""
-    terms: dict[str, Any] = {name: {"weight": 1.0} for name in ("l2", "lpips", "keep")}
+    terms: dict[str, Any] = {name: {"weight": 1.0} for name in ("l2", "lpips")}
     if rows < 2:
         return terms, {}, "terms: L2 and LPIPS, since one image at a time is no set"
     if captions.shared < SHARED:
         return {**terms, "mmd": {"weight": 300.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
     if steps == 1:  # of pairs l2 and lpips judge later starts alone
-        terms = {"keep": terms["keep"]}
+        terms = {}
     rules = {name: {"weight": 1.0} for name in ("patch_energy", "lpips_energy")}
     why = f"terms: energy scores, since {captions.shared:.0%} of the images share their caption with another one"
     return {**terms, **rules}, {"images_per_caption": 2, "plain_caption_fraction": 1.0}, why

@@ -1,12 +1,11 @@
 """A recipe's `objective`: the terms of the loss and their weights."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from e2ed2.recipe.fields import Held, HeldOrZero, NonNegative, Number, Positive, Section
+from e2ed2.recipe.fields import Held, HeldOrZero, NonNegative, Number, PathOrUrl, Positive, Section
 
 
 class TermConfig(Section):
@@ -24,11 +23,11 @@ class EnergyConfig(TermConfig):
 class KeepConfig(TermConfig):
     """Stay near the start: on prompts outside the data, a sample and the frozen start's sample from the same noise.
 
-    `prompts`: a text file of one a line, or what else holds captions (default: the list that ships). `batch_size`: how
-    many a micro-batch (default: half as many as it has captions).
+    `prompts`: `general` or `emoji`, which ship, or a text file of one a line, or what else holds captions.
+    `batch_size`: how many a micro-batch (default: half as many as it has captions).
     """
 
-    prompts: Path | None = None
+    prompts: PathOrUrl = "general"
     batch_size: Held | None = None
 
 

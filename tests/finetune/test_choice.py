@@ -90,6 +90,13 @@ def test_what_is_known_of_model_and_data_is_handed_on(machine):
     assert values["run"] == {"dir": "runs/x"}
 
 
+def test_of_a_bundled_model_its_own_kind_of_prompts_is_kept(machine):
+    for path, prompts in (("my/model", "general"), ("emoji-e2ed2", "emoji"), ("emoji-lcm", "emoji")):
+        config, reasons = config_for(replace(START, model=ModelConfig(path=path)))
+        assert config.objective.keep.prompts == prompts
+        assert f"kept: what the start makes of {prompts} prompts" in reasons
+
+
 def test_all_weights_are_trained_where_they_are_few_and_fit(machine):
     config, reasons = config_for()
     assert (config.trajectory.parameters, config.train.lr) == ("shared", LR)
@@ -149,7 +156,7 @@ def test_whatever_is_chosen_is_a_recipe_that_is_accepted(machine):
             start = replace(START, steps=steps, any_steps=any_steps, solver=solver)
             for captions in (UNIQUE, SHARED, ONE, STREAM, Captions(2, 1.0)):
                 config, reasons = config_for(start, captions)
-                assert config.trajectory.num_inference_steps == steps and len(reasons) == 4
+                assert config.trajectory.num_inference_steps == steps and len(reasons) == 5
                 assert config.train.micro_batch_size * config.train.gradient_accumulation_steps == 32
                 assert len(weights_of(config)) > 3 and "keep" in weights_of(config)
 
@@ -158,4 +165,4 @@ def test_a_tiny_model_is_trained_whole(tiny_model):
     start = replace(START, model=ModelConfig(path=str(tiny_model)), folder=tiny_model)
     config, reasons = config_for(start)
     assert (config.trajectory.parameters, config.train.micro_batch_size) == ("shared", 32)
-    assert len(reasons) == 4
+    assert len(reasons) == 5

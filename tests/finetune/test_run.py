@@ -40,7 +40,7 @@ def test_a_folder_of_images_is_trained_on_as_it_lies(chosen, tiny_model, picture
     config = found.config
     assert (config.model.path, config.run.dir) == (str(tiny_model), out)
     assert (config.data.source, config.data.path, config.data.size) == ("folder", str(pictures), 64)
-    assert len(found.reasons) == 5
+    assert len(found.reasons) == 6
     assert not out.exists()
 
 
@@ -73,7 +73,7 @@ def test_of_shards_nothing_is_read(chosen, tmp_path):
     write_tar(tmp_path / "0.tar", {str(i): {"png": png(i), "txt": b"one"} for i in range(4)})
     found = chosen(data=tmp_path / "0.tar")
     assert found.config.data.source == "webdataset" and found.config.objective.mmd.weight > 0
-    assert len(found.reasons) == 4
+    assert len(found.reasons) == 5
 
 
 def test_overrides_count_more_than_what_is_chosen(chosen, tiny_model):

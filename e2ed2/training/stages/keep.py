@@ -22,7 +22,7 @@ from e2ed2.trajectory import draw_noises
 if TYPE_CHECKING:
     from peft import PeftModel
 
-GENERAL_PROMPTS = Path(__file__).parents[1] / "assets" / "general_prompts.txt"
+SHIPPED = {name: Path(__file__).parents[1] / "assets" / f"{name}_prompts.txt" for name in ("general", "emoji")}
 
 
 def kept_prompts(config: Config) -> list[str]:
@@ -31,8 +31,8 @@ def kept_prompts(config: Config) -> list[str]:
     Raises:
         UserError: `objective.keep.prompts` cannot be read.
     """
-    file = config.objective.keep.prompts or GENERAL_PROMPTS
-    return list(dict.fromkeys(read_captions(file, "objective.keep.prompts")))
+    asked = config.objective.keep.prompts
+    return list(dict.fromkeys(read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")))
 
 
 class Keep:

@@ -14,7 +14,7 @@ from e2ed2.recipe.load import build_config
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.stages.create import create_stage
-from e2ed2.training.stages.keep import GENERAL_PROMPTS, kept_prompts
+from e2ed2.training.stages.keep import SHIPPED, kept_prompts
 from e2ed2.trajectory import draw_noises
 
 PROMPTS, ROWS, NUM_STEPS, COUNT = ["a blue owl", "two ships", "rain"], torch.arange(4), 2, 3
@@ -172,7 +172,8 @@ def test_the_prompts_are_those_of_the_recipe_or_the_ones_that_ship(make, prompts
         return build_config({"stage": "e2ed2", "run": {"dir": "x"}, "model": {"path": "y"}, "objective": objective})
 
     assert kept_prompts(config(prompts=prompts)) == PROMPTS
-    assert kept_prompts(config()) == list(read_captions(GENERAL_PROMPTS, "keep"))
+    assert kept_prompts(config()) == list(read_captions(SHIPPED["general"], "keep"))
+    assert kept_prompts(config(prompts="emoji")) == list(read_captions(SHIPPED["emoji"], "keep"))
     with pytest.raises(UserError, match=r"objective\.keep\.prompts"):
         kept_prompts(config(prompts=tmp_path / "none.txt"))
 
