@@ -147,4 +147,4 @@ class ImageTextSet:
 def spread(num_items: int, count: int) -> Tensor:
     """At most `count` of the rows 0 to num_items - 1, evenly."""
     count = min(count, num_items)
-    return torch.arange(count) * (num_items // count)
+    return torch.arange(count) * (num_items // max(count, 1))

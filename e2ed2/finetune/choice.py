@@ -58,8 +58,9 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
     parameters, trains = _parameters(start, has)
     crop, share = _crop(start)
     fit = _fit(start, parameters, share, has)
-    objective, pairs, terms = _objective(captions, fit.rows)
-    sampler: dict[str, Any] = {"num_inference_steps": start.steps, "start": "random_step"}
+    objective, pairs, terms = _objective(captions, fit.rows, start.steps)
+    begins = "random_step" if start.steps > 1 else "pure_noise"
+    sampler: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins}
     sampler |= {} if start.solver is None else {"solver": start.solver}
     sampler |= {} if start.guidance_scale is None else {"guidance_scale": start.guidance_scale}
     serves = f"{start.steps}"
@@ -135,13 +136,15 @@ def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -
     return _Fit(rows, recomputes_steps, recomputes_blocks, why)
 
 
-def _objective(captions: Captions, rows: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(Terms, fields of `data`, why); a single row has nothing to be compared with but its image."""
     terms: dict[str, Any] = {name: {"weight": 1.0} for name in ("l2", "lpips")}
     if rows < 2:
         return terms, {}, "terms: L2 and LPIPS, since one image at a time is no set"
     if captions.shared < SHARED:
         return {**terms, "mmd": {"weight": 300.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
+    if steps == 1:  # of pairs l2 and lpips judge later starts alone
+        terms = {}
     rules = {name: {"weight": 1.0} for name in ("patch_energy", "lpips_energy")}
     why = f"terms: energy scores, since {captions.shared:.0%} of the images share their caption with another one"
     return {**terms, **rules}, {"images_per_caption": 2, "plain_caption_fraction": 1.0}, why

@@ -4,7 +4,6 @@ What is there already (checkpoints, samples) is used again, so that an interrupt
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from e2ed2.finetune.shown import shown
 from e2ed2.finetune.starts import find_start
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
-from e2ed2.recipe.load import config_of
+from e2ed2.recipe.load import apply_override, config_of, flatten
 from e2ed2.reports.run_page import write_report
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.readers.typed import checked
-from e2ed2.system.readers.yaml_file import parse_yaml
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.latents.training_set import open_sources
 from e2ed2.training.loop import Say, Tick, train
@@ -58,7 +56,7 @@ def choose_finetune(
         UserError: a start or data that are not there, or are not what they should be; a run of another start or of
             other data in `out`.
     """
-    if any(override.startswith("run.dir=") for override in overrides):
+    if any(override.startswith(("run.dir=", "run=")) for override in overrides):
         raise UserError("run.dir: finetune writes to --out; give that instead")
     if steps is not None:
         check_range("--steps", steps, 1, MOST_STEPS)
@@ -69,12 +67,13 @@ def choose_finetune(
     fields |= {} if prompt is None else {"default_caption": prompt}
     recorded = recorded_config(out)
     if recorded:
-        for section, given in (("model", {"path": start.model.path}), ("data", fields)):
-            for name, value in given.items():
-                if (before := recorded[section].get(name)) != value:
-                    raise UserError(
-                        f"--out {out}: holds a run with {section}.{name}={before}, not {value}; give another folder"
-                    )
+        before, given = flatten(recorded), flatten({"model": {"path": start.model.path}, "data": fields})
+        given |= {} if steps is None else {"trajectory.num_inference_steps": steps}
+        for name, value in given.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"--out {out}: holds a run with {name}={before.get(name)}, not {value}; give another folder"
+                )
         return Finetune(config_of({**recorded, "run": {"dir": str(out)}}, overrides), [])
     captions = _captions({**fields, **_of_section("data", overrides)})
     if captions.images == 0 and prompt is None:
@@ -104,14 +103,12 @@ def finetune(
 
 
 def _of_section(section: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The fields of a recipe's section that overrides set; what is wrong in them is told when all are applied."""
-    found: dict[str, Any] = {}
+    """The fields of a recipe's section that overrides set."""
+    values: dict[str, Any] = {section: {}}
     for override in overrides:
-        name, _, text = override.partition("=")
-        if name.startswith(f"{section}."):
-            with suppress(ValueError):
-                found[name.removeprefix(f"{section}.")] = parse_yaml(text)
-    return found
+        if override.startswith(f"{section}."):
+            apply_override(values, override)
+    return values[section]
 
 
 def _captions(fields: dict[str, Any]) -> Captions:
@@ -120,11 +117,15 @@ def _captions(fields: dict[str, Any]) -> Captions:
     Raises:
         UserError: there are no images, or they cannot be listed.
     """
-    (opened,) = open_sources(checked(DataConfig, fields, "data"))
+    sources = open_sources(checked(DataConfig, fields, "data"))
+    opened = sources[0] if len(sources) == 1 else None
     if isinstance(opened, CachedSet):
         return captions_of(opened.first_captions())
-    if not isinstance(opened, tuple):  # a stream
+    if not isinstance(opened, tuple):  # a stream, or not one source
         return Captions()
-    _, source = opened
+    where, source = opened
+    if not len(source):
+        what = f"none of its {len(source.skipped)} images is usable: {source.skipped[0]}"
+        raise UserError(f"DATA '{where}': {what}; --prompt gives a caption to all that have none")
     items = [source[row] for row in range(min(len(source), MOST_READ))]
     return captions_of([item.captions[0] for item in items if isinstance(item, RawItem)])

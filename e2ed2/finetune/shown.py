@@ -17,6 +17,7 @@ import yaml
 from e2ed2.data.batch import Picture, spread
 from e2ed2.data.cache import CachedSet
 from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.finetune.near_copies import near_copies
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.pipeline import load_pipeline
@@ -36,6 +37,7 @@ NUM_SHOWN, NUM_COPIED = 10, 200  # captions on the page; images whose copies tel
 MOST_IMAGES = 1000  # of the data that samples are compared with
 OTHER_SEED = 5_000_000  # of the start's samples that all are compared with
 NETWORK, METRICS = "efficientnet", ["kernel_distance", "recall", "sharpness"]
+LEAST_IMAGES = max(metric_of(name).least for name in METRICS)  # of samples and of what they are compared with
 HEADLINE = ("kernel_distance", "sharpness")
 Rows = list[dict[str, Any]]
 TEXT = (
@@ -70,24 +72,25 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
     models = {"start": start, "finetuned": model}
     pictures = _pictures(config, folder / "data", watch)
     prompts = {"new": _some([picture.captions[0] for picture in pictures]), "old": _some(kept_prompts(config))}
-    again = _start_again(start, prompts["old"], folder / "again", watch)
-    references = {"new": folder / "data" / "images", "old": again}
+    _samples(start, None, prompts["old"], OTHER_SEED, folder / "again", watch)  # from noise that no row has
+    references = {"new": folder / "data" / "images", "old": folder / "again" / "images"}
+    num_real = {"new": len(pictures), "old": NUM_SAMPLES * len(prompts["old"])}
     rows: dict[str, Rows] = {}
-    for kind in prompts:
-        if len(prompts[kind]) < 2:  # one caption for all: intervals have no meaning
+    for kind, asked in prompts.items():
+        outs = {(k, label): folder / kind / f"{label}-{k}" for k in steps for label in models}
+        if min(num_real[kind], NUM_SAMPLES * len(asked)) < LEAST_IMAGES:  # pictures alone
+            for (k, label), out in outs.items():
+                _samples(models[label], k, asked, 0, out, watch)
             continue
-        protocol = _protocol(folder / f"{kind}.yaml", prompts[kind], references[kind])
-        rows[kind] = [
-            _row(label, path, k, protocol, folder / kind / f"{label}-{k}", watch)
-            for k in steps for label, path in models.items()
-        ]  # fmt: skip
+        protocol = _protocol(folder / f"{kind}.yaml", asked, references[kind])
+        rows[kind] = [_row(label, models[label], k, protocol, out, watch) for (k, label), out in outs.items()]
     table = [row for kind in rows.values() for row in kind]
     write_file(config.run.dir / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
     watch("looking for copies of training images", 0, 0)
     return {
         "headline": {"title": f"{config.model.path}, moved to new images", "text": TEXT},
         "made_by": "e2ed2 finetune",
-        "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []), most)],
+        "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []))],
         "sheets": _sheets(folder, pictures, steps, _copied(folder / "new" / f"finetuned-{most}", pictures, start)),
         "tables": [table_of(*ABOUT[kind], rows[kind], "finetuned") for kind in rows],
     }
@@ -100,20 +103,22 @@ def _row(label: str, model: Path, steps: int, protocol: Path, out: Path, watch: 
 
 
 def _pictures(config: Config, out: Path, watch: Watch) -> list[Picture]:
-    """Images of the data, evenly over it, which are also written to `out`; none of a cache without them."""
+    """Images of the data, evenly over it, which are also written to `out`; none of a cache, nor of other shapes."""
     data = load_training_set(config.data, lambda line: None, partial(watch, "reading data"))
     if isinstance(data, CachedSet):
         return []
     pictures = [p for p in data.preview(MOST_IMAGES) if p.image.shape[-2:] == (data.size, data.size)]
+    if not pictures:
+        return []
     save_images(out, "data", torch.stack([p.image for p in pictures]), [p.captions[0] for p in pictures])
     return pictures
 
 
-def _start_again(start: Path, prompts: list[str], out: Path, watch: Watch) -> Path:
-    """The start's samples of prompts, from noise that no row has; the folder they lie in."""
-    requests = requests_for(prompts, NUM_SAMPLES, OTHER_SEED)
-    make_files(load_model(str(start)), requests, out, progress=partial(watch, "the start again"))
-    return out / "images"
+def _samples(model: Path, steps: int | None, prompts: list[str], seed: int, out: Path, watch: Watch) -> None:
+    """Samples of prompts in `out`; nothing of none."""
+    if prompts:
+        requests = requests_for(prompts, NUM_SAMPLES, seed)
+        make_files(load_model(str(model), steps), requests, out, progress=partial(watch, f"sampling {model.name}"))
 
 
 def _protocol(path: Path, prompts: list[str], reference: Path) -> Path:
@@ -137,14 +142,14 @@ def _some(prompts: list[str]) -> list[str]:
     return [different[i] for i in spread(len(different), NUM_PROMPTS).tolist()]
 
 
-def _changes(kind: str, rows: Rows, steps: int) -> list[dict[str, Any]]:
+def _changes(kind: str, rows: Rows) -> list[dict[str, Any]]:
     """What changed at the start's own number of steps."""
     before, after = (next((r for r in rows if (r["model"], r["nfe"]) == (name, rows[0]["nfe"])), None)
                      for name in ("start", "finetuned"))  # fmt: skip
     if before is None or after is None:
         return []
-    changes = changes_of([name for name in HEADLINE if name in before["metrics"]], before, after)
-    return [{**change, "where": ABOUT[kind][0].lower()} for change in changes]
+    names = [name for name in HEADLINE if name in before["metrics"]]
+    return changes_of(names, before, after, ABOUT[kind][0].lower())
 
 
 def _sheets(folder: Path, pictures: list[Picture], steps: list[int], copied: str) -> list[dict[str, Any]]:

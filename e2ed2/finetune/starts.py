@@ -13,6 +13,7 @@ from e2ed2.models.folders.parts import read_config
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.sampling.baselines import read_baseline
 from e2ed2.system.errors import UserError
+from e2ed2.system.readers.typed import checked
 
 MOST_STEPS = 8  # of what is called few-step
 
@@ -51,7 +52,7 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
         UserError: no such model; or one of which nobody knows in how many steps it is sampled, and `steps` is None.
     """
     given = {"path": name, **_of_baseline(name), **model}
-    config = ModelConfig.model_validate(given)
+    config = checked(ModelConfig, given, "model")
     folder = resolve_model(str(config.path), config.revision, config.variant)
     index = read_index(folder)
     side = _side(folder, FAMILIES[index.class_name].network)

@@ -5,6 +5,7 @@ weights, gradients, AdamW's two moments and the average; the tensors that autogr
 image, and of decoding one; not what libraries keep for themselves.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import denoiser_of
@@ -96,7 +99,8 @@ def _on_meta(folder: Path) -> Any:
 
     index = read_index(folder)
     family, kind = FAMILIES[index.class_name], getattr(diffusers, index.class_name)
-    parts: dict[str, Any] = dict.fromkeys(index.parts)
+    needed = [name for name, given in inspect.signature(kind).parameters.items() if given.default is given.empty]
+    parts: dict[str, Any] = dict.fromkeys([*needed, *index.parts])
     for name in (family.network, "vae"):
         library, class_name = index.parts[name]
         config = read_config(folder / name / "config.json")
@@ -105,7 +109,7 @@ def _on_meta(folder: Path) -> Any:
     library, class_name = index.parts["scheduler"]
     config = read_config(folder / "scheduler" / "scheduler_config.json")
     parts["scheduler"] = getattr(import_module(library), class_name).from_config(config)
-    options = {"requires_safety_checker": False} if "safety_checker" in index.parts else {}
+    options = {"requires_safety_checker": False} if "safety_checker" in parts else {}
     return kind(**parts, **options)
 
 
@@ -128,6 +132,16 @@ def _kept(run: Callable[[], Tensor], network: nn.Module) -> int:
             sizes[id(base)] = (base, base.numel() * base.element_size())  # kept alive, so that ids stay theirs
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), _FusedAttention():
         run()
     return sum(size for _, size in sizes.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention by a fused kernel, as on devices: on meta it is the plain formula, which keeps a table of all pairs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        options = {name: value for name, value in (kwargs or {}).items() if name in ("attn_mask", "scale")}
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]

@@ -161,6 +161,7 @@ def check_grids(config: Config) -> None:
 def check_trajectory(config: Config) -> None:
     """The parameters that the sampler has, and the gradient that it takes."""
     trajectory, intermediate = config.trajectory, config.objective.intermediate_weight
+    trains_one = not trajectory.has_set_per_step and trajectory.time_grid != "learned_alone"
     parameters, steps, kept = trajectory.parameters, trajectory.num_inference_steps, trajectory.num_backprop_steps
     is_cut = kept is not None and kept < steps
     if trajectory.parameters == "lora" and trajectory.time_grid == "learned_alone":
@@ -182,6 +183,12 @@ def check_trajectory(config: Config) -> None:
         raise UserError(
             f"trajectory.num_backprop_steps: {kept}, but with parameters={parameters} the sets of steps before those "
             "would never learn: leave it out, or take shared or lora"
+        )
+    if config.objective.denoising.weight > 0 and not trains_one:
+        raise UserError(
+            f"objective.denoising.weight: {config.objective.denoising.weight}, but the ordinary loss trains one "
+            f"network for all timesteps, unlike trajectory.parameters={parameters} with "
+            f"time_grid={trajectory.time_grid}: leave it out"
         )
     if intermediate > 0 and trajectory.step_counts == [1]:
         raise UserError(
@@ -223,7 +230,7 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
     """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
     n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
     trajectory, is_one_step = config.trajectory, config.trajectory.step_counts == [1]
-    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial"}
+    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial", "keep"}
     if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
         raise UserError(
             f"{field} is for scoring rules of stage e2ed2: give one a weight, such as objective.patch_energy.weight=1, "
@@ -243,10 +250,11 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
             "data.plain_caption_fraction=1 and trajectory.start=pure_noise"
         )
     own, noise_only = size - round(size * plain / n) * n, trajectory.start == "pure_noise" or is_one_step
-    if own == 0 and noise_only and pointwise:
+    idle = pointwise - {"denoising"}  # which starts no chain
+    if own == 0 and noise_only and idle:
         raise UserError(
             f"{field} groups all {size} rows where plain_caption_fraction={plain:g}, and where a chain starts from "
-            f"noise {', '.join(sorted(pointwise))} would judge nothing: remove that, or give a smaller fraction"
+            f"noise {', '.join(sorted(idle))} would judge nothing: remove that, or give a smaller fraction"
         )
 
 

@@ -70,7 +70,7 @@ def config_of(values: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
         UserError: malformed override, unknown field, wrong type or range, fields that do not go together.
     """
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     config = build_config(values)
     check_config(config)
     return config
@@ -150,7 +150,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set a field of plain values, in place.
+
+    Raises:
+        UserError: malformed override.
+    """
     said = f"override {_shown(override)}"
     match = OVERRIDE.fullmatch(override)
     if match is None:

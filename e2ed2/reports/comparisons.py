@@ -31,14 +31,17 @@ def table_of(title: str, text: str, evaluations: Results, own: str, floors: Resu
     }  # fmt: skip
 
 
-def changes_of(names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a training did to a model, metric by metric, of two results."""
+def changes_of(
+    names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], where: str = ""
+) -> list[dict[str, Any]]:
+    """What a training did to a model, metric by metric, of two results; `where`: on which prompts, in words."""
     return [
         {
             "metric": metric_of(name),
             "before": before["metrics"][name],
             "after": after["metrics"][name],
             "verdict": verdict(name, before["metrics"][name], after["metrics"][name]),
+            "where": where,
         }
         for name in names
     ]

@@ -225,6 +225,11 @@ def test_what_a_stage_needs_is_asked_for(stage, fields, message):
             + ["trajectory.num_inference_steps=1"],
             "data.images_per_caption: 2 groups all 16 rows .* starts from noise l2 would judge nothing",
         ),
+        (
+            ["data={images_per_caption: 2, plain_caption_fraction: 0.5}"]
+            + ["objective={energy: {weight: 1}, keep: {weight: 1}}"],
+            "data.images_per_caption: 2: scoring rules judge .* and no term judges the rest image by image",
+        ),
     ],
 )
 def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, overrides, message):
@@ -338,6 +343,10 @@ def test_fields_that_nothing_would_read_are_refused(recipe, overrides, message):
         ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective.energy.weight=1"],
         ["data={images_per_caption: 2, plain_caption_fraction: 1}", "objective={energy: {weight: 1}}"]
         + ["trajectory.start=pure_noise"],
+        ["data={images_per_caption: 2, plain_caption_fraction: 1}", "trajectory.start=pure_noise"]
+        + ["objective={energy: {weight: 1}, keep: {weight: 1}}"],
+        ["data={images_per_caption: 2, plain_caption_fraction: 1}", "trajectory.num_inference_steps=1"]
+        + ["objective={energy: {weight: 1}, denoising: {weight: 1}}"],
     ],
 )
 def test_what_comes_close_to_a_refusal_and_does_something_is_accepted(recipe, overrides):
@@ -385,7 +394,7 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 
 def test_every_term_of_the_config_is_one_of_the_stage_s():
     named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | SET_TERMS.keys() | DECODER_TERMS.keys()
-    assert set(TERMS["e2ed2"]) == named | {"adversarial"}
+    assert set(TERMS["e2ed2"]) == named | {"adversarial", "denoising", "keep"}  # the stage's own
     assert FEATURE_TERMS.keys() | SET_TERMS.keys() == IMAGE_TERMS
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.demo.page import compared, verdict
+from e2ed2.demo.page import compared
 from e2ed2.recipe.load import build_config, load_config
 from e2ed2.reports.next_steps import commands, differences
 from e2ed2.reports.run_page import _by_start, _curves, _read, write_report
@@ -274,22 +274,6 @@ def test_writing_again_replaces_the_page(run_dir):
     after_demo(run_dir)
     assert write_report(run_dir, compared(run_dir)).read_text() != first
     assert not list(run_dir.glob(".*.tmp"))
-
-
-@pytest.mark.parametrize(
-    ("name", "before", "after", "expected"),
-    [
-        ("kernel_distance", (1.0, 0.9, 1.1), (0.7, 0.6, 0.8), "better"),
-        ("kernel_distance", (1.0, 0.9, 1.1), (0.7, 0.6, 0.95), "no clear change"),
-        ("recall", (0.5, 0.45, 0.55), (0.3, 0.25, 0.35), "worse"),
-        ("sharpness", (1.5, 1.4, 1.6), (0.9, 0.85, 0.95), "better"),
-        ("sharpness", (0.9, 0.85, 0.95), (0.6, 0.5, 0.7), "worse"),
-        ("spread", (0.2, 0.19, 0.21), (0.1, 0.09, 0.11), "changed"),
-    ],
-)
-def test_verdict(name, before, after, expected):
-    keys = ("value", "low", "high")
-    assert verdict(name, dict(zip(keys, before, strict=True)), dict(zip(keys, after, strict=True))) == expected
 
 
 def test_ticks_are_round_and_inside():

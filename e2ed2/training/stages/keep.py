@@ -44,8 +44,11 @@ class Keep:
     """
 
     def __init__(self, network: FewStepNetwork, prompts: PromptEmbeds, batch_size: int, has_adapter: bool):
-        self._network, self._prompts, self._batch_size = network, prompts, batch_size
-        self._start = None if has_adapter else copy.deepcopy(network).eval().requires_grad_(False)
+        self._prompts, self._batch_size, self._has_adapter = prompts, batch_size, has_adapter
+        shared = {id(part): part for part in network.transformers} if has_adapter else {}
+        self._start = copy.deepcopy(network, shared)  # a grid may be learned, whatever the transformers
+        if not has_adapter:
+            self._start.eval().requires_grad_(False)
 
     def __call__(
         self, network: nn.Module, like: Tensor, num_steps: int, generator: torch.Generator, **options: Any
@@ -66,10 +69,7 @@ class Keep:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[FewStepNetwork]:
-        if self._start is not None:
-            yield self._start
-            return
         with ExitStack() as stack:
-            for transformer in self._network.transformers:
+            for transformer in self._start.transformers if self._has_adapter else []:
                 stack.enter_context(cast("PeftModel", transformer).disable_adapter())
-            yield self._network
+            yield self._start
