@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ LORA_RANK, LORA_LR, LR = 64, 1e-3, 3e-4
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
+BESIDE = 1.5  # rows that are evaluated for one of the data: with it half a one to stay near the start
 SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style
 CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
 
@@ -124,7 +125,9 @@ def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -
         memory = count_memory(
             start.folder, start.side, rank, half=rank is not None, recomputes_blocks=recomputes_blocks
         )
-        kept = 1 if recomputes_steps else start.steps
+        kept = BESIDE * (1 if recomputes_steps else start.steps)
+        if rank is None:  # beside the network its frozen start
+            memory = replace(memory, weights=memory.weights + 4 * memory.num_trained)
         fitting = [rows for rows in MICRO_BATCHES if memory.at(rows, kept, decoded) < has]
         if fitting:
             break

@@ -46,12 +46,12 @@ class Memory:
     decoding: int
     num_trained: int
 
-    def at(self, rows: int, steps: int, decoded: float = 1.0) -> float:
-        """Of a micro-batch of `rows` images, the tensors of `steps` evaluations kept, a share `decoded` of each image.
+    def at(self, rows: int, evaluations: float, decoded: float = 1.0) -> float:
+        """Of a micro-batch of `rows` images, of each the tensors of some evaluations kept and a share `decoded` of it.
 
         With steps recomputed in backward one evaluation is kept, however many steps the gradient passes through.
         """
-        return BEYOND * (self.weights + rows * (steps * self.evaluation + decoded * self.decoding))
+        return BEYOND * (self.weights + rows * (evaluations * self.evaluation + decoded * self.decoding))
 
 
 def count_memory(
