@@ -93,6 +93,7 @@ def test_the_example_in_python_runs_as_printed_with_torch_alone():
 # What makes a line of README a matter of seconds; everything else is as printed.
 SHORTER = {
     "train": ["train.max_train_steps=2"],
+    "finetune": ["train.max_train_steps=2"],
     "evaluate": ["--num-images", "16"],
     "sample": [], "precompute": [], "compare": [],
 }  # fmt: skip
