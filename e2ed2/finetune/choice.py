@@ -13,7 +13,7 @@ from e2ed2.recipe.objective import CropConfig
 
 BATCH_SIZE, MICRO_BATCHES = 32, (32, 16, 8, 4, 2)  # captions of an update, and at a time
 SHARE = 0.9  # of the device's memory that is counted on
-LORA_RANK, LORA_LR, LR = 64, 1e-3, 3e-4
+LORA_RANK, LORA_LR, LR = 64, 5e-4, 1.5e-4
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
