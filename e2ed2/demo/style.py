@@ -33,7 +33,8 @@ NFE = (4, 1)
 UPDATES, UPDATES_ORDINARY = 60, 460  # which take as long
 SHIPPED = Path(__file__).parent / "assets" / "style"  # what does not change: the start, and the autoencoder's copies
 ORDINARY = {"l2.weight": 0, "lpips.weight": 0, "mmd.weight": 0, "keep.weight": 0, "denoising.weight": 1}
-COLUMNS = [("start", 4), ("start", 1), ("ordinary", 4), ("ordinary", 1), ("finetuned", 4), ("finetuned", 1)]
+ORDER = ["start", "ordinary", "finetuned", "copies"]
+COLUMNS = [(label, nfe) for nfe in NFE for label in ORDER[:3]]
 HEADLINE = ("kernel_distance", "alignment", "recall", "sharpness")
 NUM_SHOWN = 12
 TITLE = "A four-step model learns a new style, and keeps its steps"
@@ -91,6 +92,7 @@ def run_style(
     add_measured(models["finetuned"], evaluation_markdown(rows[0]))
     rows += [{**read_result(path), "measured": "shipped"} for path in sorted(SHIPPED.glob("*.json"))]
     rows = [{**row, "protocol": "style" if row["protocol"] == PROTOCOL else row["protocol"]} for row in rows]
+    rows.sort(key=lambda row: (row["protocol"] == OLD, -row["nfe"], ORDER.index(row["model"])))
     write_file(out / "metrics.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_report(out / "finetuned", _page(out, rows, num_images))
     return rows

@@ -60,6 +60,7 @@ def write_report(run_dir: Path, comparison: Mapping[str, Any] = NO_COMPARISON) -
         facts=[*_facts(rows), *_read(data, settings)],
         skipped=[str(item) for item in data.get("first_skipped") or ()],
         num_skipped=data.get("skipped"),
+        has_own_prompts=bool(comparison.get("prompts")),
         curves=_curves(rows),
         measured=_measured(run_dir, settings.get("evaluation") or {}),
         num_measured=len(read_evaluations(run_dir)),
