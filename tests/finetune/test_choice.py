@@ -57,7 +57,7 @@ def test_captions_are_counted_once_an_image():
 
 def test_captions_that_tell_images_apart_are_answered_by_pairs_of_sample_and_image(machine):
     config, reasons = config_for()
-    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, "mmd": 300, "kl": 2e-4}
+    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, "mmd": 600, "kl": 2e-4}
     assert config.data.images_per_caption == 1
     assert "terms: L2, LPIPS and MMD, since captions tell images apart" in reasons
 
