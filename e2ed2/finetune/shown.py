@@ -47,8 +47,9 @@ TEXT = (
 ABOUT = {  # title and text of a table
     "new": ("On your captions", "Compared with your images, which were trained on."),
     "old": (
-        "On general prompts",
-        "Compared with the start's own samples from other noise: what is as near to them as the start lost nothing.",
+        "On prompts outside your data",
+        "None of them was sampled in the training. Compared with the start's own samples from other noise: what is as "
+        "near to them as the start lost nothing.",
     ),
 }
 
@@ -71,7 +72,7 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
             export_start(config, temporary)
     models = {"start": start, "finetuned": model}
     pictures = _pictures(config, folder / "data", watch)
-    prompts = {"new": _some([picture.captions[0] for picture in pictures]), "old": _some(kept_prompts(config))}
+    prompts = {"new": _some([picture.captions[0] for picture in pictures]), "old": _some(kept_prompts(config)[1])}
     _samples(start, None, prompts["old"], OTHER_SEED, folder / "again", watch)  # from noise that no row has
     references = {"new": folder / "data" / "images", "old": folder / "again" / "images"}
     num_real = {"new": len(pictures), "old": NUM_SAMPLES * len(prompts["old"])}

@@ -56,22 +56,23 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     folder = resolve_model(str(config.path), config.revision, config.variant)
     index = read_index(folder)
     side = _side(folder, FAMILIES[index.class_name].network)
+    is_slow = "it is none of the few-step models that are known here"
     if (folder / INFERENCE_FILE).is_file():
         own = inference_of(folder / INFERENCE_FILE, {}, {})
-        if own.num_inference_steps <= MOST_STEPS:
-            scale, any_steps = max(1.0, own.guidance_scale), own.transformers is None
-            steps = steps or own.num_inference_steps
-            return Start(config, folder, steps, own.solver, scale, any_steps, own.height, f"its {INFERENCE_FILE}")
         is_slow = f"it is made for {own.num_inference_steps} steps of {own.solver}"
-    else:
-        scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-        names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
-        if (call := known_call(names, index.class_name, scheduler)) is not None:
-            why = f"the table of known few-step models ({call.source})"
-            scale, side = max(1.0, call.guidance_scale), call.side or side
-            steps = steps or call.num_inference_steps
-            return Start(config, folder, steps, call.solver, scale, call.any_steps, side, why)
-        is_slow = "it is none of the few-step models that are known here"
+        if own.num_inference_steps <= MOST_STEPS:
+            any_steps, scale = own.transformers is None, max(1.0, own.guidance_scale)
+            why = f"its {INFERENCE_FILE}{_unlike(steps, own.num_inference_steps, any_steps)}"
+            steps = steps or own.num_inference_steps
+            return Start(config, folder, steps, own.solver, scale, any_steps, own.height, why)
+    scheduler_file = folder / "scheduler" / "scheduler_config.json"
+    names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
+    if (call := known_call(names, index.class_name, read_config(scheduler_file))) is not None:
+        unlike = _unlike(steps, call.num_inference_steps, call.any_steps)
+        why = f"the table of known few-step models ({call.source}){unlike}"
+        scale, side = max(1.0, call.guidance_scale), call.side or side
+        steps = steps or call.num_inference_steps
+        return Start(config, folder, steps, call.solver, scale, call.any_steps, side, why)
     if steps is None:
         raise UserError(
             f"model '{name}': {is_slow}; give --steps, the number that it is sampled in, or the adapter that makes it "
@@ -79,6 +80,13 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
         )
     why = f"--steps; {is_slow}, so that its first samples will be poor and it has to learn the steps too"
     return Start(config, folder, steps, None, None, True, side, why)
+
+
+def _unlike(steps: int | None, own: int, any_steps: bool) -> str:
+    """What it means that other steps are asked than a model was made for; empty where it means nothing."""
+    if steps in (None, own) or (any_steps and steps is not None and steps < own):
+        return ""
+    return f"; it is made for {own}, so that it has to learn the {steps} that are asked"
 
 
 def _of_baseline(name: str) -> dict[str, Any]:

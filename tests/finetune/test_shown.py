@@ -28,8 +28,8 @@ QUICK += ["train.lr=1e-2", "train.ema_decay=0", "train.mixed_precision=no"]
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path) -> list[str]:
-    """Overrides for a training of one update, kept near six prompts; features that cost nothing."""
-    (tmp_path / "prompts.txt").write_text("".join(f"a photo of a {word}\n" for word in WORDS[:6]))
+    """Overrides for a training of one update, 30 prompts to keep, of which six are left to measure; free features."""
+    (tmp_path / "prompts.txt").write_text("".join(f"{n} of {word}\n" for n in range(5) for word in WORDS[:6]))
     monkeypatch.setitem(EXTRACTORS, "efficientnet", lambda networks, device: Features())
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
     return [*QUICK, f"objective.keep.prompts={tmp_path / 'prompts.txt'}", "objective.keep.batch_size=2"]
@@ -72,8 +72,9 @@ def test_start_and_result_are_measured_on_new_and_old_prompts(tiny_model, tmp_pa
     assert sum(num_sampled) == 12 + 2 * (20 + 12)
     protocol = yaml.safe_load((out / "evaluation" / "old.yaml").read_text())
     assert protocol["prompts"] == {"path": "old.txt", "num": 6, "samples_per_prompt": 2}
-    assert (out / "evaluation" / "old.txt").read_text() == (tmp_path / "prompts.txt").read_text()
-    for name in ("On your captions", "On general prompts", "Side by side", "of 20 samples are near copies"):
+    prompts = (tmp_path / "prompts.txt").read_text().splitlines()
+    assert (out / "evaluation" / "old.txt").read_text().splitlines() == prompts[4::5]
+    for name in ("On your captions", "On prompts outside your data", "Side by side", "of 20 samples are near copies"):
         assert name in page
     assert "finetuned, 2 steps" in page and "start, 1 step" not in page
 
@@ -87,7 +88,7 @@ def test_start_and_result_are_measured_on_new_and_old_prompts(tiny_model, tmp_pa
 
 def test_what_is_too_few_to_measure_is_shown_in_pictures(tiny_model, tmp_path, quick):
     out, prompt = tmp_path / "run", "a photo of sks dog"
-    (tmp_path / "prompts.txt").write_text("a cat\na tree\n")
+    (tmp_path / "prompts.txt").write_text("1\n2\n3\n4\na cat\n6\n7\n8\n9\na tree\n")
     page = move(tiny_model, draw_images(tmp_path / "photos", 10, 64), out, quick, steps=1, prompt=prompt)
     assert json.loads((out / "metrics.json").read_text()) == []
     assert "Side by side: on your captions" in page and "of 2 samples are near copies" in page

@@ -191,7 +191,7 @@ class EndToEndStage(FewStepStage):
         return (prediction.float() - target).square().mean()
 
     def _prompts_beside(self) -> list[str]:
-        return kept_prompts(self._config) if "keep" in self.weights else []
+        return kept_prompts(self._config)[0] if "keep" in self.weights else []
 
     def _decoder_maps(self, samples: Tensor, x0: Tensor) -> tuple[list[Maps], Maps]:
         """The frozen decoder's maps of the m samples and of the data, nothing decoded to pixels (arXiv:2411.04873)."""

@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 SHIPPED = {name: Path(__file__).parents[1] / "assets" / f"{name}_prompts.txt" for name in ("general", "emoji")}
+MEASURED_EVERY = 5
 
 
-def kept_prompts(config: Config) -> list[str]:
-    """The prompts whose samples are kept, each once.
+def kept_prompts(config: Config) -> tuple[list[str], list[str]]:
+    """(Prompts that the term samples, every fifth of the list that it leaves for measuring), each once.
 
     Raises:
         UserError: `objective.keep.prompts` cannot be read.
     """
     asked = config.objective.keep.prompts
-    return list(dict.fromkeys(read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")))
+    prompts = list(dict.fromkeys(read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")))
+    left = prompts[MEASURED_EVERY - 1 :: MEASURED_EVERY]
+    return [prompt for prompt in prompts if prompt not in left], left
 
 
 class Keep:
