@@ -25,7 +25,7 @@ def compared(run_dir: Path) -> dict[str, Any]:
         "is_demo": True,
         "changes": _changes(evaluations),
         "prompts": _prompts(run_dir / "evaluation"),
-        "tables": [table_of("Figures", "", evaluations, "demo", floors)],
+        "tables": [table_of("Figures", "", evaluations, "demo", floors)] if evaluations else [],
     }
 
 
