@@ -22,6 +22,7 @@ from PIL import Image
 
 from e2ed2.emoji.dataset import STYLES, EmojiSet, styled_caption
 from e2ed2.models.folders import bundled
+from e2ed2.sampling.generate import Sampler
 from tests.models.tiny import SIDE
 
 pytest_plugins = ["tests.evaluation.tiny"]  # fixtures of several rooms
@@ -218,3 +219,14 @@ def small_disk(tmp_path):
         pytest.skip("mounting a file system needs root")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def num_sampled(monkeypatch) -> list[int]:
+    """Grows by the number of images whenever some are sampled."""
+    counts: list[int] = []
+    plain = Sampler.__call__
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda self, requests, *rest: counts.append(len(requests)) or plain(self, requests, *rest)
+    )
+    return counts

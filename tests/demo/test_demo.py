@@ -7,20 +7,8 @@ from pathlib import Path
 import pytest
 
 from e2ed2.demo.run import ROWS, run_demo
-from e2ed2.sampling.generate import Sampler
 
 QUICK = ["train.max_train_steps=4", "train.micro_batch_size=8", "train.preview_every=2", "train.checkpoint_every=2"]
-
-
-@pytest.fixture
-def num_sampled(monkeypatch) -> list[int]:
-    """Grows by the number of images whenever evaluation samples."""
-    counts: list[int] = []
-    plain = Sampler.__call__
-    monkeypatch.setattr(
-        Sampler, "__call__", lambda self, requests, *rest: counts.append(len(requests)) or plain(self, requests, *rest)
-    )
-    return counts
 
 
 def test_the_demo_measures_trains_measures_and_reports(tmp_path, tiny_bundle, num_sampled):

@@ -14,7 +14,6 @@ from e2ed2.evaluation.features.extractors import EXTRACTORS
 from e2ed2.finetune import shown
 from e2ed2.finetune.run import choose_finetune, finetune
 from e2ed2.sampling.folder import read_images
-from e2ed2.sampling.generate import Sampler
 from e2ed2.training.log import read_metrics
 from e2ed2.training.stages.end_to_end import EndToEndStage
 from tests.emoji.test_protocols import Features
@@ -33,17 +32,6 @@ def quick(monkeypatch, tmp_path) -> list[str]:
     monkeypatch.setitem(EXTRACTORS, "efficientnet", lambda networks, device: Features())
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
     return [*QUICK, f"objective.keep.prompts={tmp_path / 'prompts.txt'}", "objective.keep.batch_size=2"]
-
-
-@pytest.fixture
-def num_sampled(monkeypatch) -> list[int]:
-    """Grows by the number of images whenever some are sampled."""
-    counts: list[int] = []
-    plain = Sampler.__call__
-    monkeypatch.setattr(
-        Sampler, "__call__", lambda self, requests, *rest: counts.append(len(requests)) or plain(self, requests, *rest)
-    )
-    return counts
 
 
 def photos(folder: Path, count: int) -> Path:
