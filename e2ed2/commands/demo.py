@@ -49,5 +49,5 @@ def demo(
     from e2ed2.reports.table import print_comparison
 
     print_comparison(rows)
-    run_dir = out / "finetuned" if style else out
-    print(f"\nmodel:  {run_dir / 'model'}\nreport: {run_dir / 'report.html'}")
+    model = out / "finetuned" / "model" if style else out / "model"
+    print(f"\nmodel:  {model}\nreport: {out / 'report.html'}")

@@ -42,7 +42,8 @@ def finetune(
 
     It trains the sampler that the model is used with: its own steps, timesteps and guidance.
     """
-    run_dir = out or Path("runs") / f"{Path(model).name}-{Path(data).stem}"
+    names = (Path(name).resolve().stem.replace("*", "") for name in (model, data))
+    run_dir = out or Path("runs") / "-".join(names)
     with waiting_for(f"nothing new was saved; the same command goes on from what is in {run_dir}") as waiting:
         from e2ed2.finetune.run import choose_finetune
         from e2ed2.finetune.run import finetune as run

@@ -1,15 +1,19 @@
 """What is trained, and how: chosen by model, data and memory, said in a few lines; a recipe like any other."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from e2ed2.finetune.starts import Start
 from e2ed2.models.folders.bundled import BUNDLED
 from e2ed2.models.memory import count_memory, device_memory
 from e2ed2.recipe.objective import CropConfig
+from e2ed2.training.precision import has_bf16
 
 BATCH_SIZE, MICRO_BATCHES = 32, (32, 16, 8, 4, 2)  # captions of an update, and at a time
 SHARE = 0.9  # of the device's memory that is counted on
@@ -18,7 +22,7 @@ FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
 BESIDE = 1.5  # rows that are evaluated for one of the data: with it half a one to stay near the start
-SHARED = 0.5  # of the images, from which on captions are taken to be those of a subject or a style
+SHARED = 0.95  # of the images, from which on captions are those of a subject: what has one of its own is then not drawn
 CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
 
 
@@ -49,14 +53,21 @@ class Choice:
     reasons: list[str]
 
 
-def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path) -> Choice:
+def choose(
+    start: Start,
+    data: dict[str, Any],
+    captions: Captions,
+    run_dir: Path,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> Choice:
     """A recipe that moves a start to data and keeps its steps.
 
     Args:
-        data: fields of the recipe's `data`, where it lies.
+        data: fields of the recipe's `data`, where it lies. asked: those of `trajectory` that the user has set, by which
+            rate and batch are chosen too.
     """
     has = SHARE * device_memory()
-    parameters, trains = _parameters(start, has)
+    parameters, trains = _parameters(start, has, asked)
     crop, share = _crop(start)
     fit = _fit(start, parameters, share, has)
     objective, pairs, terms = _objective(captions, fit.rows, start.steps)
@@ -71,9 +82,10 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
         sampler |= {"random_num_steps": True, "num_steps_weights": weights}
     prompts = "emoji" if start.model.path in BUNDLED else "general"
     model = start.model.model_dump(mode="json", exclude_defaults=True)
+    lr = LORA_LR if "lora_rank" in parameters else LR
     train = {
         "max_train_steps": UPDATES, "micro_batch_size": fit.rows, "gradient_accumulation_steps": BATCH_SIZE // fit.rows,
-        "lr": LORA_LR if parameters else LR, "lr_schedule": "cosine", "weight_decay": 0.0, "ema_decay": 0.95,
+        "lr": lr, "lr_schedule": "cosine", "weight_decay": 0.0, "ema_decay": 0.95,
         "checkpoint_every": 250, "preview_every": 250, "log_every": 5,
     }  # fmt: skip
     values = {
@@ -90,10 +102,13 @@ def choose(start: Start, data: dict[str, Any], captions: Captions, run_dir: Path
     return Choice(values, [sampled, trains, terms, kept, fit.why])
 
 
-def _parameters(start: Start, has: float) -> tuple[dict[str, Any], str]:
-    """(Fields of `trajectory`, why): all weights where they fit and are not many, else an adapter."""
+def _parameters(start: Start, has: float, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """(Fields of `trajectory`, why): all weights where they fit and are not many, else an adapter; or what is asked."""
     whole = count_memory(start.folder, start.side)
     count, fits = f"{whole.num_trained / 1e6:,.0f}M weights", whole.at(2, start.steps) < has
+    if (given := asked.get("parameters")) is not None:
+        rank = {"lora_rank": asked.get("lora_rank", LORA_RANK)} if str(given).startswith("lora") else {}
+        return {"parameters": given, **rank}, f"trained: trajectory.parameters={given}, as asked, of {count}"
     if whole.num_trained < LARGE and fits:
         return {}, f"trained: all {count}"
     why = f"the model has {count}{'' if fits else ', too many for the memory here'}"
@@ -123,7 +138,7 @@ def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -
     rank = parameters.get("lora_rank")
     for recomputes_steps, recomputes_blocks in ((False, False), (True, False), (True, True)):
         memory = count_memory(
-            start.folder, start.side, rank, half=rank is not None, recomputes_blocks=recomputes_blocks
+            start.folder, start.side, rank, half=rank is not None and _has_bf16(), recomputes_blocks=recomputes_blocks
         )
         kept = BESIDE * (1 if recomputes_steps else start.steps)
         if rank is None:  # beside the network its frozen start
@@ -136,7 +151,14 @@ def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -
     recomputed = " and blocks" if recomputes_blocks else ""
     recomputed = f", steps{recomputed} recomputed in backward" if recomputes_steps else ""
     why = f"batch: {BATCH_SIZE} images an update, {rows} at a time, {needs}{recomputed}"
+    if not fitting:
+        why += ": it may run out of memory; a smaller objective.crop.size or trajectory.num_backprop_steps=1 takes less"
     return _Fit(rows, recomputes_steps, recomputes_blocks, why)
+
+
+def _has_bf16() -> bool:
+    """Whether a run is in bf16 here, with what it does not train."""
+    return has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:

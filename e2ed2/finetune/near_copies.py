@@ -53,7 +53,8 @@ def near_copies(samples: Tensor, training: Tensor, copies: Tensor) -> NearCopies
 
 def _small(images: Tensor) -> Tensor:
     """Pixels in [0, 1] at `SIDE`, [N, 3 * SIDE ** 2], so scaled that a distance is a root mean square."""
-    small = F.interpolate(images.float() / 255, size=(SIDE, SIDE), mode="area").flatten(1)
+    parts = [F.interpolate(part.float() / 255, size=(SIDE, SIDE), mode="area") for part in images.split(16)]
+    small = torch.cat(parts).flatten(1)
     return small / small.shape[1] ** 0.5
 
 

@@ -3,6 +3,7 @@
 What is there already (checkpoints, samples) is used again, so that an interrupted run goes on where it stopped.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from e2ed2.recipe.data import DataConfig
 from e2ed2.recipe.load import apply_override, config_of, flatten
 from e2ed2.reports.run_page import write_report
 from e2ed2.system.errors import UserError, check_range
+from e2ed2.system.processes import process_state
 from e2ed2.system.readers.typed import checked
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.latents.training_set import open_sources
@@ -62,15 +64,16 @@ def choose_finetune(
         check_range("--steps", steps, 1, MOST_STEPS)
     if prompt is not None and not prompt.strip():
         raise UserError("--prompt: is empty; say what the images show, such as 'a photo of sks dog'")
-    start = find_start(model, _of_section("model", overrides), steps)
+    trajectory = _of_section("trajectory", overrides)
+    start = find_start(model, _of_section("model", overrides), steps or trajectory.get("num_inference_steps"))
     fields: dict[str, Any] = {name.removeprefix("data."): value for name, value in data_fields(data).items()}
-    fields |= {} if prompt is None else {"default_caption": prompt}
+    fields |= {} if prompt is None else {"default_caption": " ".join(prompt.split())}
     recorded = recorded_config(out)
     if recorded:
         before, given = flatten(recorded), flatten({"model": {"path": start.model.path}, "data": fields})
         given |= {} if steps is None else {"trajectory.num_inference_steps": steps}
         for name, value in given.items():
-            if before.get(name) != value:
+            if not _is_same(before.get(name), value):
                 raise UserError(
                     f"--out {out}: holds a run with {name}={before.get(name)}, not {value}; give another folder"
                 )
@@ -81,7 +84,7 @@ def choose_finetune(
             f"DATA '{data}': none of its images has a caption; put name.txt beside name.jpg, or give one for all: "
             "--prompt 'a photo of sks dog'"
         )
-    choice = choose(start, fields, captions, out)
+    choice = choose(start, fields, captions, out, trajectory)
     if captions.images is not None and captions.images < FEW_IMAGES:
         few = f"{captions.images} image{'s' if captions.images > 1 else ''}"
         choice.reasons.append(f"note: {few}; with fewer than {FEW_IMAGES} a model learns these very pictures")
@@ -98,8 +101,16 @@ def finetune(
     """
     watch("preparing the training", 0, 0)
     model = train(config, say, tick, watch)
-    write_report(config.run.dir, shown(config, model, watch))
+    if process_state().is_main_process:
+        write_report(config.run.dir, shown(config, model, watch))
     return model
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    """Whether two values of a field are one, as `images` and `images/` are."""
+    if isinstance(before, str) and isinstance(value, str) and "://" not in value:
+        return os.path.normpath(before) == os.path.normpath(value)
+    return before == value
 
 
 def _of_section(section: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from e2ed2.data.batch import Picture, spread
+from e2ed2.data.batch import Picture
 from e2ed2.data.cache import CachedSet
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.table import metric_of
@@ -33,7 +33,7 @@ from e2ed2.training.stages.keep import kept_prompts
 from e2ed2.training.stages.start import export_start
 
 NUM_PROMPTS, NUM_SAMPLES = 96, 2  # of each protocol, and of each of its prompts
-NUM_SHOWN, NUM_COPIED = 10, 200  # captions on the page; images whose copies tell what a copy is
+NUM_SHOWN, NUM_COPIED = 10, 64  # captions on the page; images whose copies tell what a copy is
 MOST_IMAGES = 1000  # of the data that samples are compared with
 OTHER_SEED = 5_000_000  # of the start's samples that all are compared with
 NETWORK, METRICS = "efficientnet", ["kernel_distance", "recall", "sharpness"]
@@ -140,7 +140,8 @@ def _protocol(path: Path, prompts: list[str], reference: Path) -> Path:
 def _some(prompts: list[str]) -> list[str]:
     """At most `NUM_PROMPTS` different ones, evenly."""
     different = list(dict.fromkeys(prompts))
-    return [different[i] for i in spread(len(different), NUM_PROMPTS).tolist()]
+    count = min(NUM_PROMPTS, len(different))
+    return [different[i * len(different) // count] for i in range(count)]
 
 
 def _changes(kind: str, rows: Rows) -> list[dict[str, Any]]:
@@ -173,11 +174,12 @@ def _copied(samples: Path, pictures: list[Picture], start: Path) -> str:
     if len(pictures) < 2 or not made:
         return ""
     images = torch.stack([picture.image for picture in pictures])
-    autoencoder = load_pipeline(start, with_text=False)[0].vae
+    autoencoder = load_pipeline(start, with_text=False)[0].vae.to("cuda" if torch.cuda.is_available() else "cpu")
     with torch.inference_mode():
-        kept = decode_all(autoencoder, encode_all(autoencoder, images[:NUM_COPIED]))
+        kept = decode_all(autoencoder, encode_all(autoencoder, images[:NUM_COPIED])).cpu()
     found = near_copies(torch.stack(made), images, kept)
     return (
-        f"{int(found.is_copy.sum())} of {len(made)} samples are near copies of a training image, by a line that finds "
-        f"{found.found:.0%} of the autoencoder's copies and takes {found.false:.0%} of other drawings for one."
+        f"{int(found.is_copy.sum())} of {len(made)} samples are near copies of one of {len(images)} training images. "
+        f"The line finds {found.found:.0%} of the autoencoder's copies, and takes {found.false:.0%} of other images "
+        "for one."
     )

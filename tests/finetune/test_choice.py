@@ -14,7 +14,7 @@ from e2ed2.recipe.config import ModelConfig
 from e2ed2.recipe.load import config_of
 
 DATA = {"source": "folder", "path": "photos"}
-UNIQUE, SHARED, ONE, STREAM = Captions(40, 0.1), Captions(40, 0.9), Captions(1, 0.0), Captions()
+UNIQUE, SHARED, ONE, STREAM = Captions(40, 0.1), Captions(40, 0.98), Captions(1, 0.0), Captions()
 GIB = 2**30
 START = Start(ModelConfig(path="my/model"), Path("unused"), 4, "lcm", 1.0, True, 64, "its inference.json")
 
@@ -67,7 +67,7 @@ def test_captions_of_a_subject_are_answered_by_scoring_rules(machine):
     rules = {"patch_energy": 0.5, "lpips_energy": 0.5}
     assert weights_of(config) == {"l2": 0.2, "lpips": 0.5, "keep": 1, **rules, "kl": 2e-4}
     assert (config.data.images_per_caption, config.data.plain_caption_fraction) == (2, 1)
-    assert "terms: energy scores, since 90% of the images share their caption with another one" in reasons
+    assert "terms: energy scores, since 98% of the images share their caption with another one" in reasons
 
 
 def test_the_sampler_is_the_start_s_own(machine):
