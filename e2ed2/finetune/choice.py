@@ -17,7 +17,7 @@ from e2ed2.training.precision import has_bf16
 
 BATCH_SIZE, MICRO_BATCHES = 32, (32, 16, 8, 4, 2)  # captions of an update, and at a time
 SHARE = 0.9  # of the device's memory that is counted on
-LORA_RANK, LORA_LR, LR = 64, 5e-4, 1.5e-4
+LORA_RANK, LORA_LR, LR = 64, 3e-4, 7.5e-5
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
@@ -163,13 +163,13 @@ def _has_bf16() -> bool:
 
 def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(Terms, fields of `data`, why); a single row has nothing to be compared with but its image."""
-    terms: dict[str, Any] = {"l2": {"weight": 0.2}, "lpips": {"weight": 0.5}}
+    terms: dict[str, Any] = {name: {"weight": 1.0} for name in ("l2", "lpips")}
     if rows < 2:
         return terms, {}, "terms: L2 and LPIPS, since one image at a time is no set"
     if captions.shared < SHARED:
-        return {**terms, "mmd": {"weight": 3000.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
+        return {**terms, "mmd": {"weight": 600.0}}, {}, "terms: L2, LPIPS and MMD, since captions tell images apart"
     if steps == 1:  # of pairs l2 and lpips judge later starts alone
         terms = {}
-    rules = {name: {"weight": 0.5} for name in ("patch_energy", "lpips_energy")}
+    rules = {name: {"weight": 1.0} for name in ("patch_energy", "lpips_energy")}
     why = f"terms: energy scores, since {captions.shared:.0%} of the images share their caption with another one"
     return {**terms, **rules}, {"images_per_caption": 2, "plain_caption_fraction": 1.0}, why

@@ -57,15 +57,15 @@ def test_captions_are_counted_once_an_image():
 
 def test_captions_that_tell_images_apart_are_answered_by_pairs_of_sample_and_image(machine):
     config, reasons = config_for()
-    assert weights_of(config) == {"l2": 0.2, "lpips": 0.5, "keep": 1, "mmd": 3000, "kl": 2e-4}
+    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, "mmd": 600, "kl": 2e-4}
     assert config.data.images_per_caption == 1
     assert "terms: L2, LPIPS and MMD, since captions tell images apart" in reasons
 
 
 def test_captions_of_a_subject_are_answered_by_scoring_rules(machine):
     config, reasons = config_for(captions=SHARED)
-    rules = {"patch_energy": 0.5, "lpips_energy": 0.5}
-    assert weights_of(config) == {"l2": 0.2, "lpips": 0.5, "keep": 1, **rules, "kl": 2e-4}
+    rules = {"patch_energy": 1, "lpips_energy": 1}
+    assert weights_of(config) == {"l2": 1, "lpips": 1, "keep": 1, **rules, "kl": 2e-4}
     assert (config.data.images_per_caption, config.data.plain_caption_fraction) == (2, 1)
     assert "terms: energy scores, since 98% of the images share their caption with another one" in reasons
 
