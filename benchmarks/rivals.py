@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,7 +28,6 @@ from e2ed2.emoji.styles import load_style, write_style
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.finetune.run import choose_finetune
 from e2ed2.recipe.config import Config
-from e2ed2.recipe.load import config_of
 from e2ed2.system.files import write_file
 from e2ed2.training.loop import train
 
@@ -97,11 +96,12 @@ def run(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Spent:
+class Spent(NamedTuple):
     """What a training took."""
 
-    def __init__(self, updates: int, evaluations: int, seconds: float) -> None:
-        self.updates, self.evaluations, self.seconds = updates, evaluations, seconds
+    updates: int
+    evaluations: int
+    seconds: float
 
 
 def _trained(
@@ -129,8 +129,7 @@ def _train(config: Config, times: list[float]) -> Path:
 def _config(fields: Mapping[str, Any], asked: argparse.Namespace, data: Path, run_dir: Path, updates: int) -> Config:
     own = PROMPTS | {"train.max_train_steps": updates, "train.seed": asked.seed, "train.preview_every": 10**6}
     given = [f"{name}={json.dumps(value)}" for name, value in {**own, **fields}.items() if name != "model.path"]
-    chosen = choose_finetune(str(fields.get("model.path", START)), str(data), run_dir, overrides=given)
-    return config_of(chosen.config.model_dump(mode="json"))
+    return choose_finetune(str(fields.get("model.path", START)), str(data), run_dir, overrides=given).config
 
 
 def evaluations_per_update(config: Config) -> float:

@@ -15,7 +15,7 @@ EXAMPLES = (
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of recipes/demo.yaml to change.", show_default=False),
+        typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of the demo's recipe to change.", show_default=False),
     ] = None,
     style: Annotated[
         bool, typer.Option("--style", help="Teach a bundled few-step model a new style from a folder of images.")
@@ -32,6 +32,8 @@ def demo(
 
     Takes a few minutes on a CPU. Again after Ctrl-C it goes on where it stopped.
     """
+    if style and full:
+        raise typer.BadParameter("--full measures the rows of the demo without --style: leave one of them out.")
     out = out or Path("runs") / ("style" if style else "demo")
     with waiting_for(f"what was done is in {out}; the same command goes on") as waiting:
         if style:

@@ -10,18 +10,16 @@ from typing import Any
 
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.demo.page import NUM_PROMPTS, compared
-from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.models.folders import bundled
 from e2ed2.models.folders.card import add_measured
-from e2ed2.recipe.load import load_config
+from e2ed2.recipe.load import load_config, refuse_run_dir
 from e2ed2.recipe.shipped import shipped_recipes
+from e2ed2.reports.comparisons import measured_row
 from e2ed2.reports.run_page import write_report
 from e2ed2.sampling.folder import save_images
-from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
-from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.loop import Say, Tick, train
 
@@ -53,15 +51,12 @@ def run_demo(
     Raises:
         UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
     """
-    if any(override.startswith("run.dir=") for override in overrides):
-        raise UserError("run.dir: the demo writes to --out; give that instead")
+    refuse_run_dir(overrides)
     config = load_config(shipped_recipes()["demo"], [f"run.dir={json.dumps(str(out))}", *overrides])
 
     def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
         kept = out / "evaluation" / folder
-        row = evaluate(model, PROTOCOL, steps=steps, num_images=num_images, out=kept, share=ALONE, watch=watch)
-        assert row is not None
-        return {**row, "model": label, "measured": "here"}
+        return measured_row(label, model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
 
     start, updates = str(config.model.path), config.train.max_train_steps
     say(f"1/3 the model as it is: {start} at {NFE} NFE, {num_images} images")

@@ -11,19 +11,16 @@ from typing import Any
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from e2ed2.data.batch import spread
 from e2ed2.emoji.styles import load_style, write_style
-from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.finetune.run import choose_finetune
 from e2ed2.models.folders.card import add_measured
 from e2ed2.recipe.config import Config
-from e2ed2.recipe.load import config_of
-from e2ed2.reports.comparisons import changes_of, first_of_each, sheet_of, table_of
+from e2ed2.recipe.load import config_of, refuse_run_dir
+from e2ed2.reports.comparisons import changes_of, first_of_each, measured_row, sheet_of, table_of
 from e2ed2.reports.run_page import write_report
 from e2ed2.sampling.model import load_model
-from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
-from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.loop import Say, Tick, train
 
@@ -67,8 +64,7 @@ def run_style(
     Raises:
         UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
     """
-    if any(override.startswith("run.dir=") for override in overrides):
-        raise UserError("run.dir: the demo writes to --out; give that instead")
+    refuse_run_dir(overrides)
     data = out / "images"
     say(f"1/4 the images of the style: {data}")
     if not data.is_dir():
@@ -86,12 +82,10 @@ def run_style(
     rows = []
     for label, model in models.items():
         for protocol, nfe in ((PROTOCOL, 4), (PROTOCOL, 1), (OLD, 4)):
-            folder = out / "evaluation" / f"{label}-{protocol}-{nfe}"
-            row = evaluate(
-                str(model), protocol, steps=nfe, num_images=num_images, out=folder, share=ALONE, watch=watch
+            kept = out / "evaluation" / f"{label}-{protocol}-{nfe}"
+            rows.append(
+                measured_row(label, str(model), protocol, steps=nfe, num_images=num_images, out=kept, watch=watch)
             )
-            assert row is not None
-            rows.append({**row, "model": label, "measured": "here"})
     add_measured(models["finetuned"], evaluation_markdown(rows[0]))
     rows += [{**read_result(path), "measured": "shipped"} for path in sorted(SHIPPED.glob("*.json"))]
     rows = [{**row, "protocol": "style" if row["protocol"] == PROTOCOL else row["protocol"]} for row in rows]

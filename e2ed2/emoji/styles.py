@@ -3,7 +3,7 @@
 | style | caption | images | from |
 |---|---|---|---|
 | `noto` | `red apple, noto style` | 1,647 | `noto/images.tar` (Apache-2.0), drawn by `noto/make.py` |
-| `lineart` | `red apple, line art` | | OpenMoji's SVGs (CC-BY-SA-4.0) without what colours them, drawn at first use |
+| `lineart` | `red apple, line art` | 1,627 | OpenMoji's SVGs (CC-BY-SA-4.0) without colours, drawn at first use |
 
 A fifth of the base emoji is held out from training; for half of those no bundled model has seen the name in any style.
 Another tenth, `validation`, is what settings are chosen on.
@@ -12,6 +12,7 @@ Another tenth, `validation`, is what settings are chosen on.
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -60,6 +61,7 @@ def write_style(data: EmojiSet, folder: Path) -> None:
             (temporary / f"{number:04}.txt").write_text(f"{caption}\n")
 
 
+@cache
 def _noto() -> tuple[torch.Tensor, list[str]]:
     """Images uint8 [N, 3, 64, 64] and names, from the file that ships."""
     images, names = [], []

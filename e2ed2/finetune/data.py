@@ -25,13 +25,13 @@ ALLOWED = (
 
 
 def data_fields(data: str) -> dict[str, str]:
-    """The recipe's `data.source` and `data.path` of a user's DATA, by names alone: no file is opened.
+    """The `source` and `path` of a recipe's `data` for a user's DATA, by names alone: no file is opened.
 
     Raises:
         UserError: nothing there, a folder that is empty or holds more than one kind, or a file of another kind.
     """
     source = _of_folder(data) if os.path.isdir(data) else _of_name(data)
-    return {"data.source": source, "data.path": data}
+    return {"source": source, "path": data}
 
 
 def _of_folder(data: str) -> str:

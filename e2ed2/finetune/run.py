@@ -17,7 +17,7 @@ from e2ed2.finetune.shown import shown
 from e2ed2.finetune.starts import find_start
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
-from e2ed2.recipe.load import apply_override, config_of, flatten
+from e2ed2.recipe.load import apply_override, config_of, flatten, refuse_run_dir
 from e2ed2.reports.run_page import write_report
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.processes import process_state
@@ -58,15 +58,14 @@ def choose_finetune(
         UserError: a start or data that are not there, or are not what they should be; a run of another start or of
             other data in `out`.
     """
-    if any(override.startswith(("run.dir=", "run=")) for override in overrides):
-        raise UserError("run.dir: finetune writes to --out; give that instead")
+    refuse_run_dir(overrides)
     if steps is not None:
         check_range("--steps", steps, 1, MOST_STEPS)
     if prompt is not None and not prompt.strip():
         raise UserError("--prompt: is empty; say what the images show, such as 'a photo of sks dog'")
     trajectory = _of_section("trajectory", overrides)
     start = find_start(model, _of_section("model", overrides), steps or trajectory.get("num_inference_steps"))
-    fields: dict[str, Any] = {name.removeprefix("data."): value for name, value in data_fields(data).items()}
+    fields: dict[str, Any] = data_fields(data)
     fields |= {} if prompt is None else {"default_caption": " ".join(prompt.split())}
     recorded = recorded_config(out)
     if recorded:

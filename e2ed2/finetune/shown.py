@@ -16,17 +16,15 @@ import yaml
 
 from e2ed2.data.batch import Picture
 from e2ed2.data.cache import CachedSet
-from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.finetune.near_copies import near_copies
 from e2ed2.models.autoencoder import decode_all, encode_all
 from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.recipe.config import Config
-from e2ed2.reports.comparisons import changes_of, first_of_each, sheet_of, table_of
+from e2ed2.reports.comparisons import changes_of, first_of_each, measured_row, sheet_of, table_of
 from e2ed2.sampling.folder import make_files, read_images, requests_for, save_images
 from e2ed2.sampling.model import load_model
 from e2ed2.system.files import atomic_folder, write_file
-from e2ed2.system.processes import ALONE
 from e2ed2.system.watch import Watch
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.stages.keep import kept_prompts
@@ -84,7 +82,10 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
                 _samples(models[label], k, asked, 0, out, watch)
             continue
         protocol = _protocol(folder / f"{kind}.yaml", asked, references[kind])
-        rows[kind] = [_row(label, models[label], k, protocol, out, watch) for (k, label), out in outs.items()]
+        rows[kind] = [
+            measured_row(label, str(models[label]), str(protocol), steps=k, out=out, watch=watch)
+            for (k, label), out in outs.items()
+        ]
     table = [row for kind in rows.values() for row in kind]
     write_file(config.run.dir / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
     watch("looking for copies of training images", 0, 0)
@@ -95,12 +96,6 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
         "sheets": _sheets(folder, pictures, steps, _copied(folder / "new" / f"finetuned-{most}", pictures, start)),
         "tables": [table_of(*ABOUT[kind], rows[kind], "finetuned") for kind in rows],
     }
-
-
-def _row(label: str, model: Path, steps: int, protocol: Path, out: Path, watch: Watch) -> dict[str, Any]:
-    row = evaluate(str(model), str(protocol), steps=steps, out=out, share=ALONE, watch=watch)
-    assert row is not None
-    return {**row, "model": label, "measured": "here"}
 
 
 def _pictures(config: Config, out: Path, watch: Watch) -> list[Picture]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from e2ed2.models.families import FAMILIES
 from e2ed2.models.folders.bundled import resolve_model
-from e2ed2.models.folders.few_step import known_call
+from e2ed2.models.folders.few_step import FewStepCall, known_call
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.inference import INFERENCE_FILE, inference_of
 from e2ed2.models.folders.parts import read_config
@@ -56,23 +56,22 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     folder = resolve_model(str(config.path), config.revision, config.variant)
     index = read_index(folder)
     side = _side(folder, FAMILIES[index.class_name].network)
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+    names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
+    call = known_call(names, index.class_name, scheduler)
+    where = f"the table of known few-step models ({call.source})" if call else ""
     is_slow = "it is none of the few-step models that are known here"
     if (folder / INFERENCE_FILE).is_file():
         own = inference_of(folder / INFERENCE_FILE, {}, {})
         is_slow = f"it is made for {own.num_inference_steps} steps of {own.solver}"
         if own.num_inference_steps <= MOST_STEPS:
-            any_steps, scale = own.transformers is None, max(1.0, own.guidance_scale)
-            why = f"its {INFERENCE_FILE}{_unlike(steps, own.num_inference_steps, any_steps)}"
-            steps = steps or own.num_inference_steps
-            return Start(config, folder, steps, own.solver, scale, any_steps, own.height, why)
-    scheduler_file = folder / "scheduler" / "scheduler_config.json"
-    names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
-    if (call := known_call(names, index.class_name, read_config(scheduler_file))) is not None:
-        unlike = _unlike(steps, call.num_inference_steps, call.any_steps)
-        why = f"the table of known few-step models ({call.source}){unlike}"
-        scale, side = max(1.0, call.guidance_scale), call.side or side
+            where, scale = f"its {INFERENCE_FILE}", max(1.0, own.guidance_scale)
+            any_steps = own.transformers is None
+            call = FewStepCall(own.num_inference_steps, own.solver, scale, any_steps, where, own.height)
+    if call is not None:
+        why = f"{where}{_unlike(steps, call.num_inference_steps, call.any_steps)}"
         steps = steps or call.num_inference_steps
-        return Start(config, folder, steps, call.solver, scale, call.any_steps, side, why)
+        return Start(config, folder, steps, call.solver, call.guidance_scale, call.any_steps, call.side or side, why)
     if steps is None:
         raise UserError(
             f"model '{name}': {is_slow}; give --steps, the number that it is sampled in, or the adapter that makes it "

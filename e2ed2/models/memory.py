@@ -24,6 +24,7 @@ from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.system.environment import machine_memory
 
 TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
 NUM_TOKENS = 77  # of a prompt, where the model does not say: CLIP's
@@ -88,9 +89,7 @@ def device_memory() -> int:
     """Bytes of the GPU's memory that are free, or on a CPU what the machine has."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    import os
-
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine_memory()
 
 
 def _on_meta(folder: Path) -> Any:

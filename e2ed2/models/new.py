@@ -1,7 +1,6 @@
 """Networks and pipelines with random weights, from a recipe's `model.architecture`."""
 
 import inspect
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +12,7 @@ from e2ed2.models.folders.parts import no_more_than, tensors
 from e2ed2.models.folders.pipeline import assemble, load_autoencoder
 from e2ed2.models.scheduler import noise_scheduler
 from e2ed2.prediction import PredictionType
+from e2ed2.system.environment import machine_memory
 from e2ed2.system.errors import UserError, said
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def new_network(kind: type[M], architecture: Mapping[str, Any] | None) -> M:
     try:
         with torch.device("meta"), no_more_than(MOST_TENSORS, f"it has more than {MOST_TENSORS:,} tensors"):
             size = sum(x.numel() * x.element_size() for x in tensors(kind(**arguments)).values())
-        if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        if size > (memory := machine_memory()):
             raise ValueError(f"its weights take {size >> 30:,} GiB, this machine has {memory >> 30}")
         return kind(**arguments)
     except Exception as error:  # a constructor has no common error

@@ -76,6 +76,12 @@ def config_of(values: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def refuse_run_dir(overrides: Sequence[str]) -> None:
+    """Raise UserError where overrides name the run folder, which is a command's own option."""
+    if any(override.startswith(("run.dir=", "run=")) for override in overrides):
+        raise UserError("run.dir: this command writes to --out; give that instead")
+
+
 def build_config(values: dict[str, Any]) -> Config:
     """Plain values, validated.
 

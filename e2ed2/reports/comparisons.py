@@ -8,14 +8,26 @@ from markupsafe import Markup
 from torch import Tensor
 
 from e2ed2.data.batch import spread
+from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.reports.page import data_uri
 from e2ed2.sampling.folder import read_images
 from e2ed2.system.drawing.charts import interval_chart
 from e2ed2.system.drawing.figures import figure
 from e2ed2.system.drawing.pictures import png_bytes, to_picture
+from e2ed2.system.processes import ALONE
+from e2ed2.system.watch import Watch
 
 Results = Sequence[dict[str, Any]]  # of `evaluation.results`, as plain values
+
+
+def measured_row(
+    label: str, model: str, protocol: str, *, steps: int | None, out: Path, watch: Watch, num_images: int | None = None
+) -> dict[str, Any]:
+    """A row of a table, measured by this process alone: as `evaluate`, under another name than the model's."""
+    row = evaluate(model, protocol, steps=steps, num_images=num_images, out=out, share=ALONE, watch=watch)
+    assert row is not None
+    return {**row, "model": label, "measured": "here"}
 
 
 def table_of(title: str, text: str, evaluations: Results, own: str, floors: Results = ()) -> dict[str, Any]:

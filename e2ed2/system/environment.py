@@ -1,5 +1,6 @@
 """What a run or an evaluation was made with: versions, hardware, commit."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -34,6 +35,11 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_name() -> str:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from e2ed2.commands.app import app
 from e2ed2.demo import style
 from e2ed2.evaluation.results import read_results
 from e2ed2.system.errors import UserError
@@ -40,3 +42,8 @@ def test_shipped_rows_of_the_style_are_those_of_the_start():
     rows = {path.stem: json.loads(path.read_text()) for path in style.SHIPPED.glob("*.json")}
     assert {row["model"] for row in rows.values()} == {"start", "copies"}
     assert rows["copies"]["metrics"]["kernel_distance"]["high"] < rows["start-4"]["metrics"]["kernel_distance"]["low"]
+
+
+def test_what_the_style_demo_would_not_read_is_refused():
+    result = CliRunner().invoke(app, ["demo", "--style", "--full"])
+    assert result.exit_code == 2 and "--full" in result.output

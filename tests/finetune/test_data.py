@@ -36,10 +36,10 @@ def touch(folder: Path, *names: str) -> str:
 )
 def test_a_folder_is_what_its_files_are(tmp_path, names, source):
     folder = touch(tmp_path / "it", *names)
-    assert data_fields(folder) == {"data.source": source, "data.path": folder}
-    assert data_fields(f"{folder}/")["data.source"] == source
+    assert data_fields(folder) == {"source": source, "path": folder}
+    assert data_fields(f"{folder}/")["source"] == source
     (tmp_path / "link").symlink_to(folder)
-    assert data_fields(str(tmp_path / "link"))["data.source"] == source
+    assert data_fields(str(tmp_path / "link"))["source"] == source
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_folder_is_what_its_files_are(tmp_path, names, source):
 )
 def test_a_url_a_pattern_or_a_name_is_what_it_ends_in(data, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert data_fields(data) == {"data.source": source, "data.path": data}
+    assert data_fields(data) == {"source": source, "path": data}
     values = {"stage": "e2ed2", "run": {"dir": "x"}, "model": {"path": "y"}, "objective": {"l2": {"weight": 1}}}
     check_config(build_config(values | {"data": {"source": source, "path": data}}))
 
@@ -70,7 +70,7 @@ def test_what_is_on_disk_is_looked_at_whatever_its_name(tmp_path, monkeypatch):
     touch(tmp_path / "files", "0.tar", "1.tgz", "2.parquet", "[v2].parquet")
     sources = {"org/name": "folder", "set.tar": "parquet", "files/0.tar": "webdataset", "files/1.tgz": "webdataset"}
     sources |= {"files/2.parquet": "parquet", "files/[v2].parquet": "parquet"}
-    assert {name: data_fields(name)["data.source"] for name in sources} == sources
+    assert {name: data_fields(name)["source"] for name in sources} == sources
 
 
 def test_a_folder_of_two_kinds_is_refused_with_their_counts(tmp_path):
@@ -93,7 +93,7 @@ def test_the_pattern_that_is_offered_names_the_same_shards(tmp_path):
     write_tar(tmp_path / "a [v2]" / "0.tar", {"x": {"png": png(1), "txt": b"one"}})
     write_tar(tmp_path / "a [v2]" / "sub" / "1.tar", {"y": {"png": png(1), "txt": b"two"}})
     pattern = f"{tmp_path}/a [v2]/**/*.tar"
-    assert data_fields(pattern)["data.source"] == "webdataset"
+    assert data_fields(pattern)["source"] == "webdataset"
     assert len(tar_shards(pattern, Columns())) == 2
 
 
@@ -136,4 +136,4 @@ def test_a_large_folder_is_not_looked_through(tmp_path, monkeypatch):
     looked_at = []
     files = module.visible_files
     monkeypatch.setattr(module, "visible_files", lambda path: (looked_at.append(file) or file for file in files(path)))
-    assert data_fields(folder)["data.source"] == "folder" and len(looked_at) == 3
+    assert data_fields(folder)["source"] == "folder" and len(looked_at) == 3

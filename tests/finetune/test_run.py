@@ -94,7 +94,7 @@ def test_captions_are_those_of_the_columns_that_overrides_name(chosen, tmp_path)
 
 @pytest.mark.parametrize("override", ["run.dir=elsewhere", "run={dir: elsewhere}"])
 def test_the_run_folder_is_given_as_an_option(chosen, override):
-    with pytest.raises(UserError, match=r"^run\.dir: finetune writes to --out; give that instead$"):
+    with pytest.raises(UserError, match=r"^run\.dir: this command writes to --out; give that instead$"):
         chosen(override)
 
 

@@ -149,7 +149,7 @@ def test_a_run_cut_short_twice_ends_as_one_that_was_not(tiny_model, tmp_path, qu
         (["nothing/at/all", "PHOTOS"], ["model 'nothing/at/all': no such folder"]),
         (["MODEL", "PHOTOS", "--steps", "0"], ["--steps", "0"]),
         (["MODEL", "PHOTOS", "--steps", "many"], ["--steps", "integer"]),
-        (["MODEL", "PHOTOS", "run.dir=elsewhere"], ["run.dir: finetune writes to --out"]),
+        (["MODEL", "PHOTOS", "run.dir=elsewhere"], ["run.dir: this command writes to --out"]),
         (["MODEL", "PHOTOS", "train.lrr=1"], ["train.lrr: unknown field"]),
         (["MODEL"], ["DATA"]),
     ],

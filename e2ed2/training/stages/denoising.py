@@ -13,8 +13,9 @@ from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.new import PREDICTION_TYPE, new_pipeline
 from e2ed2.models.scheduler import schedule_of
-from e2ed2.prediction import training_target
+from e2ed2.prediction import PredictionType, training_target
 from e2ed2.recipe.config import Config
+from e2ed2.schedule import NoiseSchedule
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
@@ -22,6 +23,24 @@ from e2ed2.trajectory import unroll
 
 GUIDANCE_SCALE = 2.0
 NUM_INFERENCE_STEPS = 25
+
+
+def denoising_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of a network's own prediction at a uniform timestep of each row (Eq. 3, 6), scalar.
+
+    Args:
+        predict: (noise [B, C, h, w], t [B]) -> what the network predicts of x0 noised so. x0: [B, C, h, w].
+    """
+    noise = torch.randn(x0.shape, generator=generator).to(x0)
+    t = torch.randint(schedule.num_train_timesteps, (len(x0),), generator=generator).to(x0.device)
+    target = training_target(x0, noise, *schedule.levels(t, x0), prediction_type)
+    return (predict(noise, t).float() - target).square().mean()
 
 
 class DenoisingStage:
@@ -41,13 +60,12 @@ class DenoisingStage:
         self, network: nn.Module, ema: nn.Module, rows: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """`denoising`: mean squared error of the predicted velocity at a uniform timestep."""
-        batch = self._data.batch(rows, generator)
-        noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
-        t = torch.randint(self._schedule.num_train_timesteps, (len(rows),), generator=generator).to(batch.x0.device)
-        alpha, sigma = self._schedule.levels(t, batch.x0)
-        prediction = denoiser_of(self._pipeline, network)(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
-        target = training_target(batch.x0, noise, alpha, sigma, PREDICTION_TYPE)
-        return {"denoising": (prediction.float() - target).square().mean()}
+        batch, denoise = self._data.batch(rows, generator), denoiser_of(self._pipeline, network)
+
+        def predict(noise: Tensor, t: Tensor) -> Tensor:
+            return denoise(self._schedule.add_noise(batch.x0, noise, t), t, batch.cond)
+
+        return {"denoising": denoising_loss(predict, batch.x0, self._schedule, PREDICTION_TYPE, generator)}
 
     @torch.no_grad()
     def preview(self, network: nn.Module) -> Sheet:

@@ -17,7 +17,6 @@ from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminato
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
-from e2ed2.prediction import training_target
 from e2ed2.recipe.checks import check_transport
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import SCORING_RULES, ObjectiveConfig, judges_features
@@ -25,6 +24,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.training.latents.latent_set import LatentBatch, MemoryLatents
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
+from e2ed2.training.stages.denoising import denoising_loss
 from e2ed2.training.stages.few_step import FewStepStage
 from e2ed2.training.stages.keep import Keep, kept_prompts
 from e2ed2.training.stages.teacher_pairs import pair_noise, teacher_samples
@@ -140,7 +140,10 @@ class EndToEndStage(FewStepStage):
         batch = self.data.batch(rows, generator)
         values: dict[str, Tensor] = {}
         if "denoising" in self.weights:
-            values["denoising"] = self._denoising(network, batch, generator)
+            values["denoising"] = denoising_loss(
+                lambda noise, t: network(noise[None], batch.cond, x0=batch.x0, at=t),
+                batch.x0, self.schedule, self.prediction_type, generator,
+            )  # fmt: skip
         if self.weights.keys() == {"denoising"}:
             return values
         steps, start = self._draw_start(generator)
@@ -180,15 +183,6 @@ class EndToEndStage(FewStepStage):
             if self._objective.adversarial.buffer_size > 0:
                 self.adversary.remember(self._stack(judged, batch.x0, place))
         return values
-
-    def _denoising(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the network's own prediction at a uniform timestep of each row (Eq. 3)."""
-        x0, num = batch.x0, self.schedule.num_train_timesteps
-        noise = torch.randn(x0.shape, generator=generator).to(x0)
-        t = torch.randint(num, (len(x0),), generator=generator).to(x0.device)
-        prediction = network(noise[None], batch.cond, x0=x0, at=t)
-        target = training_target(x0, noise, *self.schedule.levels(t, x0), self.prediction_type)
-        return (prediction.float() - target).square().mean()
 
     def _prompts_beside(self) -> list[str]:
         return kept_prompts(self._config)[0] if "keep" in self.weights else []

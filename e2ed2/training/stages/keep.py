@@ -27,7 +27,7 @@ MEASURED_EVERY = 5
 
 
 def kept_prompts(config: Config) -> tuple[list[str], list[str]]:
-    """(Prompts that the term samples, every fifth of the list that it leaves for measuring), each once.
+    """(Prompts that the term samples, every fifth of the list, which it leaves for measuring), each once.
 
     Raises:
         UserError: `objective.keep.prompts` cannot be read.
@@ -35,7 +35,8 @@ def kept_prompts(config: Config) -> tuple[list[str], list[str]]:
     asked = config.objective.keep.prompts
     prompts = list(dict.fromkeys(read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")))
     left = prompts[MEASURED_EVERY - 1 :: MEASURED_EVERY]
-    return [prompt for prompt in prompts if prompt not in left], left
+    del prompts[MEASURED_EVERY - 1 :: MEASURED_EVERY]
+    return prompts, left
 
 
 class Keep:
