@@ -173,6 +173,7 @@ def test_mistakes_are_named(tmp_path):
         load_model(str(tmp_path / "c.yaml"))
 
 
+@pytest.mark.slow
 def test_table_1_from_the_command_line(tiny, tiny_model, protocol, tmp_path, monkeypatch, capfd):
     """Every row measured under COCO's name, two under HW's; one comparison of all, with grid and page."""
 

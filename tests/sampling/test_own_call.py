@@ -174,6 +174,7 @@ def test_what_needs_an_image_after_all_is_refused_by_a_first_try(tmp_path):
         load_model(model, 1)
 
 
+@pytest.mark.slow
 def test_whole_classes_are_sampled_by_both_verbs(folder, protocol, tmp_path, monkeypatch, capfd):
     """From the command line: pictures, an evaluation, and a refusal."""
 

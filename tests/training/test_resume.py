@@ -107,6 +107,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_kill_of_a_training_saves_says_so_and_goes_on(tiny, tmp_path, without_time):
     config = tiny(max_train_steps=30)
     reference = at(config, tmp_path / "reference")

@@ -95,7 +95,8 @@ def killed_in_the_middle_of_shard(number, config, out):
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
-@pytest.mark.parametrize("source", ["folder", pytest.param("webdataset", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "webdataset"])
 def test_after_a_kill_it_goes_on_with_nothing_torn_or_doubled(source, tiny_model, photos, shards, tmp_path):
     config, lines, progress = recipe(tiny_model, photos if source == "folder" else shards, source), [], []
     whole, cut = tmp_path / "whole", tmp_path / "cut"
