@@ -52,7 +52,7 @@ def test_wrong_shapes_are_refused_even_where_they_would_broadcast(objective, sha
     ("samples_dtype", "x0_dtype"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
 )
 def test_mixed_precision_is_measured_in_the_wider_type(objective, samples_dtype, x0_dtype):
-    samples = SAMPLES.to(samples_dtype).requires_grad_()
+    samples = SAMPLES.to(samples_dtype, copy=True).requires_grad_()
     loss = objective(samples, X0.to(x0_dtype))
     loss.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(objective(SAMPLES, X0).item())
