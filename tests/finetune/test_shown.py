@@ -107,7 +107,7 @@ def test_a_run_cut_short_twice_ends_as_one_that_was_not(tiny_model, tmp_path, qu
         (model, k, 12) for k in (4, 1) for model in ("start", "finetuned")
     ], "eight images are too few to measure"
 
-    calls, terms, evaluate = [], EndToEndStage.loss_terms, shown.evaluate
+    calls, terms, measured_row = [], EndToEndStage.loss_terms, shown.measured_row
 
     def press(self, *arguments):
         calls.append(1)
@@ -119,9 +119,9 @@ def test_a_run_cut_short_twice_ends_as_one_that_was_not(tiny_model, tmp_path, qu
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return evaluate(*arguments, **options)
+        return measured_row(*arguments, **options)
 
-    for place, name, cut in ((EndToEndStage, "loss_terms", press), (shown, "evaluate", stop)):
+    for place, name, cut in ((EndToEndStage, "loss_terms", press), (shown, "measured_row", stop)):
         calls.clear()
         with monkeypatch.context() as patch:
             patch.setattr(place, name, cut)
