@@ -31,11 +31,13 @@ def data(tmp_path_factory):
         ("ours, last step's gradient", 32 * (36.5 / 25 + 2) + 16 * (2 * 48 / 25 + 2)),
         ("ours and the ordinary loss", 32 * 3 * 36.5 / 25 + 16 * 4 * 48 / 25 + 32 * 3),
         ("ordinary, 3e-4", 32 * 3),
+        ("consistency", 32 * (3 + 1 + 1)),
+        ("the slow model, distilled again", 32 * (3 + 1 + 2)),
     ],
 )
 def test_evaluations_of_an_update(name, expected, data, tmp_path):
     asked = argparse.Namespace(seed=3)
-    config = rivals._config(rivals.RIVALS[name], asked, data, tmp_path / "run", 7)
+    config = rivals._config(rivals.RIVALS[name].fields, rivals.START, asked, data, tmp_path / "run", 7)
     assert rivals.evaluations_per_update(config) == pytest.approx(expected)
     assert (config.train.seed, config.train.max_train_steps) == (3, 7)
 
@@ -43,4 +45,4 @@ def test_evaluations_of_an_update(name, expected, data, tmp_path):
 def test_every_rival_has_a_folder_of_its_own():
     folders = {rivals._folder(name) for name in rivals.RIVALS}
     assert len(folders) == len(rivals.RIVALS) and all(Path(folder).name == folder for folder in folders)
-    assert {*rivals.AFTER, *(name for name, _ in rivals.AFTER.values())} <= rivals.RIVALS.keys()
+    assert {rival.before for rival in rivals.RIVALS.values()} - {None} <= rivals.RIVALS.keys()

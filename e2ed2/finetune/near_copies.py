@@ -5,11 +5,16 @@ the autoencoder's copies of training images from the other training images: both
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from e2ed2.models.autoencoder import decode_all, encode_all
+from e2ed2.models.folders.pipeline import load_pipeline
+
+NUM_COPIED = 64  # training images whose copies tell what a copy is
 SIDE = 32  # pixels that images are compared at: small shifts and textures count little
 
 
@@ -49,6 +54,13 @@ def near_copies(samples: Tensor, training: Tensor, copies: Tensor) -> NearCopies
         distance <= threshold, nearest, threshold.item(), (own <= threshold).double().mean().item(),
         (other <= threshold).double().mean().item(),
     )  # fmt: skip
+
+
+def kept_by_autoencoder(model: Path, images: Tensor) -> Tensor:
+    """What the autoencoder of a model folder keeps of images, uint8 [N, 3, H, W]."""
+    autoencoder = load_pipeline(model, with_text=False)[0].vae.to("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.inference_mode():
+        return decode_all(autoencoder, encode_all(autoencoder, images)).cpu()
 
 
 def _small(images: Tensor) -> Tensor:

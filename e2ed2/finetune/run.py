@@ -14,7 +14,7 @@ from e2ed2.data.cache import CachedSet
 from e2ed2.finetune.choice import FEW_IMAGES, Captions, captions_of, choose
 from e2ed2.finetune.data import data_fields
 from e2ed2.finetune.shown import shown
-from e2ed2.finetune.starts import find_start
+from e2ed2.finetune.starts import find_start, model_config
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
 from e2ed2.recipe.load import apply_override, config_of, flatten, refuse_run_dir
@@ -63,13 +63,12 @@ def choose_finetune(
         check_range("--steps", steps, 1, MOST_STEPS)
     if prompt is not None and not prompt.strip():
         raise UserError("--prompt: is empty; say what the images show, such as 'a photo of sks dog'")
-    trajectory = _of_section("trajectory", overrides)
-    start = find_start(model, _of_section("model", overrides), steps or trajectory.get("num_inference_steps"))
     fields: dict[str, Any] = data_fields(data)
     fields |= {} if prompt is None else {"default_caption": " ".join(prompt.split())}
     recorded = recorded_config(out)
     if recorded:
-        before, given = flatten(recorded), flatten({"model": {"path": start.model.path}, "data": fields})
+        path = model_config(model, _of_section("model", overrides)).path
+        before, given = flatten(recorded), flatten({"model": {"path": path}, "data": fields})
         given |= {} if steps is None else {"trajectory.num_inference_steps": steps}
         for name, value in given.items():
             if not _is_same(before.get(name), value):
@@ -77,6 +76,8 @@ def choose_finetune(
                     f"--out {out}: holds a run with {name}={before.get(name)}, not {value}; give another folder"
                 )
         return Finetune(config_of({**recorded, "run": {"dir": str(out)}}, overrides), [])
+    trajectory = _of_section("trajectory", overrides)
+    start = find_start(model, _of_section("model", overrides), steps or trajectory.get("num_inference_steps"))
     captions = _captions({**fields, **_of_section("data", overrides)})
     if captions.images == 0 and prompt is None:
         raise UserError(

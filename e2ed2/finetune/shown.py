@@ -17,9 +17,7 @@ import yaml
 from e2ed2.data.batch import Picture
 from e2ed2.data.cache import CachedSet
 from e2ed2.evaluation.metrics.table import metric_of
-from e2ed2.finetune.near_copies import near_copies
-from e2ed2.models.autoencoder import decode_all, encode_all
-from e2ed2.models.folders.pipeline import load_pipeline
+from e2ed2.finetune.near_copies import NUM_COPIED, kept_by_autoencoder, near_copies
 from e2ed2.recipe.config import Config
 from e2ed2.reports.comparisons import changes_of, first_of_each, measured_row, sheet_of, table_of
 from e2ed2.sampling.folder import make_files, read_images, requests_for, save_images
@@ -31,7 +29,7 @@ from e2ed2.training.stages.keep import kept_prompts
 from e2ed2.training.stages.start import export_start
 
 NUM_PROMPTS, NUM_SAMPLES = 96, 2  # of each protocol, and of each of its prompts
-NUM_SHOWN, NUM_COPIED = 10, 64  # captions on the page; images whose copies tell what a copy is
+NUM_SHOWN = 10  # captions on the page
 MOST_IMAGES = 1000  # of the data that samples are compared with
 OTHER_SEED = 5_000_000  # of the start's samples that all are compared with
 NETWORK, METRICS = "efficientnet", ["kernel_distance", "recall", "sharpness"]
@@ -42,6 +40,7 @@ TEXT = (
     "The sampler that the model is used with was trained on the images, from noise to finished image, so that it still "
     "takes its few steps. Start and result answer the same prompts from the same noise."
 )
+UNSEEN = " Nothing is shown of your own captions: the data are latents, or images of other shapes."
 ABOUT = {  # title and text of a table
     "new": ("On your captions", "Compared with your images, which were trained on."),
     "old": (
@@ -90,7 +89,7 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
     write_file(config.run.dir / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
     watch("looking for copies of training images", 0, 0)
     return {
-        "headline": {"title": f"{config.model.path}, moved to new images", "text": TEXT},
+        "headline": {"title": f"{config.model.path}, moved to new images", "text": TEXT + ("" if pictures else UNSEEN)},
         "made_by": "e2ed2 finetune",
         "changes": [change for kind in ("new", "old") for change in _changes(kind, rows.get(kind, []))],
         "sheets": _sheets(folder, pictures, steps, _copied(folder / "new" / f"finetuned-{most}", pictures, start)),
@@ -169,10 +168,7 @@ def _copied(samples: Path, pictures: list[Picture], start: Path) -> str:
     if len(pictures) < 2 or not made:
         return ""
     images = torch.stack([picture.image for picture in pictures])
-    autoencoder = load_pipeline(start, with_text=False)[0].vae.to("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.inference_mode():
-        kept = decode_all(autoencoder, encode_all(autoencoder, images[:NUM_COPIED])).cpu()
-    found = near_copies(torch.stack(made), images, kept)
+    found = near_copies(torch.stack(made), images, kept_by_autoencoder(start, images[:NUM_COPIED]))
     return (
         f"{int(found.is_copy.sum())} of {len(made)} samples are near copies of one of {len(images)} training images. "
         f"The line finds {found.found:.0%} of the autoencoder's copies, and takes {found.false:.0%} of other images "

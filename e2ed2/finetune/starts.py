@@ -42,6 +42,11 @@ class Start:
     why: str
 
 
+def model_config(name: str, model: dict[str, Any]) -> ModelConfig:
+    """A recipe's `model` section for what a user names; further fields as in `find_start`."""
+    return checked(ModelConfig, {"path": name, **_of_baseline(name), **model}, "model")
+
+
 def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     """The start that a user names, fetched if need be; its weights are not loaded.
 
@@ -51,8 +56,7 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     Raises:
         UserError: no such model; or one of which nobody knows in how many steps it is sampled, and `steps` is None.
     """
-    given = {"path": name, **_of_baseline(name), **model}
-    config = checked(ModelConfig, given, "model")
+    config = model_config(name, model)
     folder = resolve_model(str(config.path), config.revision, config.variant)
     index = read_index(folder)
     side = _side(folder, FAMILIES[index.class_name].network)

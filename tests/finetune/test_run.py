@@ -9,6 +9,7 @@ from e2ed2.finetune.run import Finetune, choose_finetune
 from e2ed2.system.errors import UserError
 from tests.data.conftest import png, write_tar
 from tests.evaluation.tiny import draw_images
+from tests.models.tiny import save_tiny
 
 
 @pytest.fixture
@@ -124,6 +125,16 @@ def test_steps_are_within_what_a_sampler_has(chosen, steps):
 def test_a_run_that_was_begun_keeps_what_was_chosen(chosen, begun):
     assert chosen() == Finetune(begun.config, []) and begun.config.objective.l1.weight == 2
     assert chosen("train.max_train_steps=7", steps=4).config.train.max_train_steps == 7
+
+
+def test_a_run_that_was_begun_needs_no_steps_again(chosen, out, tmp_path):
+    slow = save_tiny("StableDiffusionPipeline", tmp_path / "slow")
+    begun = chosen("train.mixed_precision=no", model=slow, steps=4).config
+    with pytest.raises(UserError, match="give --steps"):
+        chosen(model=slow)
+    out.mkdir()
+    (out / "config.yaml").write_text(begun.to_yaml())
+    assert chosen(model=slow).config == begun
 
 
 def test_a_run_of_something_else_is_refused(chosen, begun, tiny_model, pictures, out, tmp_path):
