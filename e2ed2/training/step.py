@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -61,8 +61,18 @@ class Trained:
         """A network with its average, which begins as the same, and AdamW."""
         average = get_ema_multi_avg_fn(config.ema_decay)
         ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        return cls(network, ema, optimizer)
+        return cls(network, ema, torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.lr))
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups of parameters: matrices and kernels, which decay, then norms and biases, which do not.
+
+    A group that would be empty is left out.
+    """
+    parameters = list(network.parameters())
+    decaying, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def update(

@@ -260,3 +260,17 @@ def test_frechet_does_not_depend_on_the_chunks(monkeypatch, rows):
     whole = dist.frechet_distance(x, y)
     monkeypatch.setattr(dist, "_SUM_BLOCK", rows)
     assert dist.frechet_distance(x, y).to_json() == pytest.approx(whole.to_json(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("apart", "is_same"), [(5e-5, True), (3e-4, False)])
+def test_images_that_differ_by_rounding_alone_are_one(apart, is_same):
+    training = torch.cat([torch.eye(3, 4, dtype=torch.float64), torch.eye(1, 4, dtype=torch.float64) * (1 + apart)])
+    ratios, _ = dist.nearest_training(torch.tensor([[1.0, 0.1, 0, 0]] * 2), training)
+    nearest = min(0.1, (0.1**2 + apart**2) ** 0.5)
+    assert ratios[0].item() == pytest.approx(nearest / (2**0.5 if is_same else apart), rel=1e-3)
+
+
+@pytest.mark.parametrize(("groups", "blocks"), [(4, 4), (10, 10), (25, 10)])
+def test_there_are_ten_blocks_or_as_many_as_groups(groups, blocks):
+    found = dist.deal_blocks(torch.arange(groups).repeat(3))
+    assert found.unique().tolist() == list(range(blocks))

@@ -82,3 +82,36 @@ def test_paired_difference_of_kernel_distances_recomputes_everything():
 def test_pairs_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="needs the same prompts and reference"):
         iv.paired_difference(iv.mean_estimate(normal(4)), iv.mean_estimate(normal(5)))
+
+
+def test_the_interval_of_a_ratio_leaves_out_each_value_of_either():
+    x, y = [2.0, 4.0, 9.0], [1.0, 3.0, 4.0, 4.0]
+    estimate = iv.ratio_estimate(torch.tensor(x), torch.tensor(y))
+    without = [
+        [np.mean(x[:i] + x[i + 1 :]) / np.mean(y) for i in range(3)],
+        [np.mean(x) / np.mean(y[:i] + y[i + 1 :]) for i in range(4)],
+    ]
+    variances = [(len(w) - 1) / len(w) * sum((v - np.mean(w)) ** 2 for v in w) for w in without]
+    degrees = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 3)
+    half = scipy.stats.t.ppf(0.975, degrees) * sum(variances) ** 0.5
+    assert (estimate.value, estimate.high - estimate.value) == pytest.approx((5 / 3, half), rel=1e-9)
+
+
+def wilson(share: float, count: float, degrees: int) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` points, with Student's t for the normal."""
+    z2 = scipy.stats.t.ppf(0.975, degrees) ** 2
+    centre, half = share + z2 / (2 * count), (z2 * (share * (1 - share) / count + z2 / (4 * count**2))) ** 0.5
+    return (centre - half) / (1 + z2 / count), (centre + half) / (1 + z2 / count)
+
+
+def test_a_share_never_counts_more_points_than_there_are():
+    """Groups that are more alike than chance makes them: 19 of 20 have exactly a half."""
+    inside = torch.arange(200) % 10 < 5
+    inside[5] = True
+    estimate = iv.share_estimate(inside, [i // 10 for i in range(200)])
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(101 / 200, 200, 19), rel=1e-9)
+
+
+def test_a_share_that_is_the_same_in_every_group_counts_its_groups():
+    estimate = iv.share_estimate(torch.arange(60) % 2 < 1, [i // 2 for i in range(60)])
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(0.5, 30, 29), rel=1e-9)

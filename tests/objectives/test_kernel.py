@@ -90,3 +90,19 @@ def test_two_samples_in_one_place_have_a_finite_gradient():
     samples = torch.zeros(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(mmd(samples, torch.randn(4, 3)), samples)
     assert gradient.isfinite().all()
+
+
+def test_small_distances_and_deviations_are_kept():
+    """What the floors under the roots must not touch: points 1e-5 apart, maps that vary by 1e-3."""
+    samples, data = torch.tensor([[0.0], [1e-5]]), torch.tensor([[3e-5], [5e-5]])
+    assert mmd(samples, data).item() == pytest.approx(3.5e-5 - 0.5e-5 - 1e-5, rel=1e-3)
+    wave = torch.tensor([-1.0, 1.0]).repeat(8).reshape(1, 1, 4, 4)
+    fake, real = ((1e-3 * torch.tensor(scales).reshape(2, 1, 1, 1) * wave,) for scales in ([1.0, 2.0], [4.0, 8.0]))
+    deviations = [torch.tensor(scales)[:, None] * 1e-3 for scales in ([1.0, 2.0], [4.0, 8.0])]
+    assert feature_mmd([fake], real).item() == pytest.approx(mmd(*deviations, is_paired=True).item() / 2, rel=1e-2)
+
+
+def test_maps_that_do_not_vary_have_a_finite_gradient():
+    flat = torch.ones(2, 1, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(feature_mmd([(flat,)], (torch.randn(2, 1, 3, 3),)), flat)
+    assert gradient.isfinite().all()

@@ -120,3 +120,33 @@ def test_squeezenet_knows_an_enlarged_picture_from_noise():
         feature_distance(2)(unit_maps(network, image), unit_maps(network, x)) for x in (0.9 * image, shuffled)
     ]
     assert same < 0.2 * other
+
+
+def test_what_a_view_does_by_the_places_it_shows():
+    """A picture that holds its own places: turn, zoom, flip and shift are read from the slopes at its middle."""
+    axis = (torch.arange(MIN_SIDE) + 0.5) * 2 / MIN_SIDE - 1
+    places = torch.stack([axis.expand(MIN_SIDE, -1), axis[:, None].expand(-1, MIN_SIDE), axis.expand(MIN_SIDE, -1)])
+    (views,) = random_views(places.expand(1, 400, -1, -1, -1), generator())
+    half = MIN_SIDE // 2
+    middle = views[:, :2, half - 1 : half + 1, half - 1 : half + 1] * MIN_SIDE / 2
+    across, down = middle[..., 0, 1] - middle[..., 0, 0], middle[..., 1, 0] - middle[..., 0, 0]  # [400, 2] each
+    flip = torch.sign(across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0])
+    zoom = across.norm(dim=1)
+    angle = torch.rad2deg(torch.atan2(-down[:, 0], down[:, 1]))
+    shift = (middle.mean((2, 3)) * 2 / MIN_SIDE).abs()
+    assert 0.4 < (flip < 0).float().mean() < 0.6
+    assert 9.5 < angle.max() < 10.01 and -10.01 < angle.min() < -9.5
+    assert 0.8 <= zoom.min() < 0.82 and 1.22 < zoom.max() <= 1.2501
+    assert 0.24 < shift.max() < 0.2501
+    assert torch.allclose(down.norm(dim=1), zoom, atol=1e-3)
+
+
+def test_outside_a_picture_its_border_goes_on():
+    views = random_views(torch.ones(1, 32, 3, 40, 40), generator())
+    assert torch.allclose(views, torch.ones(()))
+
+
+def test_a_view_of_half_precision_is_made_in_float32():
+    picture = torch.rand(1, 2, 3, 40, 40, generator=generator()).bfloat16()
+    views = random_views(picture, generator(1))
+    assert views.dtype == torch.float32 and torch.equal(views, random_views(picture.float(), generator(1)))

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -228,3 +229,44 @@ def test_golden_losses_of_ten_updates(tiny_stage):
     assert [row.keys() for row in rows] == [row.keys() for row in golden]
     for row, expected in zip(rows, golden, strict=True):
         assert row == pytest.approx(expected, rel=1e-5)
+
+
+class Adversarial(ExactStage):
+    """A sampler beside a discriminator whose loss is not finite from its second update on."""
+
+    def __init__(self):
+        super().__init__()
+        self.stepped = 0
+        settings = SimpleNamespace(num_discriminator_updates=3)
+        self.adversary = SimpleNamespace(loss_terms=self._judged, step=self._step, settings=settings)
+
+    def _judged(self, network, rows, generator):
+        return {"discriminator": torch.tensor(0.5 if self.stepped == 0 else math.nan)}
+
+    def _step(self, terms, accelerator):
+        self.stepped += 1
+
+
+def test_a_discriminator_that_is_not_finite_stops_before_it_or_the_sampler_moves():
+    config, stage = TrainConfig(micro_batch_size=8), Adversarial()
+    before = stage.network.weight.detach().clone()
+    with pytest.raises(NonFiniteError, match="discriminator is nan at global_step 1"):
+        run(stage, config, 1)
+    assert stage.stepped == 1 and torch.equal(stage.network.weight, before)
+
+
+def test_weights_decay_and_biases_and_norms_do_not():
+    """With no gradient at all, AdamW shrinks what decays by lr * decay (Loshchilov & Hutter 2019, Algorithm 2)."""
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(4, 3), nn.LayerNorm(3))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(2.0)
+    state = Trained.begin(network, TrainConfig(lr=0.1, weight_decay=0.5))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    left = {name: parameter.unique().item() for name, parameter in network.named_parameters()}
+    assert left == {
+        "0.weight": pytest.approx(1.9), "0.bias": 2, "1.weight": 2, "1.bias": 2,
+        "3.weight": pytest.approx(1.9), "3.bias": 2, "4.weight": 2, "4.bias": 2,
+    }  # fmt: skip

@@ -185,7 +185,7 @@ def deal_blocks(group: Tensor) -> Tensor:
     """Each row's block, 0 .. 9: whole groups dealt by a fixed shuffle, since captions come in some order."""
     num_groups = int(group.max()) + 1
     order = torch.randperm(num_groups, generator=torch.Generator().manual_seed(0))
-    return (order % min(FRECHET_BLOCKS, num_groups))[group]
+    return (order % FRECHET_BLOCKS)[group]
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
