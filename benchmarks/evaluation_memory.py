@@ -19,7 +19,8 @@ from PIL import Image
 
 from e2ed2.data.image_set import FileImages
 from e2ed2.evaluation.features.store import stored_features
-from e2ed2.evaluation.metrics.distribution import coverage, frechet_distance, kernel_distance
+from e2ed2.evaluation.metrics.distribution import frechet_distance, kernel_distance
+from e2ed2.evaluation.metrics.neighbourhoods import coverage
 from e2ed2.system.environment import device_name
 
 SIDE, WIDTH = 32, 256

@@ -31,7 +31,7 @@ from e2ed2.emoji.dataset import EmojiSet, load_emoji
 from e2ed2.emoji.styles import Style, StyleSplit, load_style
 from e2ed2.evaluation.asked import Asked, Floor, Networks, Protocol, RealImages
 from e2ed2.evaluation.features.extractors import Extractor
-from e2ed2.evaluation.metrics.distribution import NEAREST_K
+from e2ed2.evaluation.metrics.neighbourhoods import NEAREST_K
 from e2ed2.evaluation.metrics.table import check_counts, metric_named
 from e2ed2.evaluation.protocols import FOLDERS, KINDS, protocol_names
 from e2ed2.models.autoencoder import decode_all, encode_all

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from e2ed2.evaluation.asked import Asked, facts_sha256
 from e2ed2.evaluation.measurement import Measurement
-from e2ed2.evaluation.metrics.distribution import nearest_training
 from e2ed2.evaluation.metrics.intervals import Estimate
+from e2ed2.evaluation.metrics.neighbourhoods import nearest_training
 from e2ed2.evaluation.metrics.table import CHOICE, metric_named
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import EVALUATION_FILE, keep_result, read_result, sampling_environment

@@ -151,23 +151,22 @@ def cells(comparison: Comparison) -> list[list[str]]:
 
 
 def difference_titles(comparison: Comparison) -> list[str]:
-    """The metrics of a table of differences; it is said of which the interval holds the samples fixed."""
-    metrics = [metric_of(name) for name in comparison.metrics]
-    return [metric.title + (", given these samples" if metric.given_samples else "") for metric in metrics]
+    """The metrics of a table of differences."""
+    return [metric_of(name).title for name in comparison.metrics]
 
 
 def difference_cells(comparison: Comparison) -> list[list[str]]:
-    """Rows of differences; an asterisk where the interval does not hold zero, unless it holds the samples fixed."""
+    """Rows of differences; an asterisk where the interval does not hold zero."""
     return [
-        [row.label, str(row.result["nfe"]), *(_difference(name, found.get(name)) for name in comparison.metrics)]
+        [row.label, str(row.result["nfe"]), *(_difference(found.get(name)) for name in comparison.metrics)]
         for row, found in comparison.differences
     ]
 
 
-def _difference(name: str, estimate: Estimate | None) -> str:
+def _difference(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    sure = not estimate.low <= 0 <= estimate.high and not metric_of(name).given_samples
+    sure = not estimate.low <= 0 <= estimate.high
     return bracketed(estimate.to_json()) + ("*" if sure else "")
 
 

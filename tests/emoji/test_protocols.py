@@ -12,6 +12,7 @@ from e2ed2.evaluation import evaluate as module
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.features.extractors import EXTRACTORS
 from e2ed2.evaluation.metrics import distribution as dist
+from e2ed2.evaluation.metrics import neighbourhoods as near
 from e2ed2.evaluation.metrics import pixels
 from e2ed2.evaluation.metrics.intervals import mean_estimate
 from e2ed2.evaluation.protocols import read_protocol
@@ -53,9 +54,9 @@ def test_the_figures_are_those_of_the_functions_on_the_kept_images(stub, tiny_mo
         "kernel_distance": dist.kernel_distance(x, y, prompts, groups),
         "frechet_distance": dist.frechet_distance(x, y, prompts, groups),
         "alignment": mean_estimate(x[:, 0], prompts),
-        "precision": dist.precision(x, y, groups=prompts),
-        "recall": dist.recall(x, y, groups=groups),
-        "coverage": dist.coverage(x, y, groups=groups),
+        "precision": near.precision(x, y, prompts, groups),
+        "recall": near.recall(x, y, prompts, groups),
+        "coverage": near.coverage(x, y, prompts, groups),
         "spread": pixels.spread([images], 2),
         "sharpness": pixels.sharpness([images], [real], prompts, groups),
     }

@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 
 from e2ed2.evaluation.metrics import distribution as dist
+from e2ed2.evaluation.metrics import neighbourhoods as near
 from e2ed2.system.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_kernel_distance_equals_the_double_loop():
 def test_kernel_distance_is_the_same_in_row_blocks(monkeypatch):
     x, y = normal(13, 6, seed=1), normal(9, 6, seed=2)
     whole = dist.kernel_distance(x, y, [i // 2 for i in range(13)])
-    monkeypatch.setattr(dist, "_ROW_BLOCK", 4)
+    monkeypatch.setattr(dist, "ROW_BLOCK", 4)
     blocks = dist.kernel_distance(x, y, [i // 2 for i in range(13)])
     assert (blocks.value, blocks.low) == pytest.approx((whole.value, whole.low), abs=1e-12)
 
@@ -122,36 +123,6 @@ def test_blocks_never_split_a_group():
     assert blocks.bincount().tolist() == [12, 12, 12] + [9] * 7
 
 
-def test_overlaps_by_hand_on_a_line():
-    """k = 1. Real 0, 1, 3 reach 1, 1, 2 far: [-1, 1], [0, 2], [1, 5]. Generated 0.5, 4, 9 reach 3.5, 3.5, 5."""
-    real, generated = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [4.0], [9.0]])
-    assert dist.precision(generated, real, k=1).value == pytest.approx(2 / 3)  # 9 is outside
-    assert dist.recall(generated, real, k=1).value == 1.0  # [-3, 4] holds all three
-    assert dist.coverage(generated, real, k=1).value == 1.0  # 0.5, 0.5 and 4
-    far = torch.tensor([[4.0], [4.5], [20.0]])
-    assert dist.coverage(far, real, k=1).value == pytest.approx(1 / 3)  # only 3 has one within 2
-    assert dist.recall(far, real, k=1).value == 0.0  # 20 reaches back to 4.5 only; 4 and 4.5 reach 0.5
-
-
-def test_overlaps_equal_brute_force(monkeypatch):
-    monkeypatch.setattr(dist, "_ROW_BLOCK", 16)
-    x, y, k = normal(40, 3, seed=15) * 1.3 + 0.5, normal(50, 3, seed=16), 5
-
-    def radius(points, i):
-        return sorted(float((points[i] - p).norm()) for j, p in enumerate(points) if j != i)[k - 1]
-
-    def distance(a, b):
-        return float((a - b).norm())
-
-    real, fake = [radius(y, j) for j in range(50)], [radius(x, i) for i in range(40)]
-    inside = [any(distance(a, b) <= r for b, r in zip(y, real, strict=True)) for a in x]
-    recalled = [any(distance(a, b) <= r for a, r in zip(x, fake, strict=True)) for b in y]
-    covered = [any(distance(a, b) <= r for a in x) for b, r in zip(y, real, strict=True)]
-    assert dist.precision(x, y).value == pytest.approx(np.mean(inside))
-    assert dist.recall(x, y).value == pytest.approx(np.mean(recalled))
-    assert dist.coverage(x, y).value == pytest.approx(np.mean(covered))
-
-
 def test_kernel_interval_covers_the_truth_though_samples_share_captions():
     """One dimension: the kernel compares three moments, so the distance of two Gaussians is known."""
     mean, num_captions = 1.0, 60
@@ -166,7 +137,7 @@ def test_kernel_interval_covers_the_truth_though_samples_share_captions():
     assert 0.89 <= hits / 200 <= 0.99  # the third moment is skewed: a little under 95% is expected
 
 
-@pytest.mark.parametrize("metric", [dist.kernel_distance, dist.frechet_distance, dist.precision, dist.coverage])
+@pytest.mark.parametrize("metric", [dist.kernel_distance, dist.frechet_distance, near.precision, near.coverage])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_features_are_refused_by_number(metric, value):
     x = normal(20, 3)
@@ -175,34 +146,6 @@ def test_non_finite_features_are_refused_by_number(metric, value):
         metric(x, normal(20, 3))
     with pytest.raises(UserError, match="reference features of image 7 are not finite"):
         metric(normal(20, 3), x)
-
-
-def test_density_by_hand_and_by_brute_force():
-    """k = 1 on a line. Real 0, 1, 3 hold [-1, 1], [0, 2], [1, 5]: 0.5 lies in two, 4 in one, 9 in none."""
-    real, generated = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [4.0], [9.0]])
-    assert dist.density(generated, real, k=1).value == pytest.approx(1.0)
-    x, y, k = normal(30, 3, seed=21), normal(40, 3, seed=22), 5
-    radii = [sorted(float((y[i] - p).norm()) for j, p in enumerate(y) if j != i)[k - 1] for i in range(40)]
-    inside = [float((a - b).norm()) <= r for a in x for b, r in zip(y, radii, strict=True)]
-    assert dist.density(x, y, k).value == pytest.approx(sum(inside) / (k * 30), rel=1e-9)
-
-
-def test_authenticity_finds_the_copies():
-    training = normal(50, 4, seed=23)
-    samples = torch.cat([training[:3] + 1e-3, normal(17, 4, seed=24) + 9])
-    assert dist.authenticity(samples, training).value == pytest.approx(17 / 20)
-
-
-def test_a_training_image_that_occurs_twice_can_be_copied_too():
-    training = normal(50, 4, seed=23)
-    training = torch.cat([training, training[:3], training[3:4] * (1 + 1e-6)])  # copies, one of them up to rounding
-    samples = torch.cat([training[:4] + 1e-3, normal(16, 4, seed=24) + 9])
-    assert dist.authenticity(samples, training).value == pytest.approx(16 / 20)
-    ratios, rows = dist.nearest_training(samples[:4], training)
-    others = [sorted((training[i] - training).norm(dim=1).tolist())[2] for i in range(4)]  # behind itself and its copy
-    expected = [float((samples[i] - training[rows[i]]).norm()) / others[i] for i in range(4)]
-    assert ratios.tolist() == pytest.approx(expected, rel=1e-5)
-    assert dist.authenticity(training[:2], training[:1].expand(3, -1), ["a", "b"]).value == 0.0, "all of them one image"
 
 
 def test_cmmd_kernel_equals_the_double_loop():
@@ -215,12 +158,6 @@ def test_cmmd_kernel_equals_the_double_loop():
     cross = sum(k(a, b) for a in x for b in y)
     expected = within[0] / (12 * 11) + within[1] / (15 * 14) - 2 * cross / (12 * 15)
     assert dist.kernel_distance(x, y, kernel=dist.gaussian_kernel).value == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("metric", [dist.precision, dist.recall, dist.density, dist.coverage])
-def test_neighbourhoods_need_twice_k_images(metric):
-    with pytest.raises(UserError, match="has 9 images: this metric needs at least 10"):
-        metric(normal(9, 3), normal(20, 3))
 
 
 def test_groups_that_do_not_fit_are_refused():
@@ -260,14 +197,6 @@ def test_frechet_does_not_depend_on_the_chunks(monkeypatch, rows):
     whole = dist.frechet_distance(x, y)
     monkeypatch.setattr(dist, "_SUM_BLOCK", rows)
     assert dist.frechet_distance(x, y).to_json() == pytest.approx(whole.to_json(), rel=1e-9)
-
-
-@pytest.mark.parametrize(("apart", "is_same"), [(5e-5, True), (3e-4, False)])
-def test_images_that_differ_by_rounding_alone_are_one(apart, is_same):
-    training = torch.cat([torch.eye(3, 4, dtype=torch.float64), torch.eye(1, 4, dtype=torch.float64) * (1 + apart)])
-    ratios, _ = dist.nearest_training(torch.tensor([[1.0, 0.1, 0, 0]] * 2), training)
-    nearest = min(0.1, (0.1**2 + apart**2) ** 0.5)
-    assert ratios[0].item() == pytest.approx(nearest / (2**0.5 if is_same else apart), rel=1e-3)
 
 
 @pytest.mark.parametrize(("groups", "blocks"), [(4, 4), (10, 10), (25, 10)])

@@ -1,18 +1,11 @@
-"""Distances and overlaps between two sets of feature vectors, each with a 95% interval that suits it.
+"""Distances between two sets of feature vectors, each with a 95% interval that suits it.
 
 Throughout, x [N, D] are features of generated samples and y [M, D] those of reference images. `x_groups` and
 `y_groups` name each row's caption (or emoji): rows of one group depend on each other, so an interval leaves
 out whole groups, never single rows. None makes every row its own group. All sums are float64.
 
-Why no bootstrap of images: a resample holds copies. A copy is a perfect kernel match and a neighbour at
-distance zero, so kernel distances are biased and neighbourhoods shrink to nothing. Instead
-
-- `kernel_distance`, `frechet_distance`: delete-a-group jackknife of either set, the two variances added;
-- `precision`, `density`, `authenticity`: the neighbourhoods of real images are found once and held fixed; only whether
-  each sample lies within them counts as random, group by group;
-- `recall`, `coverage`: the samples are held fixed; only which real images were drawn counts as random. Such an interval
-  is given the samples and too narrow to tell two models apart: leaving out samples as well makes it 1.5 to 1.8 times
-  too wide, since neighbourhoods grow where a neighbour is missing.
+Why no bootstrap of images: a resample holds copies, and a copy is a perfect kernel match. Instead groups of either set
+are left out, and the two variances added.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,18 +19,14 @@ from e2ed2.evaluation.metrics.intervals import (
     group_index,
     group_sums,
     jackknife_estimate,
-    mean_estimate,
     means_without,
-    share_estimate,
 )
 from e2ed2.system.errors import UserError
 
-NEAREST_K = 5  # the neighbourhood of precision, recall and coverage
 FRECHET_BLOCKS = 10
 CMMD_SIGMA = 10.0
-_SAME_IMAGE = 1e-4  # of their length: features nearer than that are of one image, up to rounding
 _SUM_BLOCK = 1024  # rows that are summed at a time
-_ROW_BLOCK = 128  # rows of a pairwise matrix held at a time: 31 MB beside 30,000 images
+ROW_BLOCK = 128  # rows of a pairwise matrix held at a time: 31 MB beside 30,000 images
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # rows [N, D], rows [M, D] -> [N, M]
 
@@ -50,7 +39,7 @@ def cubic_kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
     """exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, the kernel of CMMD (arXiv:2401.09603)."""
-    return (_squared_distances(a, b) / (-2 * CMMD_SIGMA**2)).exp()
+    return (squared_distances(a, b) / (-2 * CMMD_SIGMA**2)).exp()
 
 
 def kernel_distance(
@@ -62,12 +51,12 @@ def kernel_distance(
     group count like others, as in KID. Every group is left out once, without new kernels: a sum changes by the
     group's own rows. Near zero, where the statistic is degenerate, the jackknife errs on the wide side.
     """
-    x, y = _checked(x, y)
+    x, y = checked(x, y)
     x_group, y_group = group_index(x_groups, len(x)), group_index(y_groups, len(y))
     x_mean, xmeans_without = _within_kernel(x, x_group, kernel)
     y_mean, ymeans_without = _within_kernel(y, y_group, kernel)
-    by_x = _row_by_row(x, lambda rows: kernel(rows, y).mean(1))
-    by_y = _row_by_row(y, lambda rows: kernel(rows, x).mean(1))
+    by_x = row_by_row(x, lambda rows: kernel(rows, y).mean(1))
+    by_y = row_by_row(y, lambda rows: kernel(rows, x).mean(1))
     return jackknife_estimate(
         x_mean + y_mean - 2 * by_x.mean(),
         xmeans_without + y_mean - 2 * means_without(by_x, x_group),
@@ -92,61 +81,6 @@ def frechet_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Gr
     return jackknife_estimate(value, torch.stack(without_x), torch.stack(without_y))
 
 
-def precision(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
-    """Share of x within the manifold of y: no further from some y_j than y_j's k-th nearest other y.
-
-    Kynkaanniemi et al. 2019, arXiv:1904.06991, Eq. 1-2. `groups` are those of x.
-    """
-    x, y = _checked(x, y, at_least=2 * k)
-    radii = _squared_radii(y, k)
-    inside = _row_by_row(x, lambda rows: (_squared_distances(rows, y) <= radii).any(1))
-    return share_estimate(inside, groups)
-
-
-def recall(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
-    """Share of y within the manifold of x: `precision` with the roles exchanged. `groups` are those of y."""
-    return precision(y, x, k, groups)
-
-
-def density(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
-    """How many balls of y, each up to its k-th nearest other y, a sample lies in, over k. `groups` are those of x.
-
-    Naeem et al. 2020, arXiv:2002.09797, Eq. 3; not bounded by 1.
-    """
-    x, y = _checked(x, y, at_least=2 * k)
-    radii = _squared_radii(y, k)
-    counts = _row_by_row(x, lambda rows: (_squared_distances(rows, y) <= radii).sum(1))
-    return mean_estimate(counts.double() / k, groups)
-
-
-def coverage(x: Tensor, y: Tensor, k: int = NEAREST_K, groups: Groups = None) -> Estimate:
-    """Share of y whose ball, up to its k-th nearest other y, holds some x. `groups` are those of y.
-
-    Naeem et al. 2020, arXiv:2002.09797, Eq. 4. The balls are those of real images: outliers in x do not help.
-    """
-    x, y = _checked(x, y, at_least=2 * k)
-    nearest = _row_by_row(y, lambda rows: _squared_distances(rows, x).amin(1))
-    return share_estimate(nearest <= _squared_radii(y, k), groups)
-
-
-def authenticity(x: Tensor, training: Tensor, groups: Groups = None) -> Estimate:
-    """Share of samples that are no near copies of training images [T, D]. `groups` are those of x.
-
-    A near copy lies closer to its nearest training image than any different training image does (Alaa et al. 2022,
-    arXiv:2102.08921, Eq. 7; there a training image that occurs twice could not be copied).
-    """
-    ratios, _ = nearest_training(x, training)
-    return share_estimate(ratios > 1, groups)
-
-
-def nearest_training(x: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
-    """Each sample's nearest training image: distance [N] over that image's own to the next different one; row [N]."""
-    x, training = _checked(x, training)
-    nearest = [_squared_distances(rows, training).min(1) for rows in x.split(_ROW_BLOCK)]
-    rows = torch.cat([n.indices for n in nearest])
-    return (torch.cat([n.values for n in nearest]) / _squared_radii_to_others(training)[rows]).sqrt(), rows
-
-
 def _check(x: Tensor, y: Tensor, at_least: int = 2) -> None:
     """Raise UserError when the sets are too few, unlike in width, or not finite."""
     for name, rows in (("generated", x), ("reference", y)):
@@ -159,7 +93,7 @@ def _check(x: Tensor, y: Tensor, at_least: int = 2) -> None:
             raise UserError(f"{name} features of image {first} are not finite: check the image or its model")
 
 
-def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
+def checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
     """Both sets in float64, or as `_check`."""
     _check(x, y, at_least)
     return x.double(), y.double()
@@ -168,8 +102,8 @@ def _checked(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
 def _within_kernel(x: Tensor, group: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Mean kernel over pairs i != j of x, and the same with each group left out in turn, [G]."""
     by_row, by_row_own = x.new_empty(2, len(x))
-    for start in range(0, len(x), _ROW_BLOCK):
-        rows = slice(start, start + _ROW_BLOCK)
+    for start in range(0, len(x), ROW_BLOCK):
+        rows = slice(start, start + ROW_BLOCK)
         values = kernel(x[rows], x)
         values.diagonal(start).zero_()
         by_row[rows] = values.sum(1)
@@ -181,11 +115,11 @@ def _within_kernel(x: Tensor, group: Tensor, kernel: Kernel) -> tuple[Tensor, Te
     return total / (len(x) * (len(x) - 1)), without
 
 
-def deal_blocks(group: Tensor) -> Tensor:
-    """Each row's block, 0 .. 9: whole groups dealt by a fixed shuffle, since captions come in some order."""
+def deal_blocks(group: Tensor, most: int = FRECHET_BLOCKS) -> Tensor:
+    """Each row's block, 0 .. `most` - 1: whole groups dealt by a fixed shuffle, since captions come in some order."""
     num_groups = int(group.max()) + 1
     order = torch.randperm(num_groups, generator=torch.Generator().manual_seed(0))
-    return (order % FRECHET_BLOCKS)[group]
+    return (order % most)[group]
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -241,41 +175,20 @@ def _frechet_without(x: Tensor, block: Tensor, y: Tensor) -> list[Tensor]:
     return distances
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Of rows [N, D] to rows [M, D], [N, M]."""
     squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
     return squares.clamp_min(0)
 
 
-def _squared_radii(points: Tensor, k: int) -> Tensor:
-    """Squared distance of each point to its k-th nearest other point, [N]."""
-    radii = points.new_empty(len(points))
-    for start in range(0, len(points), _ROW_BLOCK):
-        rows = slice(start, start + _ROW_BLOCK)
-        squares = _squared_distances(points[rows], points)
-        squares.diagonal(start).fill_(torch.inf)
-        radii[rows] = squares.kthvalue(k, dim=1).values
-    return radii
-
-
-def _squared_radii_to_others(points: Tensor) -> Tensor:
-    """Squared distance of each point to the nearest that is not a copy of it, [N]; infinite where all are."""
-
-    def of(rows: Tensor) -> Tensor:
-        squares = _squared_distances(rows, points)
-        is_copy = squares <= _SAME_IMAGE**2 * rows.square().sum(1, keepdim=True)
-        return squares.masked_fill(is_copy, torch.inf).amin(1)
-
-    return _row_by_row(points, of)
-
-
-def _row_by_row(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def row_by_row(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """`function` of some rows of x [N, D] at a time -> [N].
 
     Into one tensor: results that are kept between two matrices of pairs would scatter those over ever more memory.
     """
     found: Tensor | None = None
-    for start in range(0, len(x), _ROW_BLOCK):
-        part = function(x[start : start + _ROW_BLOCK])
+    for start in range(0, len(x), ROW_BLOCK):
+        part = function(x[start : start + ROW_BLOCK])
         found = part.new_empty(len(x)) if found is None else found
         found[start : start + len(part)] = part
     assert found is not None

@@ -21,7 +21,8 @@ class Estimate:
     """A figure and its 95% interval.
 
     Attributes:
-        without: for each independent source of error, the figure with each of its G groups left out, [G].
+        without: for each independent source of error, the figure with each of its G groups left out, [G]; of a
+            bootstrap its replicates, so scaled that they vary as those do.
     """
 
     value: float
@@ -48,21 +49,30 @@ def ratio_estimate(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Grou
     return jackknife_estimate(x.mean() / y.mean(), without_x, without_y)
 
 
-def share_estimate(inside: Tensor, groups: Groups = None) -> Estimate:
+def share_estimate(inside: Tensor, groups: Groups = None, resampled: Tensor | None = None) -> Estimate:
     """Share of true among bool [N], with Wilson's interval at the effective number of independent points.
 
-    That number is p (1 - p) / variance, the variance from leaving out each group once. Where the variance is
-    zero it is the number of groups, so that a share of 0 or 1 still has an interval.
+    That number is p (1 - p) / variance, the variance from leaving out each group once. Where either
+    is zero it is the number of groups, so that a share of 0 or 1 still has an interval.
+
+    Args:
+        resampled: the share in bootstrap resamples of another, independent source of error, [R].
     """
     group = group_index(groups, len(inside))
-    share = inside.double().mean()
-    without = means_without(inside.double(), group)
-    variance, num_groups = _jackknife_variance(without)
-    effective = min(float(share * (1 - share)) / variance, len(inside)) if variance > 0 else float(num_groups)
-    z2 = t_quantile(num_groups - 1) ** 2 / effective
-    centre = (float(share) + z2 / 2) / (1 + z2)
-    half = (float(share * (1 - share)) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
-    return Estimate(float(share), max(0.0, centre - half), min(1.0, centre + half), (without,))
+    share = float(inside.double().mean())
+    without = [means_without(inside.double(), group)]
+    if resampled is not None:
+        without.append(_as_left_out(resampled.double()))
+    variance, degrees = _sum_of_variances(without)
+    of_one = share * (1 - share)  # variance of a single point
+    if variance > 0 and of_one > 0:
+        effective = min(of_one / variance, len(inside))
+    else:
+        effective, degrees = float(group.max() + 1), float(group.max())
+    z2 = t_quantile(degrees) ** 2 / effective
+    centre = (share + z2 / 2) / (1 + z2)
+    half = (of_one * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), tuple(without))
 
 
 def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
@@ -72,11 +82,8 @@ def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
         value: the figure, scalar.
         without: for each source, the figure with each of its G groups left out, [G].
     """
-    variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
-    variance = sum(variances)
-    # Welch-Satterthwaite: the degrees of freedom of a sum of estimated variances
-    shares = sum(v * v / (count - 1) for v, count in zip(variances, counts, strict=True))
-    half = t_quantile(variance * variance / shares) * variance**0.5 if shares > 0 else 0.0
+    variance, degrees = _sum_of_variances(without)
+    half = t_quantile(degrees) * variance**0.5 if variance > 0 else 0.0
     return Estimate(float(value), float(value) - half, float(value) + half, without)
 
 
@@ -100,6 +107,19 @@ def _jackknife_variance(replicates: Tensor) -> tuple[float, int]:
     """(G - 1) / G times the sum of squared deviations of [G] replicates, and G."""
     count = len(replicates)
     return float((replicates - replicates.mean()).square().sum()) * (count - 1) / count, count
+
+
+def _sum_of_variances(without: Sequence[Tensor]) -> tuple[float, float]:
+    """The variances of independent sources added, and the degrees of freedom of their sum (Welch-Satterthwaite)."""
+    variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
+    shares = sum(v * v / (count - 1) for v, count in zip(variances, counts, strict=True))
+    return sum(variances), sum(variances) ** 2 / shares if shares > 0 else 0.0
+
+
+def _as_left_out(resampled: Tensor) -> Tensor:
+    """Bootstrap replicates [R], drawn together so that as left-out ones they have the variance that they have."""
+    mean, count = resampled.mean(), len(resampled)
+    return mean + (resampled - mean) * count**0.5 / (count - 1)
 
 
 def t_quantile(degrees: float) -> float:

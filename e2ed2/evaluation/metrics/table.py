@@ -17,18 +17,9 @@ from torch import Tensor
 from e2ed2.evaluation.features import rewards
 from e2ed2.evaluation.features.extractors import ClipFeatures, clip_scores
 from e2ed2.evaluation.metrics import pixels
-from e2ed2.evaluation.metrics.distribution import (
-    NEAREST_K,
-    authenticity,
-    coverage,
-    density,
-    frechet_distance,
-    gaussian_kernel,
-    kernel_distance,
-    precision,
-    recall,
-)
+from e2ed2.evaluation.metrics.distribution import frechet_distance, gaussian_kernel, kernel_distance
 from e2ed2.evaluation.metrics.intervals import Estimate, mean_estimate
+from e2ed2.evaluation.metrics.neighbourhoods import NEAREST_K, authenticity, coverage, density, precision, recall
 from e2ed2.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +45,6 @@ class Metric:
         enough: images from which on its size is trusted; below, `instead` is said to be better, or None if it is not.
         least: images below which it has no meaning.
         least_samples: of a prompt.
-        given_samples: its interval holds the samples fixed, and so cannot tell whether two models differ.
     """
 
     title: str
@@ -68,7 +58,6 @@ class Metric:
     instead: str | None = None
     least: int = 2 * NEAREST_K
     least_samples: int = 1
-    given_samples: bool = False
 
     def features(self) -> list[tuple[str, str]]:
         """(set, network) of all that it reads."""
@@ -91,12 +80,8 @@ def _cmmd(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
     return Estimate(value, low, high, tuple(CMMD_UNIT * w for w in estimate.without))
 
 
-def _by_prompt(neighbours: Callable[..., Estimate], m: "Measurement", samples: Tensor, real: Tensor) -> Estimate:
-    return neighbours(samples, real, groups=m.prompts)
-
-
-def _by_image(neighbours: Callable[..., Estimate], m: "Measurement", samples: Tensor, real: Tensor) -> Estimate:
-    return neighbours(samples, real, groups=m.reference.groups)
+def _authenticity(m: "Measurement", samples: Tensor, training: Tensor) -> Estimate:
+    return authenticity(samples, training, m.prompts)
 
 
 def _caption_fit(network: str, m: "Measurement", samples: Tensor) -> Estimate:
@@ -152,17 +137,17 @@ METRICS: dict[str, Metric] = {
     "cmmd": Metric("CMMD", "CMMD", "lower", "Kernel distance in CLIP features, times 1000; unbiased at any count.",
                    _cmmd, "clip_cmmd"),
     "precision": Metric("precision", "prec", "higher", "Share of samples that look like some real image.",
-                        partial(_by_prompt, precision), CHOICE, enough=1000),
+                        partial(_between, precision), CHOICE, enough=1000),
     "recall": Metric("recall", "recall", "higher", "Share of real images that look like some sample: variety.",
-                     partial(_by_image, recall), CHOICE, enough=1000, given_samples=True),
+                     partial(_between, recall), CHOICE, enough=1000),
     "density": Metric("density", "densit", "higher", "How many real neighbourhoods hold a sample, over their size.",
-                      partial(_by_prompt, density), CHOICE, enough=1000),
+                      partial(_between, density), CHOICE, enough=1000),
     "coverage": Metric(
         "coverage", "cover", "higher", "Share of real images with a sample in their neighbourhood; harder to fool.",
-        partial(_by_image, coverage), CHOICE, enough=1000, given_samples=True),
+        partial(_between, coverage), CHOICE, enough=1000),
     "authenticity": Metric(
         "authenticity", "authen", "higher", "Share of samples that are no near copies of a training image.",
-        partial(_by_prompt, authenticity), CHOICE, ("samples", "training"), enough=1000),
+        _authenticity, CHOICE, ("samples", "training"), enough=1000),
     "clip_score": Metric("CLIP score", "CLIP", "higher", "100 times the cosine of image and caption in CLIP.",
                          partial(_caption_fit, "clip"), "clip", ("samples",)),
     "spread": Metric(
