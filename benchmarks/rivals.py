@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,11 +38,13 @@ from e2ed2.recipe.load import config_of
 from e2ed2.sampling.folder import requests_for
 from e2ed2.sampling.model import load_model
 from e2ed2.system.drawing.pictures import to_picture
-from e2ed2.system.files import write_file
+from e2ed2.system.files import atomic_folder, write_file
 from e2ed2.training.loop import train
+from e2ed2.training.run_folder import recorded_config
 from e2ed2.training.stages.keep import SHIPPED
 
 START, SLOW, OLD, PHOTOGRAPHS = "emoji-e2ed2", "emoji-base", "emoji-heldout", "photographs"
+WORK = Path("runs/rivals")  # of what is not measured yet
 TIMED = 24  # updates whose mean says what one takes
 STEPS = 4
 PROMPTS = {"objective.keep.prompts": "emoji"}  # those that all of them stay near to
@@ -97,14 +98,14 @@ def main() -> None:
     for name in asked.only or RIVALS:
         file = asked.out / asked.style / f"{_folder(name)}-{_budget(asked)}-seed-{asked.seed}.json"
         if not file.exists():
-            with tempfile.TemporaryDirectory() as folder:
-                result = run(name, asked, Path(folder))
-            write_file(file, (json.dumps(result, indent=1) + "\n").encode())
+            folder = WORK / asked.style / file.stem
+            write_file(file, (json.dumps(run(name, asked, folder), indent=1) + "\n").encode())
+            shutil.rmtree(folder)
         print(_line(json.loads(file.read_text())), flush=True)
 
 
 def run(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train a rival and measure it."""
+    """Train a rival and measure it; what is in `folder` already is used again."""
     rival = RIVALS[name]
     data = _data(asked, folder / "images", rival.mixed)
     start, spent = rival.start, Spent(0, 0, 0.0)
@@ -123,7 +124,6 @@ def run(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         assert row is not None
         kept = ("protocol", "nfe", "num_images", "reference", "metrics")
         rows.append({key: row[key] for key in kept})
-    shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
     return {
         "rival": name, "style": asked.style, "seed": asked.seed, "budget": _budget(asked), "updates": spent.updates,
         "network_evaluations": spent.evaluations, "core_seconds": round(spent.seconds, 1), "rows": rows,
@@ -133,10 +133,19 @@ def run(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _data(asked: argparse.Namespace, folder: Path, mixed: float) -> Path:
     """A folder of the images that are trained on."""
-    if asked.data:
-        shutil.copytree(asked.data / "train", folder)
-    else:
-        write_style(load_style(asked.style, "train"), folder)
+    if folder.exists():
+        return folder
+    whole = asked.data / "train" if asked.data else folder.with_name("whole")
+    if not whole.exists():
+        write_style(load_style(asked.style, "train"), whole)
+    with atomic_folder(folder) as temporary:
+        shutil.copytree(whole, temporary, dirs_exist_ok=True)
+        _choose(asked, temporary, mixed)
+    return folder
+
+
+def _choose(asked: argparse.Namespace, folder: Path, mixed: float) -> None:
+    """Keep `--images` of a folder, and put the start's own beside them."""
     files = sorted(folder.glob("*.png"))
     if asked.images:
         kept = {files[i * len(files) // asked.images] for i in range(asked.images)}
@@ -150,7 +159,6 @@ def _data(asked: argparse.Namespace, folder: Path, mixed: float) -> Path:
         for number, image in enumerate(load_model(START, STEPS).sampler(requests)):
             to_picture(image).save(folder / f"start-{number}.png")
             (folder / f"start-{number}.txt").write_text(f"{requests[number].prompt}\n")
-    return folder
 
 
 def _copies(model: Path, data: Path) -> dict[str, Any]:
@@ -175,17 +183,30 @@ def _trained(
     fields: Mapping[str, Any], start: str, asked: argparse.Namespace, data: Path, run_dir: Path, share: float
 ) -> tuple[Path, Spent]:
     """A rival's model after its share of the budget."""
+    about = run_dir.with_suffix(".json")
+    if about.exists():
+        return run_dir / "model", Spent(*json.loads(about.read_text()))
     each = evaluations_per_update(_config(fields, start, asked, data, run_dir, 1))
-    if asked.evaluations:
+    times: list[float] = []
+    if recorded := recorded_config(run_dir):  # begun before
+        updates = recorded["train"]["max_train_steps"]
+    elif asked.evaluations:
         updates = max(1, round(share * asked.evaluations / each))
     else:
-        times: list[float] = []
-        _train(_config(fields, start, asked, data, run_dir.with_name("timed"), TIMED), times)
-        own = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-        updates = max(1, math.floor(share * asked.minutes * 60 / fmean(own)))  # chains differ in length: no median
+        timed = run_dir.with_name("timed")
+        shutil.rmtree(timed, ignore_errors=True)
+        _train(_config(fields, start, asked, data, timed, TIMED), times)
+        updates = max(1, math.floor(share * asked.minutes * 60 / _mean(times)))
     times = []
     model = _train(_config(fields, start, asked, data, run_dir, updates), times)
-    return model, Spent(updates, round(each * updates), (times[-1] - times[0]) * updates / max(1, updates - 1))
+    spent = Spent(updates, round(each * updates), _mean(times) * updates)
+    write_file(about, json.dumps(spent).encode())
+    return model, spent
+
+
+def _mean(times: list[float]) -> float:
+    """Seconds of an update: chains differ in length, so no median."""
+    return fmean([later - earlier for earlier, later in zip(times, times[1:], strict=False)])
 
 
 def _train(config: Config, times: list[float]) -> Path:
