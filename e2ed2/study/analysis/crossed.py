@@ -26,8 +26,13 @@ class Interval:
     """A figure with its 95% interval; low and high are None where there are too few raters or prompts for one."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Low and high."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 def crossed_variance(influence: Floats, rater: Indices, prompt: Indices) -> tuple[float, float] | None:
@@ -73,7 +78,7 @@ def share_interval(values: Floats, rater: Indices, prompt: Indices) -> Interval:
     share = float(values.mean())
     found = crossed_variance((values - share) / len(values), rater, prompt)
     if found is None:
-        return Interval(share, None, None)
+        return Interval(share)
     variance, degrees = found
     spread = share * (1 - share)
     effective = spread / variance if variance > 1e-15 and spread > 0 else degrees + 1
@@ -84,7 +89,7 @@ def symmetric_interval(value: float, influence: Floats, rater: Indices, prompt: 
     """A figure without bounds, with Student's interval; `influence` as in `crossed_variance`."""
     found = crossed_variance(influence, rater, prompt)
     if found is None:
-        return Interval(value, None, None)
+        return Interval(value)
     half = t_quantile(found[1]) * found[0] ** 0.5
     return Interval(value, value - half, value + half)
 

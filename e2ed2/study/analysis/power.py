@@ -1,5 +1,6 @@
 """Before a study: how often a number of raters and pairs would show a preference, in closed form."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.stats import nct
@@ -52,3 +53,13 @@ def power(assumed: Assumed, raters: int, prompts: int) -> float:
     squares = (of_raters + rest, raters - 1), (of_prompts + rest, prompts - 1), (rest, (raters - 1) * (prompts - 1))
     degrees = whole**2 / sum(square**2 / free for square, free in squares)
     return float(nct.sf(t_quantile(degrees), degrees, (assumed.preference - 0.5) / whole**0.5))
+
+
+def power_table(assumed: Assumed, raters: Sequence[int], prompts: Sequence[int]) -> str:
+    """Markdown: a row for each number of raters, a column for each number of prompts."""
+    lines = ["| raters | " + " | ".join(f"{count} prompts" for count in prompts) + " |"]
+    lines.append("|---:" * (len(prompts) + 1) + "|")
+    for count in raters:
+        cells = [f"{power(assumed, count, columns):.0%}" for columns in prompts]
+        lines.append(f"| {count} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -2,8 +2,10 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from e2ed2.study.analysis.crossed import Floats, Indices, Interval, share_interval, variance_shares
@@ -77,8 +79,8 @@ def preference(scores: Indices, rater: Indices, prompt: Indices) -> Preference:
         preference=share((scores + 1) / 2),
         rater_share=shares[0],
         prompt_share=shares[1],
-        by_prompt=_sign_test(np.bincount(prompt, scores.astype(np.float64))),
-        by_rater=_sign_test(np.bincount(rater, scores.astype(np.float64))),
+        by_prompt=_sign_test(np.bincount(prompt, scores)),
+        by_rater=_sign_test(np.bincount(rater, scores)),
     )
 
 
@@ -88,7 +90,7 @@ def numbered(names: Iterable[Hashable]) -> Indices:
     return np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
 
 
-def _sign_test(balances: Floats) -> SignTest:
+def _sign_test(balances: NDArray[Any]) -> SignTest:
     first, second = int((balances > 0).sum()), int((balances < 0).sum())
     split = first + second
     return SignTest(first, second, float(binomtest(first, split).pvalue) if split else 1.0)

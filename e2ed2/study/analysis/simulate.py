@@ -131,7 +131,9 @@ def _plan(models: Sequence[str], prompts: Mapping[str, str], repeats: int, check
         | {"left": first, "right": second}
         for i, ((prompt, category), (first, second)) in enumerate(couples)
     ]
-    again = [{**row, "pair": f"r{i}", "kind": "repeat", "repeat_of": row["pair"]} for i, row in enumerate(main[:repeats])]
+    again = [
+        {**row, "pair": f"r{i}", "kind": "repeat", "repeat_of": row["pair"]} for i, row in enumerate(main[:repeats])
+    ]
     sure = [
         {**row, "pair": f"c{i}", "kind": "check", "expected": ("left", "right")[i % 2], "right": row["left"]}
         for i, row in enumerate(main[:checks])
