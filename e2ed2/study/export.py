@@ -6,7 +6,7 @@ from pathlib import Path
 
 from e2ed2.study.folder import Shown, Study, read_study
 from e2ed2.study.store import Decision, Store, default_url
-from e2ed2.study.votes import Vote
+from e2ed2.study.votes import Vote, read_votes
 
 
 def votes_of(study: Study, store: Store) -> list[Vote]:
@@ -22,14 +22,16 @@ def votes_of(study: Study, store: Store) -> list[Vote]:
     ]
 
 
-def read_study_votes(folder: Path, database_url: str | None = None) -> list[Vote]:
-    """The votes of a study's folder, while it is served too.
+def read_any_votes(path: Path, database_url: str | None = None) -> list[Vote]:
+    """The votes of a study's folder, while it is served too, or of a file that it exported.
 
     Raises:
-        UserError: no study, or a database that cannot be used.
+        UserError: no study, a database that cannot be used, or as `read_votes`.
     """
-    study = read_study(folder)
-    store = Store(database_url or default_url(folder), study.id, list(study.raters))
+    if path.suffix in (".csv", ".parquet") and not path.is_dir():
+        return read_votes(path)
+    study = read_study(path)
+    store = Store(database_url or default_url(path), study.id, list(study.raters))
     try:
         return votes_of(study, store)
     finally:

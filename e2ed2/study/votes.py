@@ -139,8 +139,8 @@ def check_votes(votes: Sequence[Vote], where: Callable[[int], str]) -> None:
         shown = (vote.kind, vote.prompt, vote.category, frozenset((vote.left, vote.right)), vote.repeat_of)
         if pairs.setdefault(vote.pair, shown) != shown:
             raise UserError(
-                f"{where(i)}: pair '{vote.pair}': has another kind, prompt, category, repeat_of or other models than in "
-                "a row before"
+                f"{where(i)}: pair '{vote.pair}': has another kind, prompt, category, repeat_of or other models than "
+                "in a row before"
             )
 
 

@@ -59,10 +59,15 @@ def share_estimate(inside: Tensor, groups: Groups = None) -> Estimate:
     without = means_without(inside.double(), group)
     variance, num_groups = _jackknife_variance(without)
     effective = min(float(share * (1 - share)) / variance, len(inside)) if variance > 0 else float(num_groups)
-    z2 = t_quantile(num_groups - 1) ** 2 / effective
-    centre = (float(share) + z2 / 2) / (1 + z2)
-    half = (float(share * (1 - share)) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
-    return Estimate(float(share), max(0.0, centre - half), min(1.0, centre + half), (without,))
+    return Estimate(float(share), *wilson_interval(float(share), effective, num_groups - 1), (without,))
+
+
+def wilson_interval(share: float, effective: float, degrees: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share: from a number of independent points, by Student's t in the normal's place."""
+    z2 = t_quantile(degrees) ** 2 / effective
+    centre = (share + z2 / 2) / (1 + z2)
+    half = (share * (1 - share) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:

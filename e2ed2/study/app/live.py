@@ -1,15 +1,17 @@
 """The figures of the organiser's page."""
 
+import threading
 import time
 from dataclasses import dataclass
 
+from e2ed2.study.analysis.reliability import alpha
 from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Rater, Study
 from e2ed2.study.store import Hand, Progress, Store
 from e2ed2.study.votes import CRITERIA
 
 ACTIVE, LOST = 5 * 60, 24 * 3600  # seconds since the last decision: until then one is active, from then on perhaps gone
-FRESH = 30.0  # seconds for which the agreement is not computed again
+FRESH, SHARE = 10.0, 20.0  # seconds for which the agreement is not computed again, at least; times what it took
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,31 @@ class HandRow:
     ago: tuple[str, int]
 
 
-def live_values(study: Study, store: Store) -> dict[str, object]:
+class Agreement:
+    """How well raters agree so far; computed anew at most every `FRESH` seconds, and in a twentieth of the time."""
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self._study, self._store = study, store
+        self._found: dict[str, float | None] = {}
+        self._num_decisions, self._next = 0, 0.0
+        self._busy = threading.Lock()
+
+    def __call__(self) -> dict[str, float | None]:
+        """Krippendorff's alpha by criterion; None where there are too few votes."""
+        started = time.monotonic()
+        if started >= self._next and self._busy.acquire(blocking=False):
+            try:
+                if (now := self._store.num_decisions()) != self._num_decisions:
+                    main = [vote for vote in votes_of(self._study, self._store) if vote.kind == "main"]
+                    self._found = {c: alpha(own) for c in CRITERIA if (own := [v for v in main if v.criterion == c])}
+                    self._num_decisions = now
+                self._next = time.monotonic() + max(FRESH, SHARE * (time.monotonic() - started))
+            finally:
+                self._busy.release()
+        return self._found
+
+
+def live_values(study: Study, store: Store, agreement: Agreement) -> dict[str, object]:
     """All that the organiser's page shows, of now."""
     now, progress = time.time(), store.progress()
     rows = [_row(study, each, now) for each in progress]
@@ -47,7 +73,7 @@ def live_values(study: Study, store: Store) -> dict[str, object]:
         "num_waiting": sum(row.hand.reply is None for row in hands),
         "num_finished": sum(each.finished_at is not None for each in progress),
         "seconds": sum(s * n for s, n in seconds) / decided if decided else None,
-        "agreement": {},
+        "agreement": agreement(),
         "criteria": CRITERIA,
     }  # fmt: skip
 

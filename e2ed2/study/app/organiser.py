@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from e2ed2.study.app.door import SESSION_SECONDS, Door, new_token
-from e2ed2.study.app.live import live_values
+from e2ed2.study.app.live import Agreement, live_values
 from e2ed2.study.app.pages import language_of, languages, page
 from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Study
@@ -37,7 +37,7 @@ Fields = Annotated[dict[str, str], Depends(_fields)]
 
 def organiser_routes(study: Study, store: Store) -> APIRouter:
     """The routes below `/organiser`, and `/`, which leads there."""
-    door = Door(study.secret)
+    door, agreement = Door(study.secret), Agreement(study, store)
     routes = APIRouter()
 
     def is_inside(request: Request) -> bool:
@@ -65,7 +65,7 @@ def organiser_routes(study: Study, store: Store) -> APIRouter:
     def home(request: Request) -> Response:
         if not is_inside(request):
             return page(request, "sign_in.html.j2", problem="")
-        return page(request, "organiser.html.j2", **live_values(study, store))
+        return page(request, "organiser.html.j2", **live_values(study, store, agreement))
 
     @routes.post(f"{HOME}/sign-in")
     def sign_in(request: Request, fields: Fields) -> Response:
@@ -96,7 +96,7 @@ def organiser_routes(study: Study, store: Store) -> APIRouter:
 
     @inside.get("/live")
     def live(request: Request) -> Response:
-        return page(request, "live.html.j2", **live_values(study, store))
+        return page(request, "live.html.j2", **live_values(study, store, agreement))
 
     @inside.post("/pause")
     def pause(fields: Fields) -> Response:
