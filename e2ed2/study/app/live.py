@@ -3,8 +3,8 @@
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from e2ed2.study.analysis.reliability import alpha
 from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Rater, Study
 from e2ed2.study.store import Hand, Progress, Store
@@ -46,6 +46,8 @@ class Agreement:
 
     def __call__(self) -> dict[str, float | None]:
         """Krippendorff's alpha by criterion; None where there are too few votes."""
+        from e2ed2.study.analysis.reliability import alpha  # loads torch: at the first look, not at every start
+
         started = time.monotonic()
         if started >= self._next and self._busy.acquire(blocking=False):
             try:
@@ -59,7 +61,7 @@ class Agreement:
         return self._found
 
 
-def live_values(study: Study, store: Store, agreement: Agreement) -> dict[str, object]:
+def live_values(study: Study, store: Store, agreement: Agreement) -> dict[str, Any]:
     """All that the organiser's page shows, of now."""
     now, progress = time.time(), store.progress()
     rows = [_row(study, each, now) for each in progress]
