@@ -15,9 +15,9 @@ class Served:
     def __init__(self, folder: Path, port: int = 0, database_url: str | None = None) -> None:
         command = [sys.executable, "-m", "e2ed2.cli", "study", "serve", str(folder), "--port", str(port)]
         command += ["--database-url", database_url] if database_url else []
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         first = self.process.stdout.readline()
         if not first:
             raise AssertionError(self.process.stderr.read())

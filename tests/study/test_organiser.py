@@ -57,7 +57,8 @@ def test_links_are_revoked_and_renewed(running):
     assert "link revoked" in running.client.get("/organiser").text
     assert running.client.get(running.links[0]).status_code == 404
     running.client.post("/organiser/raters/rater-1/link")
-    (link,) = re.findall(r'data-copy="(/r/[^"]+)" aria-label="Copy: Link rater-1"', running.client.get("/organiser").text)
+    page = running.client.get("/organiser").text
+    (link,) = re.findall(r'data-copy="(/r/[^"]+)" aria-label="Copy: Link rater-1"', page)
     assert link != running.links[0] and running.client.get(link).status_code == 200
     assert running.client.post("/organiser/raters/nobody/revoke").status_code == 404
 

@@ -19,7 +19,8 @@ def forged(link: str) -> list[str]:
     name, signature = link.removeprefix("/r/").split(".")
     other = base64.urlsafe_b64encode(b'["rater-2",1]').decode().rstrip("=")
     guess = URLSafeSerializer("guess", salt="rater's link").dumps(["rater-1", 1])
-    return [f"{other}.{signature}", f"{name}.{signature[:-1]}x", name, f"{name}.", guess, "rater-1", "x" * 5000, "%00", "..."]
+    changed = f"{name}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
+    return [f"{other}.{signature}", changed, name, f"{name}.", guess, "rater-1", "x" * 5000, "%00", "..."]
 
 
 def test_a_forged_link_opens_nothing(running):
