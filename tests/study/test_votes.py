@@ -1,7 +1,6 @@
 """The table of votes: what is written is read, and what is wrong is one line with file, row, column and value."""
 
 import io
-import random
 
 import pandas
 import pyarrow.parquet
@@ -9,7 +8,7 @@ import pytest
 
 from e2ed2.study.votes import COLUMNS, Vote, check_votes, read_votes, to_csv, to_parquet
 from e2ed2.system.errors import UserError
-from tests.mangle import mangled_bytes, mangled_values, one_line_or_nothing, times
+from tests.mangle import mangled_bytes, share_taken
 
 ROW = {
     "rater": "ann", "group": "artist", "criterion": "quality", "pair": "p1", "kind": "main", "repeat_of": "",
@@ -64,7 +63,7 @@ def test_a_table_that_another_program_wrote_is_read(tmp_path, end):
         (",0.0,", ",-1,", ["line 4", "seconds", "greater than or equal to 0", "'-1'"]),
         (",0.0,", ",nan,", ["line 4", "seconds", "finite", "'nan'"]),
         (",0.0,2,", ",0.0,2.5,", ["line 4", "revised", "'2.5'"]),
-        ("2026-01-31T10:00:00.123456+00:00\r\n=1", "2026-01-31\r\n=1", ["line 8", "decided_at", "ISO time", "'2026-"]),
+        ("2026-01-31T10:00:00.123456+00:00\r\n=1", "2026-01-31\r\n=1", ["line 6", "decided_at", "ISO time", "'2026-"]),
         (",repeat,p1,", ",repeat,,", ["line 6", "repeat_of", "a repeat needs one"]),
         (",repeat,p1,", ",main,p1,", ["line 6", "repeat_of", "must be empty for a vote of kind main", "'p1'"]),
         (",right,1.25", ",,1.25", ["line 8", "expected", "a check needs one"]),
@@ -76,7 +75,7 @@ def test_a_table_that_another_program_wrote_is_read(tmp_path, end):
         ("rater,group", "rater,rater,group", ["column 'rater' is there twice"]),
         ("decided_at\r\n", "decided_at,note\r\n", ["column 'note' is unknown"]),
         ("none,,0.0", "none,0.0", ["line 4", "14 values for 15 columns"]),
-        ('"a ""red"" apple', '"a "red" apple', ["line 2", "delimiter"]),
+        ('"a ""red"" apple', '"a "red" apple', ["line 2", "expected after"]),
     ],
 )
 def test_a_table_that_is_wrong_is_one_line(tmp_path, old, new, said):
@@ -102,3 +101,10 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name):
 def test_rows_from_elsewhere_are_checked_too():
     with pytest.raises(UserError, match="row 1: pair 'p1'"):
         check_votes([vote(), vote()], "row {}".format)
+
+
+@pytest.mark.parametrize(("name", "write"), [("v.csv", to_csv), ("v.parquet", to_parquet)])
+def test_a_mangled_table_is_read_or_refused_in_one_line(tmp_path, name, write):
+    path, content = tmp_path / name, write(VOTES)
+    taken = share_taken(lambda rng: path.write_bytes(mangled_bytes(content, rng)), lambda: read_votes(path), few=100)
+    assert 0 < taken < 1
