@@ -98,7 +98,7 @@ def analyze(
 ) -> None:
     """Win, tie and loss by criterion with intervals; agreement, checks, time. A page, Figure 6, a LaTeX table."""
     folder = out or (votes if votes.is_dir() else votes.parent) / "analysis"
-    with waiting_for("nothing was lost; the same command begins again") as waiting:
+    with waiting_for("nothing was lost; the same command begins again", loads_models=False) as waiting:
         from e2ed2.study.analysis.analyze import analyze as analyzed
         from e2ed2.study.analysis.report import write_report
         from e2ed2.study.analysis.tables import markdown
@@ -119,7 +119,7 @@ def power(
     prompt_share: Annotated[float, typer.Option(help="The same between prompts.")] = 0.15,
 ) -> None:
     """How often a study would show a preference, by its numbers of raters and of prompts."""
-    with waiting_for("nothing was lost; the same command begins again"):
+    with waiting_for("nothing was lost; the same command begins again", loads_models=False):
         from e2ed2.study.analysis.power import Assumed, power_table
 
         table = power_table(Assumed(preference, ties, rater_share, prompt_share), RATERS, PROMPTS)

@@ -154,8 +154,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(read_text(path, "votes", REMEDY), newline=""), strict=True)
     try:
         _check_columns(path, head := next(reader, []))
+        ended = reader.line_num
         for cells in reader:
-            place = f"line {reader.line_num}"
+            place, ended = f"line {ended + 1}", reader.line_num  # a prompt may go over several
             if cells and len(cells) != len(head):
                 raise UserError(f"votes {path}, {place}: {len(cells)} values for {len(head)} columns; {REMEDY}")
             if cells:

@@ -30,7 +30,7 @@ class Assumed:
         if not 0 <= self.ties <= 2 * (1 - self.preference):
             most = 2 * (1 - self.preference)
             raise UserError(f"--ties {self.ties}: must be 0 to {most:g} at a preference of {self.preference}")
-        if min(self.rater_share, self.prompt_share) < 0 or self.rater_share + self.prompt_share >= 1:
+        if not (self.rater_share >= 0 and self.prompt_share >= 0 and self.rater_share + self.prompt_share < 1):
             given = f"--rater-share {self.rater_share} --prompt-share {self.prompt_share}"
             raise UserError(f"{given}: must be 0 or more, in sum below 1")
 

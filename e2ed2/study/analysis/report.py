@@ -11,7 +11,7 @@ from e2ed2.reports.page import write_page
 from e2ed2.study.analysis.analyze import Analysis, ByCriterion, Contest
 from e2ed2.study.analysis.crossed import Interval
 from e2ed2.study.analysis.figure import outcomes_svg
-from e2ed2.study.analysis.tables import HEADS, TITLES, cells, latex, notes, percent, signed, strength_cells, verdict
+from e2ed2.study.analysis.tables import HEADS, TITLES, cells, latex, notes, percent, preferred, signed, strength_cells
 from e2ed2.system.drawing.charts import figure, interval_chart
 from e2ed2.system.drawing.pictures import svg_png
 from e2ed2.system.files import write_file
@@ -66,13 +66,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "second": contest.second,
         "rows": cells(contest.overall),
         "cards": [
-            {
-                "title": TITLES[criterion],
-                "value": f"{100 * found.preference.value:.1f}%",
-                "interval": percent(found.preference).partition(" ")[2],
-                "verdict": verdict(contest, found),
-                "kind": {contest.first: "better", contest.second: "worse"}.get(verdict(contest, found)[:-10], ""),
-            }
+            (TITLES[criterion], percent(found.preference), preferred(contest, found), found.preference.limits)
             for criterion, found in contest.overall.items()
         ],
         "attentive": [row[:5] for row in cells(contest.attentive)],

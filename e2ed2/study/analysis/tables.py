@@ -9,7 +9,7 @@ from e2ed2.study.analysis.preferences import Preference
 from e2ed2.study.analysis.reliability import MOST_FAILED
 
 TITLES = {"alignment": "Text-image alignment", "faithfulness": "Faithfulness", "quality": "Overall quality"}
-HEADS = ("criterion", "win", "tie", "loss", "preference", "prompts for / against, p", "raters for / against, p")
+HEADS = ("criterion", "win", "tie", "loss", "preference", "prompts for / against", "raters for / against")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -27,14 +27,10 @@ def p_value(p: float) -> str:
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
-def verdict(contest: Contest, preference: Preference) -> str:
-    """Which model the interval speaks for."""
-    limits = preference.preference.limits
-    if limits is None:
-        return "no interval"
-    if limits[0] <= 0.5 <= limits[1]:
-        return "no clear difference"
-    return f"{contest.first if limits[0] > 0.5 else contest.second} preferred"
+def preferred(contest: Contest, found: Preference) -> str:
+    """The model that the interval speaks for; empty where it holds no difference, or there is none."""
+    low, high = found.preference.limits or (0.0, 1.0)
+    return contest.first if low > 0.5 else contest.second if high < 0.5 else ""
 
 
 def cells(preferences: ByCriterion) -> list[list[str]]:

@@ -165,8 +165,8 @@ def outcome_chart(rows: list[Outcome], names: tuple[str, str, str], description:
             begin += long
         for kind, (low, high) in row.limits.items():
             x1, x2 = label_width + BAR_WIDTH * low, label_width + BAR_WIDTH * high
-            at = y + BAR + (4 if kind == "win" else 9)
-            parts.append(f'<path class="limits {kind}" d="M{x1:.1f},{at - 2}v4m0,-2H{x2:.1f}m0,-2v4"/>')
+            below = y + BAR + (4 if kind == "win" else 9)
+            parts.append(f'<path class="limits {kind}" d="M{x1:.1f},{below - 2}v4m0,-2H{x2:.1f}m0,-2v4"/>')
     return _svg(parts, bottom + BOTTOM, description, width)
 
 
