@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from e2ed2.study.analysis.reliability import alpha
+from e2ed2.study.analysis.agreement import alpha
 from e2ed2.study.app.live import _ago
 from e2ed2.study.app.pages import languages
 from e2ed2.study.export import votes_of

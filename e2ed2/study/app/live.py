@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from e2ed2.study.analysis.agreement import alpha
 from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Rater, Study
 from e2ed2.study.store import Hand, Progress, Store
@@ -46,8 +47,6 @@ class Agreement:
 
     def __call__(self) -> dict[str, float | None]:
         """Krippendorff's alpha by criterion; None where there are too few votes."""
-        from e2ed2.study.analysis.reliability import alpha  # loads torch: at the first look, not at every start
-
         started = time.monotonic()
         if started >= self._next and self._busy.acquire(blocking=False):
             try:
