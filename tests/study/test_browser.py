@@ -331,4 +331,3 @@ def test_axe_finds_nothing_on_any_page(folder, served, scheme, viewport):
     found = asyncio.run(every_page())
     store.close()
     assert {name: problems for name, problems in found.items() if problems} == {}
-
