@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.study.serving import Served
 from e2ed2.study.export import read_any_votes
 from e2ed2.study.folder import Shown, Study, read_study
 from e2ed2.study.store import Decision, Store, default_url
 from tests.study.conftest import MODELS
-from tests.study.serving import Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
@@ -309,7 +309,7 @@ def test_axe_finds_nothing_on_any_page(folder, served, scheme, viewport):
             await page.goto(f"{link}/0")
             await look("reply")
             for screen in range(total):
-                store.decide("rater-1", Decision(f"vote-{screen:04d}", screen, "left", 1.0, 0.0))
+                store.decide("rater-1", Decision(f"vote-{screen:04d}", screen, "left", 1.0, 0.0)).result()
             await page.goto(f"{link}/{total}")
             await look("last")
             await page.click("#finish button")

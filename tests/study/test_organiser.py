@@ -37,7 +37,7 @@ def test_states_of_raters(running):
 
     running.sign_in()
     for rater, age in (("rater-1", 3600), ("rater-2", 3 * 86400)):
-        running.store.decide(rater, Decision("some-id-00", 0, "left", 1.0, time.time() - age))
+        running.store.decide(rater, Decision("some-id-00", 0, "left", 1.0, time.time() - age)).result()
     page = running.client.get("/organiser").text
     assert ">away<" in page and ">dropped out?<" in page and "60 min ago" not in page and "3 days ago" in page
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.study.serving import Served, postgres
 from e2ed2.study.export import read_any_votes
 from e2ed2.study.folder import read_study
-from e2ed2.study.store import Conflict, Decision, Store, default_url
+from e2ed2.study.store import Decision, Store, default_url
+from e2ed2.study.writer import Conflict
 from e2ed2.system.errors import UserError
-from tests.study.serving import Served, postgres
 from tests.study.test_serve import put
 
 pytestmark = pytest.mark.slow
@@ -40,13 +41,13 @@ def test_all_that_a_store_does_is_as_on_sqlite(url, tmp_path):
     found = []
     for address in (url, f"sqlite:///{tmp_path / 'votes.db'}"):
         store = Store(address, "study", ["ann", "bob"])
-        store.decide("ann", Decision("decision-1", 0, "left", 1.5, 100.0))
-        store.decide("ann", Decision("decision-1", 0, "left", 9.9, 900.0))  # sent twice
-        store.decide("ann", Decision("decision-2", 1, "none", 200.0, 101.0))
-        store.decide("ann", Decision("decision-3", 0, "right", 3.0, 102.0))
+        store.decide("ann", Decision("decision-1", 0, "left", 1.5, 100.0)).result()
+        store.decide("ann", Decision("decision-1", 0, "left", 9.9, 900.0)).result()  # sent twice
+        store.decide("ann", Decision("decision-2", 1, "none", 200.0, 101.0)).result()
+        store.decide("ann", Decision("decision-3", 0, "right", 3.0, 102.0)).result()
         with pytest.raises(Conflict):
-            store.decide("ann", Decision("decision-3", 0, "left", 3.0, 102.0))
-        store.decide("bob", Decision("decision-1", 0, "none", 2.0, 103.0))
+            store.decide("ann", Decision("decision-3", 0, "left", 3.0, 102.0)).result()
+        store.decide("bob", Decision("decision-1", 0, "none", 2.0, 103.0)).result()
         store.raise_hand("bob", "hand-1", 1, "é 中 🎉")
         store.reply(1, "yes")
         store.read_replies("bob")
@@ -74,7 +75,9 @@ def test_all_that_a_store_does_is_as_on_sqlite(url, tmp_path):
 def test_many_writers_of_one_id_leave_one_decision(url):
     stores = [Store(url, "study", ["ann"]) for _ in range(2)]
     threads = [
-        threading.Thread(target=stores[i % 2].decide, args=["ann", Decision("the-same", 0, "left", 1.0, 0.0)])
+        threading.Thread(
+            target=lambda i=i: stores[i % 2].decide("ann", Decision("the-same", 0, "left", 1.0, 0.0)).result()
+        )
         for i in range(16)
     ]
     for thread in threads:

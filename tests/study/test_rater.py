@@ -182,7 +182,7 @@ def test_the_votes_of_a_study_say_what_was_shown(running):
 def test_decisions_survive_a_new_start(running, folder):
     from e2ed2.study.export import read_any_votes
 
-    running.store.decide("rater-2", Decision("an-id-of-mine", 0, "right", 2.5, 1_800_000_000.0))
+    running.store.decide("rater-2", Decision("an-id-of-mine", 0, "right", 2.5, 1_800_000_000.0)).result()
     (vote,) = read_any_votes(folder[0])
     assert (vote.rater, vote.choice, vote.seconds) == ("rater-2", "right", 2.5)
     assert vote.decided_at.isoformat() == "2027-01-15T08:00:00+00:00"

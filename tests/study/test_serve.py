@@ -12,12 +12,12 @@ import urllib.request
 
 import pytest
 
+from benchmarks.study.serving import Served
 from e2ed2.study.app.serve import serve
 from e2ed2.study.export import read_any_votes
 from e2ed2.study.folder import read_study
 from e2ed2.study.store import Decision, Store, default_url
 from e2ed2.system.errors import UserError
-from tests.study.serving import Served
 
 
 def open_store(folder) -> Store:
@@ -139,7 +139,7 @@ def test_two_servers_of_one_study_do_not_disturb_each_other(folder):
     threads = [
         threading.Thread(
             target=lambda store, rater: [
-                store.decide(rater, Decision(f"{rater}-{i:04d}", i, "left", 1.0, 0.0)) for i in range(20)
+                store.decide(rater, Decision(f"{rater}-{i:04d}", i, "left", 1.0, 0.0)).result() for i in range(20)
             ],
             args=[store, rater],
         )
@@ -156,7 +156,7 @@ def test_two_servers_of_one_study_do_not_disturb_each_other(folder):
 
 def test_the_folder_may_be_moved(folder, tmp_path):
     store = open_store(folder[0])
-    store.decide("rater-1", Decision("some-id-00", 0, "left", 1.0, 0.0))
+    store.decide("rater-1", Decision("some-id-00", 0, "left", 1.0, 0.0)).result()
     store.close()
     shutil.move(folder[0], tmp_path / "elsewhere")
     assert len(read_any_votes(tmp_path / "elsewhere")) == 1

@@ -1,5 +1,6 @@
 """What a rater's private link opens: guidelines, pairs, pictures, raised hands. Nothing of models or others."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,7 +13,8 @@ from starlette.responses import RedirectResponse, Response
 
 from e2ed2.study.app.pages import page
 from e2ed2.study.folder import PICTURES, Rater, Shown, Study
-from e2ed2.study.store import Choice, Conflict, Decision, Standing, Store
+from e2ed2.study.store import Choice, Decision, Standing, Store
+from e2ed2.study.writer import Conflict
 
 NO_LINK, PAUSED, HANDED_IN, NOT_YET, TAKEN = "no such link", "paused", "handed in", "not yet", "id is taken"
 AHEAD = 3  # screens that a page may fetch before their turn
@@ -55,9 +57,12 @@ class Visit:
 
 
 def rater_routes(study: Study, store: Store) -> APIRouter:
-    """The routes below `/r/LINK`."""
+    """The routes below `/r/LINK`.
 
-    def visit(link: str) -> Visit:
+    What reads runs in the event loop: that takes a fraction of a millisecond, less than a thread's turn.
+    """
+
+    async def visit(link: str) -> Visit:
         signed = study.read_link(link)
         if signed is None:
             raise HTTPException(404, NO_LINK)
@@ -71,11 +76,11 @@ def rater_routes(study: Study, store: Store) -> APIRouter:
     routes = APIRouter(prefix="/r/{link}")
 
     @routes.get("")
-    def guidelines(request: Request, guest: Guest) -> Response:
+    async def guidelines(request: Request, guest: Guest) -> Response:
         return page(request, "guidelines.html.j2", **_guidelines(guest))
 
     @routes.get("/{screen:int}")
-    def whole_page(request: Request, guest: Guest, screen: int) -> Response:
+    async def whole_page(request: Request, guest: Guest, screen: int) -> Response:
         total, reached = len(guest.rater.screens), guest.standing.num_decided
         if screen > reached or screen > total:
             return RedirectResponse(f"{guest.link}/{min(reached, total)}", 303)
@@ -83,14 +88,14 @@ def rater_routes(study: Study, store: Store) -> APIRouter:
         return page(request, "rater.html.j2", **values, hands=store.hands(guest.rater.name))
 
     @routes.get("/{screen:int}/part")
-    def part(request: Request, guest: Guest, screen: int) -> Response:
+    async def part(request: Request, guest: Guest, screen: int) -> Response:
         _refuse_ahead(guest, screen)
         if screen > len(guest.rater.screens):
             raise HTTPException(404)
         return page(request, "screen.html.j2", **_screen(store, guest, screen))
 
     @routes.get("/{screen:int}/{side}.png")
-    def picture(guest: Guest, screen: int, side: Literal["left", "right"]) -> Response:
+    async def picture(guest: Guest, screen: int, side: Literal["left", "right"]) -> Response:
         _refuse_ahead(guest, screen)
         if screen >= len(guest.rater.screens):
             raise HTTPException(404)
@@ -99,7 +104,7 @@ def rater_routes(study: Study, store: Store) -> APIRouter:
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400, immutable"})
 
     @routes.put("/votes/{id}")
-    def vote(guest: Guest, id: Id, sent: SentVote) -> dict[str, Any]:
+    async def vote(guest: Guest, id: Id, sent: SentVote) -> dict[str, Any]:
         total, reached = len(guest.rater.screens), guest.standing.num_decided
         if guest.standing.is_finished:
             raise HTTPException(409, HANDED_IN)
@@ -109,7 +114,8 @@ def rater_routes(study: Study, store: Store) -> APIRouter:
             raise HTTPException(409, NOT_YET)
         decided_at = time.time() - min(sent.waited, LONGEST)
         try:
-            store.decide(guest.rater.name, Decision(id, sent.screen, sent.choice, sent.seconds, decided_at))
+            decision = Decision(id, sent.screen, sent.choice, sent.seconds, decided_at)
+            await asyncio.wrap_future(store.decide(guest.rater.name, decision))
         except Conflict:
             raise HTTPException(409, TAKEN) from None
         return {"reached": max(reached, sent.screen + 1)}
@@ -125,7 +131,7 @@ def rater_routes(study: Study, store: Store) -> APIRouter:
         return {}
 
     @routes.get("/news")
-    def news(request: Request, guest: Guest) -> Response:
+    async def news(request: Request, guest: Guest) -> Response:
         hands = store.hands(guest.rater.name)
         return page(request, "news.html.j2", hands=hands, standing=guest.standing)
 

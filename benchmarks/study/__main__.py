@@ -2,10 +2,10 @@
 
     python -m benchmarks.study [--raters 200 --seconds 60 --every 3 --database sqlite|postgresql --kill]
 
-Each rater decides every 3 seconds, then fetches the page of a pair and its two pictures (256 px, see the first line of the
-output), as a browser does. The load runs in a process beside the server's. With `--kill` the server is killed by
-SIGKILL in the middle and started again; a rater sends the same vote until it is heard, and such tries count apart. At the end the
-votes in the database are compared with those that raters know to be taken.
+Each rater decides every 3 seconds, then fetches the page of a pair and its two pictures of 256 px, as a browser does.
+The load runs in a process beside the server's. With `--kill` the server is killed by SIGKILL in the middle and started
+again; a rater sends the same vote until it is heard, and such tries count apart. At the end the decisions in the
+database are compared with those that raters know to be taken.
 """
 
 import argparse
@@ -19,14 +19,15 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 import torch
 
+from benchmarks.study.serving import Served, postgres
 from e2ed2.sampling.folder import Manifest, ManifestRow, write_manifest
 from e2ed2.study.create import create_study
-from e2ed2.study.export import read_any_votes
-from e2ed2.study.folder import PICTURES
+from e2ed2.study.folder import PICTURES, read_study
+from e2ed2.study.store import Store, default_url
 from e2ed2.system.drawing.pictures import png_bytes, to_picture
-from tests.study.serving import Served, postgres
 
 PROMPTS, SIDE = 40, 256
 RETRY = 0.2  # seconds
@@ -70,10 +71,8 @@ class Rater:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        head = (
-            f"{method} {self._link}{path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-length: {len(body)}\r\n"
-        )
-        writer.write(f"{head}content-type: application/json\r\naccept: text/html\r\n\r\n".encode() + body)
+        head = f"{method} {self._link}{path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\naccept: text/html\r\n"
+        writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
         length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
         await reader.readexactly(length)
@@ -106,17 +105,16 @@ async def load(served: Served, asked: argparse.Namespace, restart) -> tuple[dict
     return times, raters
 
 
-def report(times: dict[str, list[float]], seconds: float) -> None:
-    """A row for each kind of request, and one for all."""
-    print(
-        "\n| request | number | a second | median, ms | 95%, ms | 99%, ms | longest, ms |\n|---|---|---|---|---|---|---|"
-    )
+def report(times: dict[str, list[float]], seconds: float, cpu: float) -> None:
+    """A row for each kind of request, and one for all; cpu: seconds that the server took."""
+    print("\n| request | number | a second | median, ms | 95%, ms | 99%, ms | longest, ms |")
+    print("|---|---|---|---|---|---|---|")
     for kind, found in [*times.items(), ("all", [t for part in times.values() for t in part])]:
         cuts = statistics.quantiles(found, n=100)
         figures = [statistics.median(found), cuts[94], cuts[98], max(found)]
-        print(
-            f"| {kind} | {len(found):,} | {len(found) / seconds:.0f} | {' | '.join(f'{1000 * f:.0f}' for f in figures)} |"
-        )
+        cells = [f"{len(found):,}", f"{len(found) / seconds:.0f}", *(f"{1000 * figure:.0f}" for figure in figures)]
+        print(f"| {kind} | {' | '.join(cells)} |")
+    print(f"\nthe server's CPU time: {1000 * cpu / sum(map(len, times.values())):.2f} ms a request")
 
 
 def main() -> None:
@@ -145,15 +143,18 @@ def main() -> None:
 
             try:
                 times, raters = asyncio.run(load(served, asked, restart))
+                cpu = sum(psutil.Process(served.process.pid).cpu_times()[:2])
             finally:
                 served.kill()
-            report(times, asked.seconds)
-            votes = read_any_votes(home / "study", url)
-        kept = {(vote.rater, vote.criterion, vote.pair) for vote in votes}
+            report(times, asked.seconds, cpu)
+            study = read_study(home / "study")
+            store = Store(url or default_url(study.folder), study.id, list(study.raters))
+            kept = [(rater, decision.screen) for rater, decision in store.decisions()]
+            store.close()
         taken = sum(rater.taken for rater in raters)
-        print(f"\nvotes taken {taken:,}, in the database {len(votes):,}, of different screens {len(kept):,}; "
+        print(f"votes taken {taken:,}, in the database {len(kept):,}, of different screens {len(set(kept)):,}; "
               f"requests that nobody heard and were sent again {sum(rater.tries for rater in raters):,}")  # fmt: skip
-        assert len(votes) == len(kept) == taken
+        assert len(kept) == len(set(kept)) == taken
 
 
 if __name__ == "__main__":
