@@ -1,7 +1,6 @@
 """The store on a real PostgreSQL server: as on SQLite, through kills, from several servers at once."""
 
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -74,16 +73,9 @@ def test_all_that_a_store_does_is_as_on_sqlite(url, tmp_path):
 
 def test_many_writers_of_one_id_leave_one_decision(url):
     stores = [Store(url, "study", ["ann"]) for _ in range(2)]
-    threads = [
-        threading.Thread(
-            target=lambda i=i: stores[i % 2].decide("ann", Decision("the-same", 0, "left", 1.0, 0.0)).result()
-        )
-        for i in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    same = Decision("the-same", 0, "left", 1.0, 0.0)
+    for end in [stores[i % 2].decide("ann", same) for i in range(40)]:
+        end.result()
     assert stores[0].num_decisions() == 1
     for store in stores:
         store.close()
