@@ -1,5 +1,5 @@
-"""How often 95% intervals of a preference hold it, in 1,000 simulated studies: ours (`study/analysis/crossed.py`) beside
-votes taken for independent (the reference), bootstraps, and the two-way cluster-robust interval.
+"""How often 95% intervals of a preference hold it, in 1,000 simulated studies: ours (`study/analysis/crossed.py`)
+beside votes taken for independent (the reference), bootstraps, and the two-way cluster-robust interval.
 
     python benchmarks/study_intervals.py
 """
@@ -56,8 +56,9 @@ def cluster_robust(values: NDArray[np.float64]) -> Limits:
     """Two-way, Student's t of the smaller number of clusters less one (Cameron, Gelbach & Miller 2011)."""
     rest = (values - values.mean()) / values.size
     raters, prompts = values.shape
-    parts = [(rest.sum(axis=1) ** 2).sum() * raters / (raters - 1), (rest.sum(axis=0) ** 2).sum() * prompts / (prompts - 1)]
-    variance = max(sum(parts) - (rest**2).sum(), 0.0)
+    of_raters = (rest.sum(axis=1) ** 2).sum() * raters / (raters - 1)
+    of_prompts = (rest.sum(axis=0) ** 2).sum() * prompts / (prompts - 1)
+    variance = max(of_raters + of_prompts - (rest**2).sum(), 0.0)
     half = t_quantile(min(raters, prompts) - 1) * variance**0.5
     return float(values.mean()) - half, float(values.mean()) + half
 
@@ -70,7 +71,7 @@ METHODS = {
     "bootstrap, both": lambda values: bootstrap(values, True, True),
     "cluster-robust": cluster_robust,
 }
-print(f"studies of {STUDIES:,} whose 95% interval holds the preference; in brackets the mean width in points of percent")
+print(f"studies of {STUDIES:,} whose 95% interval holds the preference (and its mean width, in points of percent)")
 print("| raters x prompts | " + " | ".join(METHODS) + " |\n|---" + "|---:" * len(METHODS) + "|")
 started = time.perf_counter()
 for title, population in POPULATIONS.items():

@@ -13,8 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import (
-    Boolean, Column, Connection, Engine, Float, Index, Integer, MetaData, String, Table, UniqueConstraint,
-    case, create_engine, event, func, insert, inspect, select, update,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    case,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url

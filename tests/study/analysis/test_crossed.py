@@ -1,4 +1,4 @@
-"""Intervals over raters and prompts: the textbook's variance where a table is whole, and the truth held as often as said."""
+"""Intervals over raters and prompts: the textbook's variance of a whole table, and the truth held as often as said."""
 
 from collections import Counter
 
