@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-EXTRAS := train,emoji,dev
+EXTRAS := train,emoji,study,dev
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
@@ -12,12 +12,13 @@ STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-browser lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
+	@echo 'make test-browser  the study in a real Chromium'
 	@echo 'make lint      ruff, mypy and import-linter alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
@@ -32,6 +33,10 @@ test: lint
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# In the system's Chromium; skipped where there is none.
+test-browser: $(STAMP)
+	$(RUN) pytest -m browser
 
 lint: $(STAMP)
 	$(RUN) ruff check .

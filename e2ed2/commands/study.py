@@ -48,7 +48,7 @@ def create(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The study's folder.", show_default=False)],
-    num_prompts: Annotated[int | None, typer.Option(help="Pairs by each criterion.", show_default="all, up to 300")] = None,
+    num_prompts: Annotated[int | None, typer.Option(help="Pairs a criterion.", show_default="all, up to 300")] = None,
     num_raters: Annotated[int | None, typer.Option(help="Raters.", show_default="10, or those of the groups")] = None,
     group: Annotated[list[str] | None, typer.Option(help="NAME=COUNT raters; repeat for more.")] = None,
     seed: Annotated[int, typer.Option(help="Fixes prompts, orders and sides.")] = 0,

@@ -53,7 +53,7 @@ def create_study(
         groups: of raters, with how many. seed: fixes prompts, pairs, orders and sides.
         protocol: whose prompts models are asked. categories: CSV file of columns `prompt`, `category`.
     Raises:
-        UserError: a study is there already, prompts or seeds do not match, an image is unreadable, a number out of range.
+        UserError: a study is there already, prompts or seeds do not match, an unreadable image, a number out of range.
     """
     if (out / STUDY_FILE).exists():
         raise UserError(f"--out {out}: holds a study already, which stays; name another folder")
@@ -92,7 +92,8 @@ def _sources(
             prompts = _drawn(list(dict.fromkeys(asked.prompts)), min(num_prompts, len(first)), seed)
             loaded = load_model(model)
             folder = out / "samples" / name
-            make_files(loaded, [first[prompt] for prompt in prompts], folder, progress=partial(watch, f"sampling {name}"))
+            requests = [first[prompt] for prompt in prompts]
+            make_files(loaded, requests, folder, progress=partial(watch, f"sampling {name}"))
         sources.append(Source(name, _images_of(folder)))
     return sources
 

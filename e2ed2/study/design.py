@@ -1,7 +1,7 @@
 """Who sees which pair, by which criterion, on which side, when: drawn once from a seed. Knows neither web nor store.
 
-Each rater judges the prompts once by each criterion, in blocks of one criterion. A block begins with practice pairs, the
-same for all raters; then come the main pairs with attention checks among them, and some main pairs once more, mirrored.
+Each rater judges the prompts once by each criterion, in blocks of one criterion. A block begins with practice pairs,
+the same for all raters; then come main pairs with attention checks among them, and some main pairs once more, mirrored.
 """
 
 from collections.abc import Sequence

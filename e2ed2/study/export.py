@@ -8,6 +8,8 @@ from e2ed2.study.folder import Shown, Study, read_study
 from e2ed2.study.store import Decision, Store, default_url
 from e2ed2.study.votes import Vote, read_votes
 
+SHOWN = ("criterion", "pair", "kind", "repeat_of", "prompt", "category", "left", "right", "expected")
+
 
 def votes_of(study: Study, store: Store) -> list[Vote]:
     """The decisions that stand, by rater and in the order of his screens."""
@@ -45,9 +47,7 @@ def _vote(rater: str, group: str, shown: Shown, decisions: Iterable[Decision]) -
     for decision in others:
         if decision.choice != stands.choice:
             stands, revised = decision, revised + 1
-    return Vote(
-        rater=rater, group=group, criterion=shown.criterion, pair=shown.pair, kind=shown.kind,
-        repeat_of=shown.repeat_of, prompt=shown.prompt, category=shown.category, left=shown.left, right=shown.right,
-        choice=stands.choice, expected=shown.expected, seconds=stands.seconds, revised=revised,
-        decided_at=datetime.fromtimestamp(stands.decided_at, UTC),
-    )  # fmt: skip
+    values = {name: getattr(shown, name) for name in SHOWN}
+    decided_at = datetime.fromtimestamp(stands.decided_at, UTC)
+    about = {"rater": rater, "group": group, "choice": stands.choice, "seconds": stands.seconds}
+    return Vote.model_validate({**values, **about, "revised": revised, "decided_at": decided_at})

@@ -1,4 +1,4 @@
-"""A study's folder: `study.json` (what is shown to whom), `secret.json`, `links.csv`, `pictures/` under random names."""
+"""A study's folder: `study.json` (what is shown to whom), `secret.json`, `links.csv`, `pictures/` of random names."""
 
 import csv
 import io
@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from argon2 import PasswordHasher
-from itsdangerous import URLSafeSerializer
+from argon2.exceptions import Argon2Error
+from itsdangerous import BadSignature, URLSafeSerializer
 
 from e2ed2.study.design import Design
 from e2ed2.system.errors import UserError
@@ -18,7 +19,9 @@ from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import Record
 
 VERSION = 1
-STUDY_FILE, SECRET_FILE, LINKS_FILE, PICTURES, DATABASE = "study.json", "secret.json", "links.csv", "pictures", "votes.db"
+LONGEST_LINK = 400  # letters that are looked at
+STUDY_FILE, SECRET_FILE, LINKS_FILE = "study.json", "secret.json", "links.csv"
+PICTURES, DATABASE = "pictures", "votes.db"
 REMEDY = "`e2ed2 study create A B --out DIR` makes one"
 
 
@@ -77,7 +80,7 @@ class Secret(Record):
         """Takes some 50 ms and 64 MiB, by intention."""
         try:
             return PasswordHasher().verify(self.password_hash, password)
-        except ValueError:  # argon2's errors of an invalid hash
+        except (Argon2Error, ValueError):  # another password, or no hash of argon2
             return False
 
 
@@ -137,10 +140,11 @@ class Study:
 
     def read_link(self, token: str) -> tuple[str, int] | None:
         """(rater, issue) of a link's last part; None where we have not signed it."""
-        is_ours, values = self._signer.loads_unsafe(token) if len(token) < 200 else (False, None)
-        if not is_ours or values[0] not in self.raters:
+        try:
+            name, issue = self._signer.loads(token[:LONGEST_LINK])
+        except BadSignature:
             return None
-        return values[0], values[1]
+        return (name, issue) if name in self.raters else None
 
     @cached_property
     def _signer(self) -> URLSafeSerializer:
@@ -174,13 +178,13 @@ def read_study(folder: Path) -> Study:
     path = folder / STUDY_FILE
     content = read_typed(path, StudyFile, "study", REMEDY)
     if content.version != VERSION:
-        raise UserError(f"study {path}: of version {content.version}, this e2ed2 reads {VERSION}: use the one it was made by")
+        raise UserError(f"study {path}: of version {content.version}, this e2ed2 reads {VERSION}: use its own")
     secret = read_typed(folder / SECRET_FILE, Secret, "secret", "restore it from a copy: without it no link is valid")
     study = Study(folder, content, secret)
     try:
         lost = {file for rater in study.raters.values() for shown in rater.screens for file in shown.files}
     except (IndexError, ValueError) as error:
-        raise UserError(f"study {path}: a screen or pair names what is not there ({error}); restore the file") from error
+        raise UserError(f"study {path}: a screen or a pair names what is not there; restore the file") from error
     lost -= {file.name for file in (folder / PICTURES).glob("*")}
     if lost:
         raise UserError(f"study {folder}: {len(lost)} pictures are missing, as {PICTURES}/{min(lost)}; restore them")

@@ -1,7 +1,7 @@
 """What happens in a study, in SQLite or PostgreSQL: decisions, raised hands, links, pause. The only file with SQL.
 
-A decision is a row that is never changed; the one that stands is a screen's last. Each carries an id that its sender made:
-sent twice, it is there once.
+A decision is a row that is never changed; the one that stands is a screen's last. Each carries an id that its sender
+made: sent twice, it is there once.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from sqlalchemy import (
     inspect,
     select,
     update,
-)  # fmt: skip
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -71,6 +71,7 @@ _hands = Table(
 )  # fmt: skip
 _settings = Table("setting", _tables, Column("name", String, primary_key=True), Column("value", String))
 _sessions = Table("session", _tables, Column("sha256", String, primary_key=True), Column("ends_at", Float))
+_PAUSED = select(_settings.c.value).where(_settings.c.name == "paused")
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class Store:
     def is_paused(self) -> bool:
         """Whether the study is stopped."""
         with self._engine.connect() as connection:
-            return _is_paused(connection)
+            return connection.execute(_PAUSED).scalar_one() == "1"
 
     def progress(self) -> list[Progress]:
         """Of each rater, by name."""
@@ -310,7 +311,7 @@ def _said_of(engine: Engine, url: str) -> Iterator[None]:
     except (DBAPIError, SQLAlchemyError) as error:
         reason = said(error.orig) if isinstance(error, DBAPIError) and error.orig else said(error)
         where = engine.url.render_as_string()  # without the password
-        raise UserError(f"database {where}: cannot be used ({reason}); mend it, or give another --database-url") from error
+        raise UserError(f"database {where}: cannot be used ({reason}); mend it or give another") from error
 
 
 def _open(connection: Connection, study: str, raters: Sequence[str], where: str) -> None:
@@ -333,16 +334,13 @@ def _open(connection: Connection, study: str, raters: Sequence[str], where: str)
 
 
 def _standing(connection: Connection, rater: str) -> Standing:
-    state = connection.execute(select(_raters).where(_raters.c.name == rater)).one()
-    last = connection.execute(select(func.max(_decisions.c.screen)).where(_decisions.c.rater == rater)).scalar()
-    return Standing(
-        issue=state.issue, is_revoked=state.is_revoked, is_finished=state.finished_at is not None,
-        is_paused=_is_paused(connection), num_decided=0 if last is None else last + 1,
-    )  # fmt: skip
-
-
-def _is_paused(connection: Connection) -> bool:
-    return connection.execute(select(_settings.c.value).where(_settings.c.name == "paused")).scalar_one() == "1"
+    last = select(func.max(_decisions.c.screen)).where(_decisions.c.rater == rater).scalar_subquery()
+    paused = _PAUSED.scalar_subquery()
+    columns = (_raters.c.issue, _raters.c.is_revoked, _raters.c.finished_at, last, paused)
+    issue, is_revoked, finished_at, reached, is_paused = connection.execute(
+        select(*columns).where(_raters.c.name == rater)
+    ).one()
+    return Standing(issue, is_revoked, finished_at is not None, is_paused == "1", 0 if reached is None else reached + 1)
 
 
 def _hash(token: str) -> str:

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from e2ed2.study.analysis.agreement import alpha
 from e2ed2.study.analysis.bradley_terry import Strengths, fit_strengths
 from e2ed2.study.analysis.crossed import Interval
 from e2ed2.study.analysis.preferences import Preference, compare_models
-from e2ed2.study.analysis.reliability import Rater, alpha, raters_of, seconds_of, side_bias
+from e2ed2.study.analysis.reliability import Rater, raters_of, seconds_of, side_bias
 from e2ed2.study.votes import CRITERIA, Vote
 from e2ed2.system.errors import UserError
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from e2ed2.study.analysis.agreement import chosen, numbered
 from e2ed2.study.analysis.crossed import Floats, Indices, Interval, symmetric_interval
-from e2ed2.study.analysis.preferences import chosen, numbered
 from e2ed2.study.votes import Vote
 
 MOST = 15.0  # of a logarithm: beyond it the likelihood only grows, as where a model wins always

@@ -1,6 +1,6 @@
 """Win, tie and loss of one model against another, with intervals and sign tests."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from e2ed2.study.analysis.agreement import chosen, numbered
 from e2ed2.study.analysis.crossed import Floats, Indices, Interval, share_interval, variance_shares
 from e2ed2.study.votes import Vote
 
@@ -48,11 +49,6 @@ class Preference:
     by_rater: SignTest
 
 
-def chosen(vote: Vote) -> str:
-    """The model that a vote is for, empty for a tie."""
-    return {"left": vote.left, "right": vote.right, "none": ""}[vote.choice]
-
-
 def compare_models(main: Sequence[Vote], first: str, second: str) -> Preference | None:
     """Those of main votes by one criterion that are on two models; None where there are none."""
     own = [vote for vote in main if {vote.left, vote.right} == {first, second}]
@@ -82,12 +78,6 @@ def preference(scores: Indices, rater: Indices, prompt: Indices) -> Preference:
         by_prompt=_sign_test(np.bincount(prompt, scores)),
         by_rater=_sign_test(np.bincount(rater, scores)),
     )
-
-
-def numbered(names: Iterable[Hashable]) -> Indices:
-    """Names [N] as numbers by first appearance, [N]."""
-    number: dict[Hashable, int] = {}
-    return np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
 
 
 def _sign_test(balances: NDArray[Any]) -> SignTest:

@@ -1,14 +1,13 @@
 """How far votes can be trusted: agreement of raters, repeated pairs, attention checks, time, sides."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
+from e2ed2.study.analysis.agreement import chosen, numbered
 from e2ed2.study.analysis.crossed import Interval, share_interval
-from e2ed2.study.analysis.preferences import chosen, numbered
 from e2ed2.study.votes import Vote
 
 MOST_FAILED = 0.25  # of a rater's checks; one who chooses by chance fails two thirds of them
@@ -49,26 +48,6 @@ def raters_of(votes: Sequence[Vote]) -> list[Rater]:
     return [_rater(own) for _, own in sorted(by_name.items())]
 
 
-def alpha(main: Sequence[Vote]) -> float | None:
-    """Krippendorff's alpha of main votes by one criterion, ordinal (loss, tie, win): 1 all agree, 0 as by chance.
-
-    Returns:
-        None where no pair has two raters, or all votes are the same.
-    """
-    import krippendorff
-
-    rater, pair = numbered(vote.rater for vote in main), numbered(vote.pair for vote in main)
-    scores = np.array([_score(vote) for vote in main])
-    if len(np.unique(scores)) < 2 or np.bincount(pair).max() < 2:
-        return None
-    table = np.full((int(rater.max()) + 1, int(pair.max()) + 1), np.nan)
-    table[rater, pair] = scores
-    with warnings.catch_warnings():  # pairs of several raters may all have the same votes: it divides by zero
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = float(krippendorff.alpha(table, value_domain=[-1, 0, 1], level_of_measurement="ordinal"))
-    return found if np.isfinite(found) else None
-
-
 def side_bias(main: Sequence[Vote]) -> Interval | None:
     """Share of left among votes for a side, None without; sides are drawn by lot, so that 0.5 is no bias."""
     own = [vote for vote in main if vote.choice != "none"]
@@ -105,10 +84,3 @@ def _rater(votes: Sequence[Vote]) -> Rater:
         ties=1 - len(decided) / len(main) if main else None,
         seconds=median(vote.seconds for vote in main) if main else None,
     )
-
-
-def _score(vote: Vote) -> int:
-    """1 for the model whose name comes first, -1 for the other, 0 for neither."""
-    if vote.choice == "none":
-        return 0
-    return 1 if chosen(vote) == min(vote.left, vote.right) else -1

@@ -1,4 +1,4 @@
-"""What every request passes: nothing oversized, nothing that another site sends, nothing that a browser may run or keep."""
+"""What every request passes: nothing too large, nothing from another site, nothing that a browser may keep."""
 
 from urllib.parse import urlsplit
 

@@ -3,8 +3,9 @@
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from e2ed2.study.analysis.reliability import alpha
+from e2ed2.study.analysis.agreement import alpha
 from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Rater, Study
 from e2ed2.study.store import Hand, Progress, Store
@@ -59,7 +60,7 @@ class Agreement:
         return self._found
 
 
-def live_values(study: Study, store: Store, agreement: Agreement) -> dict[str, object]:
+def live_values(study: Study, store: Store, agreement: Agreement) -> dict[str, Any]:
     """All that the organiser's page shows, of now."""
     now, progress = time.time(), store.progress()
     rows = [_row(study, each, now) for each in progress]

@@ -26,7 +26,7 @@ EXPORTS = {"csv": (to_csv, "text/csv; charset=utf-8"), "parquet": (to_parquet, "
 async def _fields(request: Request) -> dict[str, str]:
     """The fields of a form, each once."""
     try:
-        found = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=10, strict_parsing=True)
+        found = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=10)
     except ValueError:
         return {}
     return {name: values[0] for name, values in found.items()}
@@ -80,12 +80,12 @@ def organiser_routes(study: Study, store: Store) -> APIRouter:
             return page(request, "sign_in.html.j2", 403, problem=words["wrong"])
         token = new_token()
         store.begin_session(token, SESSION_SECONDS)
-        response = RedirectResponse(HOME, 303)
-        response.set_cookie(
+        entry = RedirectResponse(HOME, 303)
+        entry.set_cookie(
             COOKIE, token, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict",
             secure=request.url.scheme == "https", path=HOME,
         )  # fmt: skip
-        return response
+        return entry
 
     @inside.post("/sign-out")
     def sign_out(request: Request) -> Response:

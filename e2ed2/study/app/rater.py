@@ -1,4 +1,4 @@
-"""What a rater's private link opens: guidelines, the pairs, their pictures, raised hands. Nothing of models or others."""
+"""What a rater's private link opens: guidelines, pairs, pictures, raised hands. Nothing of models or others."""
 
 import time
 from dataclasses import dataclass
@@ -151,7 +151,7 @@ def _refuse_ahead(guest: Visit, screen: int) -> None:
         raise HTTPException(404)
 
 
-def _screen(store: Store, guest: Visit, screen: int) -> dict[str, object]:
+def _screen(store: Store, guest: Visit, screen: int) -> dict[str, Any]:
     """What the page of a screen shows; the one after the last is where to hand in."""
     screens, shown = guest.rater.screens, None
     if screen < len(screens):
@@ -186,7 +186,7 @@ def _place(screens: list[Shown], shown: Shown) -> Place:
     return Place(number, len(part), 1 + criteria.index(shown.criterion), len(criteria), begins)
 
 
-def _guidelines(guest: Visit) -> dict[str, object]:
+def _guidelines(guest: Visit) -> dict[str, Any]:
     screens = guest.rater.screens
     of_first = [screen for screen in screens if screen.criterion == screens[0].criterion]
     return {

@@ -1,4 +1,4 @@
-"""The server: opens folder, database and port, each with a clear word where that fails, and serves until it is stopped."""
+"""The server: opens folder, database and port, each with a clear word where that fails; serves until stopped."""
 
 import socket
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from e2ed2.study.app.build import create_app
-from e2ed2.study.folder import read_study
+from e2ed2.study.folder import LINKS_FILE, read_study
 from e2ed2.study.store import Store, default_url
 from e2ed2.system.errors import UserError, check_range
 
@@ -29,7 +29,7 @@ def serve(folder: Path, *, host: str, port: int, database_url: str | None, say: 
     try:
         with _listening(host, port) as listener:
             address = f"http://{host}:{listener.getsockname()[1]}"
-            say(f"organiser: {address}/organiser\nraters:    {address} and a link of {folder / 'links.csv'}; Ctrl-C stops")
+            say(f"organiser: {address}/organiser\nraters:    {address}, then a link of {folder / LINKS_FILE}")
             config = uvicorn.Config(
                 create_app(study, store), log_level="warning", access_log=False, server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,

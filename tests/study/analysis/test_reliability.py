@@ -2,7 +2,8 @@
 
 import pytest
 
-from e2ed2.study.analysis.reliability import Rater, alpha, raters_of, seconds_of, side_bias
+from e2ed2.study.analysis.agreement import alpha
+from e2ed2.study.analysis.reliability import Rater, raters_of, seconds_of, side_bias
 from tests.study.analysis.test_preferences import of
 
 
