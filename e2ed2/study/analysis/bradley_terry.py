@@ -57,25 +57,27 @@ def davidson(left: Indices, right: Indices, outcome: Indices, models: int) -> tu
         The logarithms of strengths and of nu, [models + 1], strengths summing to zero, and what each vote adds to their
         error, [N, models + 1]; None where they are not finite.
     """
-    ties, one = bool((outcome == 2).any()), np.eye(models + 1)
-    features = np.stack([one[left], one[right], (one[left] + one[right]) / 2 + one[-1]][: 2 + ties], axis=1)
+    couples, couple = np.unique(np.stack([left, right]), axis=1, return_inverse=True)
+    counts = np.bincount(3 * couple.ravel() + outcome, minlength=3 * couples.shape[1]).reshape(-1, 3)
+    ties, one = bool(counts[:, 2].any()), np.eye(models + 1)
+    features = np.stack([one[couples[0]], one[couples[1]], one[couples].mean(axis=0) + one[-1]][: 2 + ties], axis=1)
     gauge = np.diag([0.0] * models + [float(not ties)])
     gauge[:models, :models] = 1  # strengths sum to zero; without ties nu stays where it is
     beta = np.zeros(models + 1)
     for _ in range(100):
-        logits = features @ beta
+        logits = features @ beta  # [couples, outcomes]
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)
-        mean = np.einsum("nc,nck->nk", chances, features)
-        scores = features[np.arange(len(outcome)), outcome] - mean
-        hessian = np.einsum("nc,nck,ncl->kl", chances, features, features) - mean.T @ mean + gauge
+        scores = features - np.einsum("co,cok->ck", chances, features)[:, None]  # of a vote, by couple and outcome
+        expected = counts.sum(axis=1, keepdims=True) * chances
+        hessian = np.einsum("co,cok,col->kl", expected, scores, scores) + gauge
         try:
-            step = np.linalg.solve(hessian, scores.sum(axis=0))
+            step = np.linalg.solve(hessian, np.einsum("co,cok->k", counts[:, : 2 + ties], scores))
         except np.linalg.LinAlgError:
             return None
-        beta = beta + step * min(1.0, 1 / max(np.abs(step).max(), 1e-300))
+        beta = beta + step / max(np.abs(step).max(), 1.0)
         if np.abs(beta).max() > MOST:
             return None
         if np.abs(step).max() < 1e-10:
-            return beta, np.linalg.solve(hessian, scores.T).T
+            return beta, (scores @ np.linalg.inv(hessian))[couple.ravel(), outcome]
     return None

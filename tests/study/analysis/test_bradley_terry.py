@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from e2ed2.study.analysis.bradley_terry import davidson, fit_strengths
-from e2ed2.study.analysis.crossed import crossed_variance
+from e2ed2.study.analysis.crossed import crossed_variance, symmetric_interval
 from e2ed2.study.analysis.simulate import Population, simulate_votes
 
 WIN, LOSS, TIE = 0, 1, 2
@@ -70,3 +70,29 @@ def test_strengths_of_a_study_are_in_the_order_of_the_truth():
     a, b, c = found.log_strength.values()
     assert a.value < b.value < c.value and a.value + b.value + c.value == pytest.approx(0) and found.nu > 0
     assert a.low < a.value < a.high < c.low
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raters", "prompts"), [(10, 40), (5, 40)])
+def test_the_interval_of_a_strength_holds_it(raters, prompts):
+    """Each rater sees each prompt with one pair of models, in turn, as a study of three is designed."""
+    spread, strengths, couples = 0.5, np.array([0.8, 0.2, 0.0]), np.array([(0, 1), (0, 2), (1, 2)])
+    generator, held, studies = np.random.default_rng(0), np.zeros(3), 500
+
+    def votes(raters: int, prompts: int):
+        rater, prompt = np.divmod(np.arange(raters * prompts), prompts)
+        left, right = couples[(rater + prompt) % 3].T
+        of_rater, of_prompt = (spread * generator.normal(size=(count, 3)) for count in (raters, prompts))
+        felt = strengths + of_rater[rater] + of_prompt[prompt] + generator.gumbel(size=(len(rater), 3))
+        vote = np.arange(len(rater))
+        difference = felt[vote, left] - felt[vote, right]
+        return left, right, np.where(difference > 0.5, WIN, np.where(difference < -0.5, LOSS, TIE)), rater, prompt
+
+    left, right, outcome, *_ = votes(1000, 1000)
+    truth = davidson(left, right, outcome, 3)[0]
+    for _ in range(studies):
+        left, right, outcome, rater, prompt = votes(raters, prompts)
+        beta, influence = davidson(left, right, outcome, 3)
+        limits = [symmetric_interval(float(beta[i]), influence[:, i], rater, prompt).limits for i in range(3)]
+        held += [low <= truth[i] <= high for i, (low, high) in enumerate(limits)]
+    assert all(0.92 <= share <= 0.985 for share in held / studies), held

@@ -1,4 +1,4 @@
-"""Intervals over raters and prompts: the textbook's variance where a table is whole, and the truth held as often as said."""
+"""Intervals over raters and prompts: the textbook's variance of a whole table, and the truth held as often as said."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from e2ed2.study.analysis.crossed import Interval, crossed_variance, share_interval, variance_shares
-from e2ed2.study.analysis.preferences import preference
+from e2ed2.study.analysis.preferences import numbered, preference
 from e2ed2.study.analysis.simulate import Population, draw_scores
 
 CLUSTERED = Population({"first": 0.3, "second": 0.0})  # raters 5%, prompts 15% of a vote's variance
@@ -72,7 +72,7 @@ def hits(population: Population, raters: int, prompts: int, studies: int, kept: 
     for _ in range(studies):
         scores, rater, prompt = draw_scores(population, raters, prompts, generator)
         seen = generator.random(len(scores)) < kept
-        study = preference(scores[seen], rater[seen], prompt[seen])
+        study = preference(scores[seen], rater[seen], numbered(prompt[seen].tolist()))
         for name, value in truth.items():
             low, high = getattr(study, name).limits
             found[name] += low <= value <= high

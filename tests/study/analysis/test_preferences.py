@@ -14,13 +14,15 @@ from tests.study.test_votes import vote
 
 
 def of(rater: str, prompt: str, choice: str, left: str = "a", right: str = "b", **changes: object):
-    row = {"rater": rater, "prompt": prompt, "pair": f"{prompt} {min(left, right)} {max(left, right)}", "choice": choice}
-    return vote(**{**row, "left": left, "right": right, **changes})
+    pair = f"{prompt} {min(left, right)} {max(left, right)}"
+    row = {"rater": rater, "prompt": prompt, "pair": pair, "choice": choice, "left": left, "right": right}
+    return vote(**{**row, **changes})
 
 
 VOTES = [
     of("ann", "p", "left"), of("ann", "q", "left", "b", "a"), of("ann", "r", "none"), of("ann", "s", "left"),
-    of("bob", "p", "right", "b", "a"), of("bob", "q", "none"), of("bob", "r", "right", "b", "a"), of("bob", "s", "left"),
+    of("bob", "p", "right", "b", "a"), of("bob", "q", "none"), of("bob", "r", "right", "b", "a"),
+    of("bob", "s", "left"),
     of("cid", "p", "left"), of("cid", "q", "right"), of("cid", "r", "none"), of("cid", "s", "right"),
 ]  # fmt: skip
 

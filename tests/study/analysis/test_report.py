@@ -18,12 +18,14 @@ from e2ed2.system.drawing import pictures
 from tests.study.analysis.test_preferences import VOTES, of
 from tests.test_cli import run
 
+CHECK = {"kind": "check", "expected": "left"}
 PROMPTS = {f"p{i}": "uv"[i % 2] for i in range(8)}
 
 
 def study(**strength: float) -> Analysis:
     raters = {f"r{i}": "xy"[i % 2] for i in range(6)}
-    return analyze(simulate_votes(Population(strength), raters=raters, prompts=PROMPTS, repeats=2, checks=4, careless=["r5"]))
+    shown = {"raters": raters, "prompts": PROMPTS, "repeats": 2, "checks": 4}
+    return analyze(simulate_votes(Population(strength), **shown, careless=["r5"]))
 
 
 def percents(svg: str) -> list[int]:
@@ -74,7 +76,7 @@ def test_names_are_text_wherever_they_stand(tmp_path):
         ([of(rater, "p", "left", *("ab", "ac", "bc")[i]) for i, rater in enumerate("xyz")], "No finite strengths"),
         ([of("ann", prompt, "left") for prompt in "pqr"], "No intervals: they take 3 raters and 3 prompts"),
         ([of("ann", "p", "none")], "No intervals"),
-        ([*VOTES, *(of(r, "c", "none", "a", "a", kind="check", expected="left") for r in ("ann", "bob", "cid"))], "No rater is left"),
+        ([*VOTES, *(of(r, "c", "none", "a", "a", **CHECK) for r in ("ann", "bob", "cid"))], "No rater is left"),
     ],
     ids=["ties", "one side, one model", "three models, each pair once", "one rater", "one vote", "all careless"],
 )  # fmt: skip
@@ -86,7 +88,8 @@ def test_odd_votes_are_said_to_be_odd(tmp_path, votes, said):
 
 
 def test_without_fonts_the_figure_still_has_its_words(tmp_path, monkeypatch):
-    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="20"><text font-family="sans-serif" y="15">word</text></svg>'
+    word = '<text font-family="sans-serif" y="15">word</text>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="20">{word}</svg>'
     monkeypatch.setattr(pictures, "font", lambda: load_default(14))
     (tmp_path / "figure.png").write_bytes(pictures.svg_png(svg))
     with Image.open(tmp_path / "figure.png") as picture:
@@ -103,7 +106,8 @@ def test_the_command_prints_tables_or_json(exported, monkeypatch, capsys):
     assert run(monkeypatch, "study", "analyze", exported, "--baseline", "a") == 0
     assert "b against a" in capsys.readouterr().out and (exported.parent / "analysis" / "report.html").is_file()
     assert run(monkeypatch, "study", "analyze", exported, "--json", "--out", exported.parent / "other") == 0
-    assert json.loads(capsys.readouterr().out)["models"] == ["a", "b"] and (exported.parent / "other/figure.png").is_file()
+    assert json.loads(capsys.readouterr().out)["models"] == ["a", "b"]
+    assert (exported.parent / "other" / "figure.png").is_file()
 
 
 @pytest.mark.parametrize(
