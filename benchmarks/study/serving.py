@@ -1,6 +1,8 @@
 """A server in a process of its own, as a user starts it, and what needs one."""
 
 import csv
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -10,8 +12,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+
+from e2ed2.study.analysis.simulate import Population, choose
+from e2ed2.study.folder import Rater, Study
 
 
 class Served:
@@ -74,3 +81,35 @@ def postgres(home: Path) -> Iterator[str]:
             yield f"postgresql://study@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+def play(served: Served, study: Study, population: Population, seed: int = 0) -> None:
+    """Simulated raters decide on every screen through HTTP, all at the same time, and hand in.
+
+    Whoever looks answers a check right. A decision takes 1 to 8 seconds of theirs, none of ours.
+    """
+    with ThreadPoolExecutor(len(served.links)) as pool:
+        raters = zip(served.links, study.raters.values(), strict=True)
+        for done in [pool.submit(_play_one, served.port, link, rater, population, seed) for link, rater in raters]:
+            done.result()
+
+
+def _play_one(port: int, link: str, rater: Rater, population: Population, seed: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    draw = Random(f"{seed} {rater.name}")
+
+    def ask(method: str, path: str, body: dict[str, object]) -> None:
+        connection.request(method, link + path, json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status < 400, (path, answer.status)
+
+    for shown in rater.screens:
+        choice = shown.expected or choose(
+            population, seed, rater=rater.name, pair=shown.pair, prompt=shown.prompt, criterion=shown.criterion,
+            left=shown.left, right=shown.right,
+        )  # fmt: skip
+        body = {"screen": shown.number, "choice": choice, "seconds": draw.uniform(1, 8)}
+        ask("PUT", f"/votes/vote-{shown.number:06d}", body)
+    ask("POST", "/finish", {})
+    connection.close()

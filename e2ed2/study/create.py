@@ -81,11 +81,15 @@ def _sources(
     models: Sequence[str], out: Path, num_prompts: int, protocol: str, seed: int, watch: Watch
 ) -> list[Source]:
     names = _names(models)
+    folders = [model for model in models if (Path(model) / MANIFEST_FILE).is_file()]
+    if folders and len(folders) < len(models):
+        model = next(model for model in models if model not in folders)
+        raise UserError(f"{model}: no folder of samples, as {folders[0]} is; give folders alone, or models alone")
     asked = None
     sources = []
     for name, model in zip(names, models, strict=True):
         folder = Path(model)
-        if not (folder / MANIFEST_FILE).is_file():
+        if not folders:
             if asked is None:
                 asked = read_protocol(protocol).load(protocol, None, None, watch)
             first = {request.prompt: request for request in reversed(asked.requests(0))}

@@ -12,7 +12,7 @@ SHOWN = ("criterion", "pair", "kind", "repeat_of", "prompt", "category", "left",
 
 
 def votes_of(study: Study, store: Store) -> list[Vote]:
-    """The decisions that stand, by rater and in the order of his screens."""
+    """The decisions that stand, by rater, in the order of the screens."""
     made: dict[str, dict[int, list[Decision]]] = {}
     for rater, decision in store.decisions():
         made.setdefault(rater, {}).setdefault(decision.screen, []).append(decision)

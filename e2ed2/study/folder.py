@@ -51,7 +51,7 @@ class BlockRow(Record):
 
 
 class RaterRow(Record):
-    """Who takes part, and what is shown to him, in order."""
+    """Who takes part, and what is shown, in order."""
 
     name: str
     group: str
@@ -89,8 +89,7 @@ class Shown:
     """One screen of one rater, with all that a vote on it means.
 
     Attributes:
-        number: of the screen, from 0. of, count: its place among the counted or the practice screens of its block.
-        left, right: the models' names; files: of the pictures, left and right.
+        number: of the screen, from 0. left, right: the models' names. files: of the pictures, left and right.
     """
 
     number: int
@@ -113,7 +112,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Rater:
-    """A rater and his screens, block by block."""
+    """A rater and all screens of theirs, block by block."""
 
     name: str
     group: str

@@ -24,6 +24,7 @@ from e2ed2.study.writer import Writer
 from e2ed2.system.errors import UserError, said
 
 LONGEST_PAUSE = 120.0  # seconds; what a decision counts at the most in a rater's mean
+POOL_SECONDS = 1800  # for how long a connection to PostgreSQL is used
 BUSY_SECONDS = 30  # for how long a writer of SQLite waits for another
 
 Choice = Literal["left", "right", "none"]
@@ -93,6 +94,7 @@ class Store:
         self._engine = _engine(url)
         with _said_of(self._engine, url), self._engine.begin() as connection:
             _open(connection, study, raters, self._engine.url.render_as_string())
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # one question, one answer
         self._writer = Writer(self._engine)
 
     def close(self) -> None:
@@ -102,14 +104,14 @@ class Store:
 
     def standing(self, rater: str) -> Standing:
         """Where a rater is."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return _standing(connection, rater)
 
     def choice(self, rater: str, screen: int) -> str | None:
         """What stands on a screen; None before a decision."""
         mine = (DECISIONS.c.rater == rater) & (DECISIONS.c.screen == screen)
         query = select(DECISIONS.c.choice).where(mine).order_by(DECISIONS.c.number.desc()).limit(1)
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return connection.execute(query).scalar()
 
     def decide(self, rater: str, decision: Decision) -> Future[None]:
@@ -123,13 +125,13 @@ class Store:
     def decisions(self) -> Iterator[tuple[str, Decision]]:
         """(rater, decision) of all, in the order in which they were kept."""
         columns = [DECISIONS.c[name] for name in ("rater", "id", "screen", "choice", "seconds", "decided_at")]
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             for rater, *values in connection.execute(select(*columns).order_by(DECISIONS.c.number)):
                 yield rater, Decision(*values)
 
     def num_decisions(self) -> int:
         """How many were ever kept, revised ones included."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return connection.execute(select(func.count()).select_from(DECISIONS)).scalar_one()
 
     def raise_hand(self, rater: str, id: str, screen: int, text: str) -> None:
@@ -146,7 +148,7 @@ class Store:
         query = select(HANDS).order_by(HANDS.c.number)
         if rater is not None:
             query = query.where(HANDS.c.rater == rater)
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return [Hand(**row) for row in connection.execute(query).mappings()]
 
     def reply(self, number: int, text: str) -> None:
@@ -159,7 +161,7 @@ class Store:
         self._write(update(HANDS).where(HANDS.c.rater == rater, HANDS.c.reply.is_not(None)).values(is_read=True))
 
     def finish(self, rater: str) -> None:
-        """The rater has handed in: nothing of his changes from now on."""
+        """The rater has handed in: nothing is changed from now on."""
         unfinished = (RATERS.c.name == rater) & RATERS.c.finished_at.is_(None)
         self._write(update(RATERS).where(unfinished).values(finished_at=time.time()))
 
@@ -178,7 +180,7 @@ class Store:
 
     def is_paused(self) -> bool:
         """Whether the study is stopped."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return connection.execute(PAUSED).scalar_one() == "1"
 
     def progress(self) -> list[Progress]:
@@ -195,7 +197,7 @@ class Store:
             func.coalesce(made.c.num_decided, 0).label("num_decided"), made.c.seconds, made.c.last_at,
         )  # fmt: skip
         query = select(*columns).outerjoin(made, made.c.rater == RATERS.c.name).order_by(RATERS.c.name)
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return [Progress(**row) for row in connection.execute(query).mappings()]
 
     def begin_session(self, token: str, seconds: float) -> None:
@@ -207,7 +209,7 @@ class Store:
     def is_session(self, token: str) -> bool:
         """Whether an organiser's session goes on."""
         query = select(SESSIONS.c.ends_at).where(SESSIONS.c.sha256 == _hash(token))
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             ends_at = connection.execute(query).scalar()
         return ends_at is not None and ends_at > time.time()
 
@@ -232,7 +234,7 @@ def _engine(url: str) -> Engine:
         if kind not in ("sqlite", "postgresql"):
             raise UserError(f"--database-url {parsed}: must begin with postgresql:// or sqlite:///")
         if kind == "postgresql":  # psycopg 3, whichever way it was asked for
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_recycle=POOL_SECONDS)
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(f"--database-url {url}: {said(error)}; give postgresql://USER:PASSWORD@HOST/NAME") from error

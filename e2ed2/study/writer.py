@@ -26,7 +26,7 @@ class _Row:
 
 
 class Writer:
-    """Keeps rows that have a `rater`, and an `id` that is unique for him, in the order in which they come."""
+    """Keeps rows that have a `rater`, and an `id` that is the rater's own, in the order in which they come."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -144,6 +144,10 @@ def foreign_manifest(one: Path, two: Path, out: Path) -> None:
     (two / MANIFEST_FILE).write_text('{"made_by": "else", "images": []}')
 
 
+def a_model(one: Path, two: Path, out: Path) -> None:
+    pass
+
+
 def a_study_there(one: Path, two: Path, out: Path) -> None:
     write_images(two, 3)
     out.mkdir()
@@ -159,6 +163,7 @@ def a_study_there(one: Path, two: Path, out: Path) -> None:
         (lost_image, "3-0.png: cannot be decoded"),
         (foreign_manifest, "manifest.json is not from e2ed2"),
         (a_study_there, "holds a study already"),
+        (a_model, "two: no folder of samples, as"),
     ],
 )
 def test_what_is_refused_in_one_line(spoil, said, tmp_path):

@@ -5,6 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from e2ed2.study.app.guard import Guard
 from e2ed2.study.app.organiser import organiser_routes
@@ -14,10 +15,9 @@ from e2ed2.study.folder import Study
 from e2ed2.study.store import Store
 
 
-def create_app(study: Study, store: Store) -> FastAPI:
+def create_app(study: Study, store: Store) -> ASGIApp:
     """The whole app; it keeps nothing in memory that a kill could lose."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard)
     app.include_router(rater_routes(study, store))
     app.include_router(organiser_routes(study, store))
     app.add_exception_handler(HTTPException, _refuse)
@@ -29,7 +29,7 @@ def create_app(study: Study, store: Store) -> FastAPI:
             raise HTTPException(404)
         return response
 
-    return app
+    return Guard(app)
 
 
 def _refuse(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ const link = document.body.dataset.link;
 const queueKey = `e2ed2 ${link}`;
 const parts = new Map(); // number -> its page, once it is here
 const byId = (id) => document.getElementById(id);
+const parse = (text, id) => new DOMParser().parseFromString(text, "text/html").getElementById(id);
 const screen = () => byId("screen");
 const number = () => Number(screen().dataset.number);
 let isBusy = false, reached = Number(screen().dataset.reached);
@@ -20,8 +21,14 @@ document.addEventListener("visibilitychange", () => (document.hidden ? stopClock
 
 // --- what is not sent yet
 
-const queued = () => JSON.parse(localStorage.getItem(queueKey) ?? "[]");
-const keep = (votes) => localStorage.setItem(queueKey, JSON.stringify(votes));
+let memory = []; // where a browser keeps nothing
+function queued() {
+  try { return JSON.parse(localStorage.getItem(queueKey)) ?? memory; } catch { return memory; }
+}
+function keep(votes) {
+  memory = votes;
+  try { localStorage.setItem(queueKey, JSON.stringify(votes)); } catch { /* full, or not allowed */ }
+}
 const forget = (id) => keep(queued().filter((vote) => vote.id !== id));
 
 async function send(vote) {
@@ -30,7 +37,8 @@ async function send(vote) {
     method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: AbortSignal.timeout(TRY_FOR),
   });
   if (response.ok) return "kept";
-  return response.status >= 500 || response.status === 429 ? "later" : "refused";
+  if (response.status === 404) location.reload(); // the link is no longer valid, and its page says so
+  return response.status >= 500 || response.status === 404 ? "later" : "refused";
 }
 
 let sending = null;
@@ -71,7 +79,7 @@ async function news() {
   try {
     const response = await fetch(`${link}/news`, { headers: { accept: "text/html" } });
     if (!response.ok) return;
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("news");
+    const fresh = parse(await response.text(), "news");
     if (fresh.textContent.trim() !== byId("news").textContent.trim() || fresh.dataset.paused !== byId("news").dataset.paused) byId("news").replaceWith(fresh);
     hasHand = Number(fresh.dataset.waiting) > 0;
     byId("hand-button").classList.toggle("is-up", hasHand);
@@ -85,7 +93,7 @@ async function part(n) {
   if (parts.has(n)) return parts.get(n);
   const response = await fetch(`${link}/${n}/part`, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(TRY_FOR) });
   if (!response.ok) throw new Error(response.status);
-  const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("screen");
+  const fresh = parse(await response.text(), "screen");
   const images = [...fresh.querySelectorAll("img")].map((image) => Object.assign(new Image(), { src: image.getAttribute("src") }).decode());
   await Promise.all(images);
   parts.set(n, fresh);
@@ -211,7 +219,7 @@ document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]") || event.target.matches("input, textarea")) return;
   if (KEYS[key]) { event.preventDefault(); KEYS[key](); }
 });
-addEventListener("popstate", () => show(Number(location.pathname.split("/").pop()), false));
+addEventListener("popstate", () => { if (!isBusy) show(Number(location.pathname.split("/").pop()), false); });
 addEventListener("online", () => sendAll());
 byId("ask").addEventListener("submit", ask);
 setInterval(() => { if (hasHand || byId("news").dataset.paused) news(); }, NEWS);
