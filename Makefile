@@ -6,18 +6,21 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 EXTRAS := train,emoji,dev
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
+# A stamp names this folder, so that a moved or copied checkout does not run the code of the old one. The second is of
+# what tests need and the demo does not.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+TESTED := $(STAMP)-study
 
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-browser lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
+	@echo 'make test-browser  the human study in the system'"'"'s Chromium'
 	@echo 'make lint      ruff, mypy and import-linter alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
@@ -30,10 +33,14 @@ PYTEST := CUDA_VISIBLE_DEVICES= $(RUN) pytest --numprocesses logical --maxproces
 test: lint
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-slow: $(TESTED)
 	$(PYTEST) -m slow
 
-lint: $(STAMP)
+# In the system's Chromium; skipped where there is none.
+test-browser: $(TESTED)
+	$(RUN) pytest -m browser
+
+lint: $(TESTED)
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
@@ -44,6 +51,10 @@ $(STAMP): pyproject.toml
 	@$(RUN) pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .make-venv
 	$(RUN) pip install '$(TORCH)'
 	$(RUN) pip install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(TESTED): $(STAMP)
+	$(RUN) pip install --editable '.[$(EXTRAS),study]'
 	@touch $@
 
 .PHONY: .make-venv

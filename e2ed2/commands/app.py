@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from e2ed2 import __version__
-from e2ed2.commands import ablate, compare, demo, evaluate, finetune, precompute, sample, train
+from e2ed2.commands import ablate, compare, demo, evaluate, finetune, precompute, sample, study, train
 
 app = typer.Typer(
     help="Few-step text-to-image generators by end-to-end training of the whole sampler.",
@@ -21,6 +21,7 @@ for verb in (
     ablate.ablate,
 ):  # fmt: skip
     app.command(epilog=sys.modules[verb.__module__].EXAMPLES)(verb)
+app.add_typer(study.study, name="study")
 
 
 def _say_version(is_asked: bool) -> None:

@@ -42,6 +42,8 @@ def test_every_contract_is_kept(copy):
         ("training/stages/terms.py", "from e2ed2.evaluation.features.efficientnet import FEATURE_DIM", "No loss can"),
         ("models/text.py", "import efficientnet_lite_pytorch", "No loss can"),
         ("models/text.py", "from e2ed2.models import secret", "No loss can"),
+        ("study/analysis/analyze.py", "from e2ed2.study.store import Store", "What votes show"),
+        ("study/store.py", "def late():\n    import e2ed2.study.app", "Design and store"),
     ],
 )
 def test_a_broken_contract_fails(copy, file, line, contract):
