@@ -29,18 +29,20 @@ def sample(
     with waiting_for(f"the images so far are in {out}; the same command goes on") as waiting:
         from functools import partial
 
-        from e2ed2.provenance.label import create_label
+        from e2ed2.provenance.label import METADATA_ALONE, full_label, has_extra
         from e2ed2.sampling.folder import check_batch_size, make_files, requests_for
         from e2ed2.sampling.label import UNLABELLED
         from e2ed2.sampling.model import load_model
 
         requests = requests_for(prompts, num, seed)
         check_batch_size(batch_size)
+        label = UNLABELLED if no_label else full_label(with_prompt=not no_prompt)
+        if not (no_label or has_extra()):
+            waiting.say(METADATA_ALONE)
         waiting(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
         for prompt in loaded.too_long(prompts):
             waiting.say(f"note: only the beginning of '{prompt[:40]}...' counts, it is too long for the text encoder")
-        label = UNLABELLED if no_label else create_label(with_prompt=not no_prompt)
         progress = partial(waiting, "sampling")
         make_files(loaded, requests, out, batch_size=batch_size, progress=progress, label=label)
     print(f"{len(requests)} images at {loaded.sampler.nfe} NFE: {out / 'grid.png'}")

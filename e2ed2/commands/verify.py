@@ -10,7 +10,9 @@ import typer
 from e2ed2.commands.shared import waiting_for
 
 EXAMPLES = (
-    "[dim]Examples[/dim]\n\ne2ed2 verify runs/samples/images/*.png\n\ne2ed2 verify photo.jpg --json [dim]# for a program[/dim]"
+    "[dim]Examples[/dim]\n\n"
+    "e2ed2 verify runs/samples/images/*.png\n\n"
+    "e2ed2 verify photo.jpg --json [dim]# for a program[/dim]"
 )
 
 
@@ -19,15 +21,22 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Whether images are generated, and by what, as far as their labels tell. No label proves nothing."""
+    findings, errors = [], []
     with waiting_for("nothing is written") as waiting:
+        from e2ed2.provenance.verify import in_words
         from e2ed2.provenance.verify import verify as run
+        from e2ed2.system.errors import UserError
 
-        findings = []
         for i, path in enumerate(images):
-            waiting("verifying", i, len(images))
-            findings.append(run(path))
+            waiting("looking at images", i, len(images))
+            try:
+                findings.append(run(path))
+            except UserError as error:
+                errors.append(error)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        for finding in findings:
-            print(finding)
+    elif findings:
+        print("\n".join(map(in_words, findings)))
+    if errors:
+        others = f" (and {len(errors) - 1} more that cannot be read)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{others}")

@@ -6,6 +6,7 @@ source type (cv.iptc.org/newscodes/digitalsourcetype), which C2PA manifests use 
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -46,11 +47,14 @@ class Metadata(Record):
     seed: int | None = None
 
 
-def png_texts(made: Made, with_prompt: bool) -> PngInfo:
-    """The texts of a PNG file of an image that was made so."""
+def fields_of(made: Made, with_prompt: bool) -> dict[str, Any]:
+    """What a label says of an image's making; the prompt only `with_prompt`."""
     fields = {"generated": True, "made_by": MAKER, **{k: v for k, v in asdict(made).items() if v is not None}}
-    if not with_prompt:
-        fields.pop("prompt", None)
+    return {name: value for name, value in fields.items() if with_prompt or name != "prompt"}
+
+
+def png_texts(fields: dict[str, Any]) -> PngInfo:
+    """The texts of a generated image's PNG file."""
     texts = PngInfo()
     texts.add_itxt(KEY, json.dumps(fields))
     texts.add_itxt(XMP_KEY, XMP.format(source_type=SOURCE_TYPES + GENERATED, tool=quoteattr(MAKER)))
@@ -66,10 +70,8 @@ def read_metadata(image: Image.Image) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     text, packet = getattr(image, "text", {}).get(KEY), image.info.get("xmp", b"")
     if isinstance(text, str) and len(text) <= MAX_TEXT:
-        try:
+        with suppress(UserError, ValueError):  # not ours, or damaged: it says nothing
             found |= checked(Metadata, parse_json(text), "metadata").model_dump(exclude_none=True)
-        except (UserError, ValueError):
-            pass  # not ours, or damaged: it says nothing
     packet = packet if isinstance(packet, bytes) else str(packet).encode(errors="replace")
     if source_type := re.search(re.escape(SOURCE_TYPES.encode()) + rb"(\w{1,80})", packet[:MAX_TEXT]):
         found["digital_source_type"] = source_type[1].decode(errors="replace")
