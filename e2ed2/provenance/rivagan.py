@@ -22,7 +22,7 @@ NUM_BITS = 32
 WIDTH, KERNEL = 32, 11  # channels and side of every convolution
 STRENGTH = 0.016  # of the most that a pixel in [-1, 1] is changed: two grey levels of 255
 BIT = 0.52  # an output above it is a one
-MOST_PIXELS = 512 * 512  # of the copy that is marked and read: time and memory grow with it
+NUM_PIXELS = 256 * 256  # of the copy that is marked and read: a mark is found at the size at which it was put
 
 
 class Part(nn.Module):
@@ -77,30 +77,30 @@ def load_rivagan() -> RivaGan:
 
 @torch.inference_mode()
 def embed(picture: Image.Image, bits: Tensor) -> Image.Image:
-    """An RGB picture with 32 bits of 0 and 1 in it. A large one is marked in a smaller copy of it."""
+    """An RGB picture with 32 bits of 0 and 1 in it, which are drawn at `NUM_PIXELS` and brought to its size."""
     network = load_rivagan()
     device = next(network.parameters()).device
-    pixels, small = _tensor(picture), _tensor(_reduced(picture))
-    change = network.change(small.to(device), bits.to(device).float()).cpu()
-    change = F.interpolate(change, pixels.shape[-2:], mode="bilinear") if small.shape != pixels.shape else change
+    pixels, copy = _tensor(picture), _tensor(_resized(picture))
+    change = network.change(copy.to(device), bits.to(device).float()).float().cpu()
+    if copy.shape != pixels.shape:
+        change = F.interpolate(change, pixels.shape[-2:], mode="bilinear", antialias=True)
     marked = ((pixels + change).clamp(-1, 1) + 1) * 127.5
     return to_picture(marked[0].round().byte())
 
 
 @torch.inference_mode()
 def extract(picture: Image.Image) -> Tensor:
-    """The 32 bits of 0 and 1 that an RGB picture holds, whether it was marked or not."""
+    """What is read of each of 32 bits, whether the RGB picture was marked or not: above 0 for a one, [32]."""
     network = load_rivagan()
-    read = network.read(_tensor(_reduced(picture)).to(next(network.parameters()).device))
-    return (read[0] > BIT).cpu().long()
+    read = network.read(_tensor(_resized(picture)).to(next(network.parameters()).device))
+    return read[0].float().cpu() - BIT
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    scale = sqrt(MOST_PIXELS / (picture.width * picture.height))
-    if scale >= 1:
-        return picture
+def _resized(picture: Image.Image) -> Image.Image:
+    """Of `NUM_PIXELS`, its shape kept."""
+    scale = sqrt(NUM_PIXELS / (picture.width * picture.height))
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _tensor(picture: Image.Image) -> Tensor:

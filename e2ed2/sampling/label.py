@@ -1,7 +1,9 @@
 """What is handed to those who write images: how a generated one becomes a file that says what it is."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -38,5 +40,6 @@ UNLABELLED = Label((), lambda picture, made: png_bytes(picture))
 
 
 def made_by(model: LoadedModel, prompt: str | None = None, seed: int | None = None) -> Made:
-    """What a model makes from a prompt and a seed."""
-    return Made(model.name, model.sha256, model.num_inference_steps, model.sampler.nfe, prompt, seed)
+    """What a model makes from a prompt and a seed. Of a path of this machine the last part alone is told."""
+    name = Path(model.name).resolve().name if os.path.lexists(model.name) else model.name
+    return Made(name, model.sha256, model.num_inference_steps, model.sampler.nfe, prompt, seed)
