@@ -112,10 +112,14 @@ def _private_key(path: Path) -> Any:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
+    content = read_bytes(path, "certificate", _remedy(path))
     try:
-        return x509.load_pem_x509_certificates(read_bytes(path, "certificate", _remedy(path)))
-    except ValueError as error:
+        found = x509.load_pem_x509_certificates(content)
+        for one in found:  # what is damaged in one may show only when it is asked
+            one.public_key(), one.serial_number, one.not_valid_before_utc, one.not_valid_after_utc
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise UserError(f"certificate {path}: none in PEM ({said(error)}); {_remedy(path)}") from error
+    return found
 
 
 def _pem(certificates: list[x509.Certificate]) -> bytes:
