@@ -1,7 +1,8 @@
 """Files as a broken disk, another program or a hasty hand leaves them; whoever reads them must say so in one line.
 
-Tests mangle a few times; `E2ED2_MANGLED=2000 python -m pytest -k mangled` mangles each reader so often. `make fuzz` mangles
-each for `E2ED2_FUZZ` seconds, every time from another seed; a failure names its seed, and `E2ED2_SEED` begins there.
+Tests mangle a few times; `E2ED2_MANGLED=2000 python -m pytest -k mangled` mangles each reader so often. `make fuzz`
+mangles each for `E2ED2_FUZZ` seconds, every time from another seed; a failure names its seed, at which `E2ED2_SEED`
+begins.
 """
 
 import contextlib
@@ -112,12 +113,12 @@ def share_taken(damage: Callable[[random.Random], object], read: Callable[[], ob
 
     A test asserts that this is neither 0 nor 1: a reader that refuses everything, or takes everything, was not tried.
     """
-    taken, count = 0, 0
+    taken = []
     with bounded_memory():
-        for count, seed in enumerate(times(few), 1):
+        for seed in times(few):
             damage(random.Random(seed))
-            taken += read_or_refuse(read, seed)
-    return taken / count
+            taken.append(read_or_refuse(read, seed))
+    return sum(taken) / len(taken)
 
 
 def read_or_refuse(read: Callable[[], object], seed: int) -> bool:

@@ -14,11 +14,9 @@ MADE = Made("emoji-lcm", "a" * 64, 4, 4, "a red cat, 'été' 🦊", 7)
 
 @pytest.fixture(autouse=True)
 def user(tmp_path_factory, monkeypatch) -> Path:
-    """An empty configuration folder, and no variable that names keys."""
+    """An empty configuration folder."""
     folder = tmp_path_factory.mktemp("config")
     monkeypatch.setenv("E2ED2_CONFIG", str(folder))
-    for name in ("E2ED2_SIGNING_KEY", "E2ED2_SIGNING_CERTIFICATE", "E2ED2_TRUSTED_CERTIFICATES"):
-        monkeypatch.delenv(name, raising=False)
     return folder
 
 
