@@ -41,6 +41,8 @@ def sample(
             waiting.say(METADATA_ALONE)
         waiting(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
+        if loaded.has_filter:
+            waiting.say("note: the safety checker of this model is not run")
         for prompt in loaded.too_long(prompts):
             waiting.say(f"note: only the beginning of '{prompt[:40]}...' counts, it is too long for the text encoder")
         progress = partial(waiting, "sampling")

@@ -11,6 +11,7 @@ from e2ed2.provenance import label
 from e2ed2.sampling.folder import read_manifest
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import load_model
+from tests.models.tiny import save_tiny
 from tests.test_cli import run
 
 
@@ -81,3 +82,11 @@ def test_an_image_that_cannot_be_read_hides_nothing_of_the_others(labelled, tmp_
     assert "and 1 more" in told
     assert run(monkeypatch, "verify", labelled) == 0
     assert "generated (confidence 0.99)" in capsys.readouterr().out
+
+
+def test_that_a_safety_checker_is_not_run_is_told(tmp_path, monkeypatch, capsys):
+    for name, options in (("with", {"is_filtered": True}), ("without", {})):
+        folder = save_tiny("StableDiffusionPipeline", tmp_path / name, **options)
+        status = run(monkeypatch, "sample", folder, "a cat", "--num", 1, "--steps", 1, "--out", tmp_path / f"out-{name}")
+        told = capsys.readouterr().err
+        assert status == 0 and told.count("note: the safety checker of this model is not run") == (name == "with")
