@@ -14,13 +14,14 @@ TEST_STAMP := $(STAMP)-test
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-slow fuzz lint clean
+.PHONY: help demo test test-slow fuzz audit lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
 	@echo 'make fuzz      damages what each reader reads, for ten minutes a reader; FUZZ=20 for 20 seconds'
+	@echo 'make audit     asks a public service for known vulnerabilities of what constraints.txt names'
 	@echo 'make lint      ruff, mypy and import-linter alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
@@ -41,6 +42,11 @@ FUZZ ?= 600
 fuzz: $(TEST_STAMP)
 	CUDA_VISIBLE_DEVICES= E2ED2_FUZZ=$(FUZZ) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
 	  -k mangled -m 'slow or not slow'
+
+audit:
+	'$(PYTHON)' -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --require-hashes --disable-pip -r constraints.txt
 
 lint: $(TEST_STAMP)
 	$(RUN) ruff check .
