@@ -290,6 +290,8 @@ def test_evaluate_prints_one_json_object_alone(monkeypatch, capfd, tmp_path, tin
     assert list(result["metrics"]) == BUNDLED_METRICS
     assert all(m["low"] <= m["value"] <= m["high"] for m in result["metrics"].values())
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+    images = [path.read_bytes() for path in (tmp_path / "out" / "images").iterdir()]
+    assert len(images) == 16 and all(b"trainedAlgorithmicMedia" in image and b"caBX" not in image for image in images)
     assert run(monkeypatch, *arguments) == 0
     table = capfd.readouterr().out
     assert "kernel distance" in table and "nearer to 1" in table

@@ -35,16 +35,11 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 class Metadata(Record):
-    """Our fields, as a file holds them; `prompt` is missing where it was kept back, `seed` where there are several."""
+    """What makes a text of our name ours; the other fields of `label.Made` stand beside it, as far as they are told."""
 
     generated: bool
     made_by: str
     model: str
-    model_sha256: str
-    num_inference_steps: int
-    nfe: int
-    prompt: str | None = None
-    seed: int | None = None
 
 
 def fields_of(made: Made, with_prompt: bool) -> dict[str, Any]:

@@ -22,6 +22,10 @@ BY_KEY = {"own": 0.99, "known": 0.99, "unknown": 0.9}
 DENIED_BY_UNKNOWN = 0.5  # that an image is not generated, signed by whoever likes
 BY_METADATA = 0.8
 KEYS = {"own": "by your own key", "known": "by a key that you know", "unknown": "by an unknown key"}
+TOLD = {
+    "digital_source_type": "{}", "made_by": "by {}", "model": "model {}", "num_inference_steps": "{} steps",
+    "seed": "seed {}", "prompt": "prompt '{}'",
+}  # fmt: skip
 MAX_SHOWN = 200  # letters of what a label says
 
 
@@ -62,7 +66,7 @@ def in_words(finding: Finding) -> str:
     lines = [f"{printable(finding.path)}: {answer[finding.generated]}{sure}"]
     texts, credentials, mark = (finding.evidence[kind] for kind in ("metadata", "c2pa", "watermark"))
     if texts:
-        lines.append(f"  metadata   {_listed(texts)}")
+        lines.append(f"  metadata   {_shown(', '.join(_told(texts)))}")
     if credentials and credentials["state"] == "valid":
         who = f"valid, signed {KEYS[credentials['key']]} ({_shown(credentials['signed_by'])})"
         says = ", ".join(credentials["source_types"]) or "nothing of its making"
@@ -79,7 +83,7 @@ def _decoded(content: bytes, path: Path) -> Image.Image:
     """The image, its pixels and texts in memory."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large ones are refused
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # over 89 million pixels
             image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
             image.load()
     except Exception as error:  # a broken file makes decoders raise nearly anything
@@ -124,8 +128,9 @@ def _answer(
     return None, 0.0
 
 
-def _listed(fields: dict[str, Any]) -> str:
-    return _shown(", ".join(f"{name} {value}" for name, value in fields.items()))
+def _told(texts: dict[str, Any]) -> list[str]:
+    """What people want to know first of metadata; all of it is in the JSON."""
+    return [form.format(texts[name]) for name, form in TOLD.items() if name in texts]
 
 
 def _shown(text: object) -> str:
