@@ -1,0 +1,121 @@
+"""Signed C2PA manifests (c2pa.org, specification 2.2) in image files, by `c2pa-python`: written to ours, read from any.
+
+A manifest is bound to the file's bytes: whoever changes a pixel breaks it. It is easily removed, and whoever likes may
+sign with a key of his own; so what it says is worth what its key is. Nothing is asked of any server.
+"""
+
+import io
+from typing import Any
+
+import c2pa
+
+from e2ed2 import __version__
+from e2ed2.provenance.keys import Known, SigningKey
+from e2ed2.provenance.metadata import GENERATED, GENERATED_TYPES, SOURCE_TYPES
+from e2ed2.system.errors import UserError, one_line, said
+from e2ed2.system.readers.json_file import parse_json
+
+MAKER = {"name": "e2ed2", "version": __version__}
+SETTINGS: dict[str, Any] = {
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
+    "builder": {"thumbnail": {"enabled": False}},
+}
+# Of IPTC's source types those of a camera, a scan or a hand.
+REAL_TYPES = {"digitalCapture", "computationalCapture", "negativeFilm", "positiveFilm", "print", "digitalCreation"}
+MIME_TYPES = {name: f"image/{name.lower()}" for name in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF")}
+UNTRUSTED = "signingCredential.untrusted"  # c2pa's word for a key that nobody vouches for: no fault of the manifest
+MAX_SHOWN = 5  # faults that are named
+
+
+def signed(png: bytes, fields: dict[str, Any], key: SigningKey) -> bytes:
+    """A PNG file with a manifest that says that a trained model made it.
+
+    Args:
+        fields: what else it says of the making.
+    Raises:
+        UserError: C2PA takes no such key or certificate.
+    """
+    action = {
+        "action": "c2pa.created",
+        "digitalSourceType": SOURCE_TYPES + GENERATED,
+        "softwareAgent": MAKER,
+        "parameters": fields,
+    }
+    manifest = {
+        "claim_generator_info": [MAKER],
+        "format": MIME_TYPES["PNG"],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
+    }
+    out = io.BytesIO()
+    info = c2pa.C2paSignerInfo(key.algorithm.encode(), key.certificates, key.key, ta_url=None)
+    try:
+        context = c2pa.Context.from_dict(SETTINGS)
+        with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest, context=context) as builder:
+            builder.sign(signer, MIME_TYPES["PNG"], io.BytesIO(png), out)
+    except c2pa.C2paError as error:
+        raise UserError(f"the signing key: C2PA refuses it ({said(error)}); give another, or --no-label") from error
+    return out.getvalue()
+
+
+def read_credentials(content: bytes, image_format: str, known: Known) -> dict[str, Any] | None:
+    """What the manifests of an image file say; None where it has none, or is of a format that holds none.
+
+    Args:
+        image_format: as Pillow names it. known: whose signatures are known.
+    Returns:
+        `state` (`valid`, `invalid`) and `problems`; of a valid one also `key` (`own`, `known`, `unknown`), `signed_by`,
+        `claim` (True, False, None: whether it is generated), `source_types`, `made_by` and `fields`, what our own
+        manifests say of the making.
+    """
+    if image_format not in MIME_TYPES:
+        return None
+    trust = {"trust": {"user_anchors": known.roots.decode()}} if known.roots else {}
+    try:
+        context = c2pa.Context.from_dict(SETTINGS | trust)
+        with c2pa.Reader(MIME_TYPES[image_format], io.BytesIO(content), context=context) as reader:
+            store = parse_json(reader.json())
+    except c2pa.C2paError.ManifestNotFound:
+        return None
+    except (c2pa.C2paError, ValueError) as error:
+        return {"state": "invalid", "problems": [said(error)]}
+    return _described(store, known)
+
+
+def _described(store: dict[str, Any], known: Known) -> dict[str, Any]:
+    """The report of c2pa's reader in our words."""
+    results = store.get("validation_status") or []
+    problems = [one_line(r.get("explanation") or r.get("code")) for r in results if r.get("code") != UNTRUSTED]
+    state, manifests = store.get("validation_state"), store.get("manifests") or {}
+    if state not in ("Valid", "Trusted"):
+        return {"state": "invalid", "problems": problems[:MAX_SHOWN] or ["not valid"]}
+    active = manifests.get(store.get("active_manifest")) or {}
+    signature = active.get("signature_info") or {}
+    is_own = signature.get("cert_serial_number") == str(known.own)
+    actions = [action for manifest in manifests.values() for action in _actions(manifest)]
+    types = [str(action["digitalSourceType"]).rpartition("/")[2] for action in actions if "digitalSourceType" in action]
+    return {
+        "state": "valid",
+        "problems": problems[:MAX_SHOWN],
+        "key": "unknown" if state == "Valid" else "own" if is_own else "known",
+        "signed_by": signature.get("common_name") or signature.get("issuer"),
+        "claim": _claim(set(types)),
+        "source_types": types,
+        "made_by": " ".join(str(info.get("name", "")) for info in active.get("claim_generator_info") or []),
+        "fields": next((a["parameters"] for a in _actions(active) if isinstance(a.get("parameters"), dict)), {}),
+    }
+
+
+def _actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The actions of a manifest's assertions."""
+    found = []
+    for assertion in manifest.get("assertions") or []:
+        if str(assertion.get("label", "")).startswith("c2pa.actions") and isinstance(assertion.get("data"), dict):
+            found += [action for action in assertion["data"].get("actions") or [] if isinstance(action, dict)]
+    return found
+
+
+def _claim(types: set[str]) -> bool | None:
+    """True of a generated image, also where one of its parts is; False of a photograph, a scan or a drawing by hand."""
+    if types & GENERATED_TYPES:
+        return True
+    return False if types & REAL_TYPES else None
