@@ -11,6 +11,8 @@ from random import Random
 from argon2 import PasswordHasher
 
 from e2ed2.evaluation.protocols import read_protocol
+from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.sampling.baselines import read_baseline
 from e2ed2.sampling.folder import MANIFEST_FILE, make_files, read_manifest
 from e2ed2.sampling.model import load_model
 from e2ed2.study.design import LEAST_PROMPTS, Design, design_study
@@ -85,6 +87,9 @@ def _sources(
     if folders and len(folders) < len(models):
         model = next(model for model in models if model not in folders)
         raise UserError(f"{model}: no folder of samples, as {folders[0]} is; give folders alone, or models alone")
+    for model in () if folders else models:  # a name that is none is met before anything is sampled
+        if read_baseline(model) is None:
+            resolve_model(model)
     asked = None
     sources = []
     for name, model in zip(names, models, strict=True):

@@ -231,7 +231,7 @@ def write_study(
 
 def _links(study: Study) -> str:
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rater", "group", "link"])
     writer.writerows([rater.name, rater.group, study.link(rater.name, 1)] for rater in study.raters.values())
     return text.getvalue()

@@ -24,7 +24,7 @@ from e2ed2.study.writer import Writer
 from e2ed2.system.errors import UserError, said
 
 LONGEST_PAUSE = 120.0  # seconds; what a decision counts at the most in a rater's mean
-POOL_SECONDS = 1800  # for how long a connection to PostgreSQL is used
+POOL_SECONDS, CONNECT_SECONDS = 1800, 5  # for how long a connection to PostgreSQL is used, and may take to come
 BUSY_SECONDS = 30  # for how long a writer of SQLite waits for another
 
 Choice = Literal["left", "right", "none"]
@@ -92,7 +92,7 @@ class Store:
 
     def __init__(self, url: str, study: str, raters: Sequence[str]) -> None:
         self._engine = _engine(url)
-        with _said_of(self._engine, url), self._engine.begin() as connection:
+        with _said_of(self._engine), self._engine.begin() as connection:
             _open(connection, study, raters, self._engine.url.render_as_string())
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # one question, one answer
         self._writer = Writer(self._engine)
@@ -234,7 +234,11 @@ def _engine(url: str) -> Engine:
         if kind not in ("sqlite", "postgresql"):
             raise UserError(f"--database-url {parsed}: must begin with postgresql:// or sqlite:///")
         if kind == "postgresql":  # psycopg 3, whichever way it was asked for
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_recycle=POOL_SECONDS)
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_recycle=POOL_SECONDS,
+                connect_args={"connect_timeout": CONNECT_SECONDS},
+            )
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(f"--database-url {url}: {said(error)}; give postgresql://USER:PASSWORD@HOST/NAME") from error
@@ -249,7 +253,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 @contextmanager
-def _said_of(engine: Engine, url: str) -> Iterator[None]:
+def _said_of(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, SQLAlchemyError) as error:

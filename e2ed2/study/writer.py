@@ -44,6 +44,7 @@ class Writer:
             What ends when the row is on the disk, with `Conflict` where another one has its id.
         """
         row = _Row(table, values, same)
+        row.end.set_running_or_notify_cancel()  # who stops waiting stops nothing
         self._waiting.put(row)
         return row.end
 

@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="pip install 'e2ed2[study]'")
 
 from fastapi.testclient import TestClient
 
+from benchmarks.study.serving import Served
 from e2ed2.sampling.folder import Manifest, ManifestRow, write_manifest
 from e2ed2.study.app.build import create_app
 from e2ed2.study.create import create_study
@@ -89,6 +90,14 @@ def running(folder) -> Iterator[Running]:
     with TestClient(create_app(study, store)) as client:
         yield Running(study, store, client, password, links)
     store.close()
+
+
+@pytest.fixture
+def served(folder) -> Iterator[Served]:
+    """The study's server, in a process of its own."""
+    server = Served(folder[0])
+    yield server
+    server.kill()
 
 
 def screens(page: str) -> list[str]:

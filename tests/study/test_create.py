@@ -189,6 +189,14 @@ def test_numbers_out_of_range(evaluated, tmp_path):
             create_study(models_, tmp_path / "s", **settings)
 
 
+def test_a_model_that_is_none_is_met_before_anything_is_loaded(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("e2ed2.study.create.load_model", loaded.append)
+    with pytest.raises(UserError, match="emoji-nosuch"):
+        create_study(["sdxl-turbo", "emoji-nosuch"], tmp_path / "s", groups=ONE)
+    assert loaded == []
+
+
 def test_groups():
     assert raters_by_group([], None) == {"rater": 10} and raters_by_group([], 4) == {"rater": 4}
     assert raters_by_group(["artist=3", "lay=2"], 5) == {"artist": 3, "lay": 2}

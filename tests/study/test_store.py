@@ -26,6 +26,15 @@ def test_rows_that_come_together_are_all_kept_and_each_hears_its_own_end(tmp_pat
     store.close()
 
 
+def test_who_stops_waiting_stops_nothing(tmp_path):
+    """A browser that goes away in the middle: its vote is kept, and so are the next ones."""
+    store = Store(f"sqlite:///{tmp_path / 'votes.db'}", "study", ["ann"])
+    assert not any(store.decide("ann", decision(i)).cancel() for i in range(20))
+    store.decide("ann", decision(20)).result(timeout=10)
+    assert store.num_decisions() == 21
+    store.close()
+
+
 def test_what_waits_is_kept_before_the_end(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'votes.db'}", "study", ["ann"])
     for i in range(30):

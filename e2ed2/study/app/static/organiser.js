@@ -27,7 +27,9 @@ function tell() {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
-  await navigator.clipboard.writeText(location.origin + button.dataset.copy);
+  const link = location.origin + button.dataset.copy;
+  if (!navigator.clipboard) return prompt(button.ariaLabel, link); // an address without TLS has none
+  await navigator.clipboard.writeText(link);
   button.textContent = document.body.dataset.copied;
 });
 
