@@ -102,11 +102,10 @@ def _credentials(content: bytes, image_format: str) -> dict[str, Any] | None:
 
 def _mark(image: Image.Image) -> dict[str, Any] | None:
     try:
-        found = find_mark(to_rgb(ImageOps.exif_transpose(image)))
-    except UserError:
-        raise
-    except Exception:  # of an odd kind of image, as its decoder gave it: it holds no mark of ours
+        picture = to_rgb(ImageOps.exif_transpose(image))
+    except Exception:  # an odd kind of image, or odd texts on its orientation: it holds no mark of ours
         return None
+    found = find_mark(picture)
     return asdict(found) if found else None
 
 

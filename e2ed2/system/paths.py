@@ -12,8 +12,7 @@ def cache_dir() -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    path = Path(os.environ.get("E2ED2_CACHE") or Path.home() / ".cache" / "e2ed2")
-    return _made(path, "cache", "E2ED2_CACHE")
+    return _made("cache", "E2ED2_CACHE", ".cache")
 
 
 def config_dir() -> Path:
@@ -24,11 +23,15 @@ def config_dir() -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    path = Path(os.environ.get("E2ED2_CONFIG") or Path.home() / ".config" / "e2ed2")
-    return _made(path, "configuration", "E2ED2_CONFIG", 0o700)
+    return _made("configuration", "E2ED2_CONFIG", ".config", 0o700)
 
 
-def _made(path: Path, kind: str, variable: str, mode: int = 0o777) -> Path:
+def _made(kind: str, variable: str, in_home: str, mode: int = 0o777) -> Path:
+    """The folder that a variable of the environment names, else `e2ed2` in a folder of the user's home."""
+    try:
+        path = Path(os.environ.get(variable) or Path.home() / in_home / "e2ed2")
+    except RuntimeError as error:
+        raise UserError(f"{kind} folder: this user has no home; set {variable} to a folder") from error
     try:
         path.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:

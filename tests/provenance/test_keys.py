@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -141,6 +142,10 @@ def test_a_damaged_key_that_was_made_says_how_to_get_another(user):
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("E2ED2_CONFIG")
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("~nobody-here").expanduser())
+    with refused("configuration folder: this user has no home; set E2ED2_CONFIG to a folder"):
+        full_label()
     (tmp_path / "file").touch()
     monkeypatch.setenv("E2ED2_CONFIG", str(tmp_path / "file" / "x"))
     with refused("configuration folder .*: Not a directory; set E2ED2_CONFIG to another"):
