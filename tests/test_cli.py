@@ -102,6 +102,13 @@ def test_a_mistake_is_one_line_and_exit_2(mistakes, kind, named):
     assert all(word in result.stderr for word in named), result.stderr
 
 
+def test_what_a_message_quotes_cannot_steer_a_terminal(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a\x1b[2J\x9bb").write_text("x")
+    assert run(monkeypatch, "verify", tmp_path / "a\x1b[2J\x9bb") == 2
+    told = capsys.readouterr().err
+    assert "a?[2J?b: cannot be decoded" in told and told.rstrip("\n").isprintable()
+
+
 def test_help_needs_nothing_heavy():
     loaded = "import sys, e2ed2.cli; print([m for m in ('torch', 'diffusers', 'pydantic') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT, check=True)

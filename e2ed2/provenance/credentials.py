@@ -64,8 +64,8 @@ def read_credentials(content: bytes, image_format: str, known: Known) -> dict[st
         image_format: as Pillow names it. known: whose signatures are known.
     Returns:
         `state` (`valid`, `invalid`) and `problems`; of a valid one also `key` (`own`, `known`, `unknown`), `signed_by`,
-        `claim` (True, False, None: whether it is generated), `source_types`, `made_by` and `fields`, what our own
-        manifests say of the making.
+        `claim` (True: it is generated, or a part of it; False: its signer says that it is a photograph, a scan or a
+        drawing by hand), `source_types`, `made_by` and `fields`, what our own manifests say of the making.
     """
     if image_format not in MIME_TYPES:
         return None
@@ -91,18 +91,23 @@ def _described(store: dict[str, Any], known: Known) -> dict[str, Any]:
     active = manifests.get(store.get("active_manifest")) or {}
     signature = active.get("signature_info") or {}
     is_own = signature.get("cert_serial_number") == str(known.own)
-    actions = [action for manifest in manifests.values() for action in _actions(manifest)]
-    types = [str(action["digitalSourceType"]).rpartition("/")[2] for action in actions if "digitalSourceType" in action]
+    own_types, types = _types([active]), _types(list(manifests.values()))  # of what it was made from too
     return {
         "state": "valid",
         "problems": problems[:MAX_SHOWN],
         "key": "unknown" if state == "Valid" else "own" if is_own else "known",
         "signed_by": signature.get("common_name") or signature.get("issuer"),
-        "claim": _claim(set(types)),
+        "claim": True if GENERATED_TYPES & {*types} else False if REAL_TYPES & {*own_types} else None,
         "source_types": types,
         "made_by": " ".join(str(info.get("name", "")) for info in active.get("claim_generator_info") or []),
         "fields": next((a["parameters"] for a in _actions(active) if isinstance(a.get("parameters"), dict)), {}),
     }
+
+
+def _types(manifests: list[dict[str, Any]]) -> list[str]:
+    """What kinds of source the actions of manifests tell of."""
+    actions = [action for manifest in manifests for action in _actions(manifest)]
+    return [str(action["digitalSourceType"]).rpartition("/")[2] for action in actions if "digitalSourceType" in action]
 
 
 def _actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -112,10 +117,3 @@ def _actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
         if str(assertion.get("label", "")).startswith("c2pa.actions") and isinstance(assertion.get("data"), dict):
             found += [action for action in assertion["data"].get("actions") or [] if isinstance(action, dict)]
     return found
-
-
-def _claim(types: set[str]) -> bool | None:
-    """True of a generated image, also where one of its parts is; False of a photograph, a scan or a drawing by hand."""
-    if types & GENERATED_TYPES:
-        return True
-    return False if types & REAL_TYPES else None

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.files import atomic_file, locked
-from e2ed2.system.paths import config_dir
+from e2ed2.system.paths import config_dir, make_folder
 from e2ed2.system.readers.text import read_bytes
 
 KEY, CERTIFICATE, TRUSTED = "E2ED2_SIGNING_KEY", "E2ED2_SIGNING_CERTIFICATE", "E2ED2_TRUSTED_CERTIFICATES"
@@ -58,7 +58,7 @@ def signing_key() -> SigningKey:
         UserError: half of it is named, a file is not what it should be, or the certificate is not valid now.
     """
     key, certificate = _files()
-    if key == certificate:
+    if not os.environ.get(KEY):
         _make_once(key)
     private, chain = _private_key(key), _certificates(certificate)
     first = chain[0]
@@ -138,6 +138,7 @@ def _algorithm(key: Any, path: Path) -> str:
 
 def _make_once(path: Path) -> None:
     """Key, certificate and root to a file that only the user reads; one that is there stays."""
+    make_folder(path.parent, "configuration", "E2ED2_CONFIG", 0o700)
     with locked(path.parent):  # the first of several processes makes it
         if path.exists():
             return

@@ -53,8 +53,11 @@ def verify(path: Path) -> Finding:
         UserError: it cannot be read, or is no image; or the files of known keys are not what they should be.
     """
     content = read_bytes(path, "image", REMEDY)
-    image = _decoded(content, path)
-    texts, credentials, mark = metadata.read_metadata(image), _credentials(content, str(image.format)), _mark(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what decoders say of damaged files beside refusing or taking them
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # over 89 million pixels
+        image = _decoded(content, path)
+        texts, credentials, mark = metadata.read_metadata(image), _credentials(content, str(image.format)), _mark(image)
     generated, confidence = _answer(texts, credentials, mark)
     return Finding(str(path), generated, confidence, {"metadata": texts, "c2pa": credentials, "watermark": mark})
 
@@ -82,10 +85,8 @@ def in_words(finding: Finding) -> str:
 def _decoded(content: bytes, path: Path) -> Image.Image:
     """The image, its pixels and texts in memory."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # over 89 million pixels
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
-            image.load()
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+        image.load()
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise UserError(f"image {path}: cannot be decoded ({said(error)}); {REMEDY}") from error
     return image
@@ -102,11 +103,10 @@ def _credentials(content: bytes, image_format: str) -> dict[str, Any] | None:
 
 def _mark(image: Image.Image) -> dict[str, Any] | None:
     try:
-        found = find_mark(to_rgb(ImageOps.exif_transpose(image)))
-    except UserError:
-        raise
-    except Exception:  # of an odd kind of image, as its decoder gave it: it holds no mark of ours
+        picture = to_rgb(ImageOps.exif_transpose(image))
+    except Exception:  # an odd kind of image, or odd texts on its orientation: it holds no mark of ours
         return None
+    found = find_mark(picture)
     return asdict(found) if found else None
 
 

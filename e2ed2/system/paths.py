@@ -12,25 +12,35 @@ def cache_dir() -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    path = Path(os.environ.get("E2ED2_CACHE") or Path.home() / ".cache" / "e2ed2")
-    return _made(path, "cache", "E2ED2_CACHE")
+    path = _named("E2ED2_CACHE", ".cache")
+    make_folder(path, "cache", "E2ED2_CACHE")
+    return path
 
 
 def config_dir() -> Path:
-    """The user's configuration folder, for nobody else to read: `$E2ED2_CONFIG`, else `~/.config/e2ed2`.
+    """The user's configuration folder: `$E2ED2_CONFIG`, else `~/.config/e2ed2`. Whoever writes there makes it.
 
-    Created on first use.
+    Raises:
+        UserError: this user has no home.
+    """
+    return _named("E2ED2_CONFIG", ".config")
+
+
+def make_folder(path: Path, kind: str, variable: str, mode: int = 0o777) -> None:
+    """Make a folder of a `kind` that a variable of the environment may name, where it is not there yet.
 
     Raises:
         UserError: it cannot be made.
     """
-    path = Path(os.environ.get("E2ED2_CONFIG") or Path.home() / ".config" / "e2ed2")
-    return _made(path, "configuration", "E2ED2_CONFIG", 0o700)
-
-
-def _made(path: Path, kind: str, variable: str, mode: int = 0o777) -> Path:
     try:
         path.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{kind} folder {path}: {error.strerror}; set {variable} to another") from error
-    return path
+
+
+def _named(variable: str, in_home: str) -> Path:
+    """The folder that a variable of the environment names, else `e2ed2` in a folder of the user's home."""
+    try:
+        return Path(os.environ.get(variable) or Path.home() / in_home / "e2ed2")
+    except RuntimeError as error:
+        raise UserError(f"this user has no home folder; set {variable} to a folder") from error

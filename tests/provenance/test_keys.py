@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -59,11 +60,12 @@ def write_pair(folder, monkeypatch, key, begin=NOW - DAY, end=NOW + DAY, of=None
 
 
 def test_a_key_is_made_once_and_for_nobody_else_to_read(user):
-    assert known_signers().own is None and not list(user.iterdir()), "looking makes none"
+    user.rmdir()
+    assert known_signers().own is None and not user.exists(), "looking makes none"
     first, again = signing_key(), signing_key()
     assert first == again and first.algorithm == "es256"
     (file,) = user.iterdir()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (user, file)] == [0o700, 0o600]
     leaf, root = x509.load_pem_x509_certificates(first.certificates)
     root.public_key().verify(root.signature, root.tbs_certificate_bytes, ec.ECDSA(SHA256()))
     root.public_key().verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(SHA256()))
@@ -133,6 +135,18 @@ def test_what_is_wrong_with_a_key_is_one_line(tmp_path, monkeypatch):
         full_label()
 
 
+def test_key_and_certificate_may_lie_in_one_file_which_is_never_made(tmp_path, monkeypatch):
+    write_pair(tmp_path, monkeypatch, KEYS["es256"]())
+    both = tmp_path / "both.pem"
+    for name in ("E2ED2_SIGNING_KEY", "E2ED2_SIGNING_CERTIFICATE"):
+        monkeypatch.setenv(name, str(both))
+    with refused("both.pem: No such file"):
+        full_label()
+    both.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "chain.pem").read_bytes())
+    (tmp_path / "x.png").write_bytes(full_label().png(picture(), MADE))
+    assert verify(tmp_path / "x.png").evidence["c2pa"]["key"] == "own"
+
+
 def test_a_damaged_key_that_was_made_says_how_to_get_another(user):
     signing_key()
     (user / "signing.pem").write_text("x")
@@ -141,6 +155,10 @@ def test_a_damaged_key_that_was_made_says_how_to_get_another(user):
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("E2ED2_CONFIG")
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("~nobody-here").expanduser())
+    with refused("this user has no home folder; set E2ED2_CONFIG to a folder"):
+        full_label()
     (tmp_path / "file").touch()
     monkeypatch.setenv("E2ED2_CONFIG", str(tmp_path / "file" / "x"))
     with refused("configuration folder .*: Not a directory; set E2ED2_CONFIG to another"):

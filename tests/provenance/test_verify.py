@@ -43,15 +43,18 @@ def without(png: bytes, *names: bytes) -> bytes:
     return png_of([(name, content) for name, content in chunks(png) if name not in names])
 
 
-def signed_as(source_type: str, png: bytes) -> bytes:
-    """The PNG file with a valid manifest that tells of an image of this type."""
+def signed_as(source_type: str | None, png: bytes) -> bytes:
+    """The PNG file with a valid manifest that tells of an image of this type, or with None of one that was edited."""
     key = signing_key()
-    actions = [{"action": "c2pa.created", "digitalSourceType": SOURCE + source_type}]
-    assertions = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
-    manifest = {"claim_generator_info": [{"name": "camera"}], "assertions": assertions}
+    manifest = {"claim_generator_info": [{"name": "camera"}]}
+    if source_type is not None:
+        actions = [{"action": "c2pa.created", "digitalSourceType": SOURCE + source_type}]
+        manifest["assertions"] = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
     info = c2pa.C2paSignerInfo(key.algorithm.encode(), key.certificates, key.key, ta_url=None)
     out = io.BytesIO()
     with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest) as builder:
+        if source_type is None:
+            builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
         builder.sign(signer, "image/png", io.BytesIO(png), out)
     return out.getvalue()
 
@@ -117,6 +120,15 @@ def test_the_answer_is_what_a_valid_manifest_says(source_type, generated, tmp_pa
         assert verify(tmp_path / "x.png").confidence == 0.99
         (user / "signing.pem").unlink()
         assert verify(tmp_path / "x.png").confidence == 0.5, "whoever likes signs that"
+
+
+def test_an_edited_image_is_generated_where_its_source_was_and_nobody_denies_it_for_the_editor(tmp_path):
+    for source_type, generated in (("trainedAlgorithmicMedia", True), ("digitalCapture", None)):
+        edited = signed_as(None, signed_as(source_type, png_bytes(picture())))
+        (tmp_path / "x.png").write_bytes(edited)
+        found = verify(tmp_path / "x.png")
+        assert (found.generated, found.evidence["c2pa"]["state"]) == (generated, "valid")
+        assert source_type in found.evidence["c2pa"]["source_types"]
 
 
 def test_one_label_that_says_generated_outweighs_a_manifest_that_denies_it(tmp_path):
