@@ -1,0 +1,105 @@
+"""Daft: where work runs. On this machine or on a Ray cluster, the same plan.
+
+A unit of work (a fragment, a part, a shard) is a row of a data frame, and doing it a method of a class that Daft keeps
+in as many processes as there are workers. What a unit makes is a file, renamed when it is whole, so that units which
+are done are known after a kill, and doing one twice does no harm.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from e2ed2.curation.pipeline import EngineConfig
+from e2ed2.system.errors import UserError
+from e2ed2.system.watch import Watch
+
+# Before Daft is loaded: it reports its use to its makers, and draws bars of its own.
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+
+import daft  # noqa: E402
+
+MOST_LOST = 5  # times that a worker may be lost without a unit being done in between
+Task = Callable[[str], None]
+
+
+class _Worker:
+    """Does units. `make` is called where the work is: models are loaded there, once."""
+
+    def __init__(self, make: Callable[[], Task]) -> None:
+        self._make = make
+        self._task: Task | None = None
+
+    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
+    def do(self, units: daft.Series) -> list[str]:
+        """Of each unit what the user has to mend, or nothing."""
+        self._task = self._task or self._make()
+        said = []
+        for unit in units.to_pylist():
+            try:
+                self._task(unit)
+                said.append("")
+            except UserError as error:
+                said.append(str(error))
+        return said
+
+
+def use_engine(config: EngineConfig) -> None:
+    """Choose the runner; once a process."""
+    if config.runner == "ray":
+        daft.set_runner_ray(config.address, noop_if_initialized=True)
+    else:
+        daft.set_runner_native()
+
+
+def num_workers(config: EngineConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    if config.runner == "ray":
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return os.cpu_count() or 1
+
+
+def run_units(
+    what: str, units: Sequence[str], is_done: Callable[[str], bool], make: Callable[[], Task], config: EngineConfig,
+    watch: Watch, gpus: float = 0,
+) -> None:  # fmt: skip
+    """Do every unit that is not done, wherever there is a worker.
+
+    A lost worker costs the units that it had begun, which are done again.
+
+    Raises:
+        UserError: a unit met what the user has to mend.
+    """
+    lost = 0
+    pending = [unit for unit in units if not is_done(unit)]
+    while pending:
+        try:
+            done = len(units) - len(pending)
+            for row in _plan(pending, make, config, gpus).iter_rows():
+                if row["said"]:
+                    raise UserError(row["said"])
+                done += 1
+                watch(what, done, len(units))
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception:  # of Daft or Ray: a worker died, or our code failed there
+            left = [unit for unit in units if not is_done(unit)]
+            lost = lost + 1 if len(left) == len(pending) else 0
+            if lost >= MOST_LOST or len(pending) == 1 and lost >= 2:
+                raise
+        pending = [unit for unit in units if not is_done(unit)]
+
+
+def _plan(units: Sequence[str], make: Callable[[], Task], config: EngineConfig, gpus: float) -> Any:
+    rows = daft.from_pydict({"unit": list(units)})
+    workers = min(num_workers(config), len(units))
+    options: dict[str, Any] = {"gpus": gpus, "max_concurrency": workers}
+    if config.runner == "ray":
+        rows = rows.into_partitions(len(units))
+    elif workers == 1:
+        options["use_process"] = False
+    worker = daft.cls(_Worker, **options)(make)
+    return rows.select(worker.do(daft.col("unit")).alias("said"))

@@ -1,0 +1,69 @@
+"""Hashes in which alike images have nearly the same bits, and the bands by which such are found.
+
+The perceptual hash is the signs of the lowest frequencies of an image's cosine transform. A mirrored image has the
+opposite signs at odd horizontal frequencies: so its hash is known without it, and bands can be made alike for both.
+"""
+
+import hashlib
+import math
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2ed2.curation.pipeline import HASH_BITS
+
+HASHED_SIDE = 32  # pixels
+BAND_BITS = 16
+NUM_BANDS = HASH_BITS // BAND_BITS
+
+LARGEST = 2**64 - 1
+
+Bits = NDArray[np.uint8]  # [N, HASH_BITS / 8]
+
+
+def _cosines() -> NDArray[np.float32]:
+    frequency, place = np.arange(HASHED_SIDE)[:, None], np.arange(HASHED_SIDE)[None]
+    return np.cos(np.pi * frequency * (2 * place + 1) / (2 * HASHED_SIDE)).astype(np.float32)
+
+
+def _lowest() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Vertical and horizontal frequency of each bit, from the lowest, the mean left out."""
+    every = [(v, h) for v in range(HASHED_SIDE) for h in range(HASHED_SIDE) if v + h]
+    chosen = sorted(every, key=lambda pair: (pair[0] ** 2 + pair[1] ** 2, pair))[:HASH_BITS]
+    vertical, horizontal = zip(*chosen, strict=True)
+    return np.array(vertical), np.array(horizontal)
+
+
+COSINES = _cosines()
+VERTICAL, HORIZONTAL = _lowest()
+MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the other way
+
+
+def perceptual_hash(grey: NDArray[np.float32]) -> bytes:
+    """Of an image [HASHED_SIDE, HASHED_SIDE]."""
+    return np.packbits((COSINES @ grey @ COSINES.T)[VERTICAL, HORIZONTAL] > 0).tobytes()
+
+
+def band_keys(hashes: Bits, mirror: Bits) -> NDArray[np.int64]:
+    """[N, NUM_BANDS]: two hashes that have a band in common, or one with the other's mirror image, share its key."""
+    bands, mirrored = hashes.view(">u2").astype(np.int64), (hashes ^ mirror).view(">u2").astype(np.int64)
+    return np.minimum(bands, mirrored) + (np.arange(NUM_BANDS) << BAND_BITS)
+
+
+def distances(one: Bits, others: Bits, mirror: Bits) -> NDArray[np.int64]:
+    """[N]: bits in which a hash differs from others, as they are or mirrored, whichever is less."""
+    apart = one ^ others
+    return np.minimum(np.bitwise_count(apart).sum(1, dtype=np.int64), np.bitwise_count(apart ^ mirror).sum(1, dtype=np.int64))
+
+
+def rank(seed: int, name: str, number: int, score: float | None) -> bytes:
+    """Sorts before that of an item with a smaller score; equal and missing scores come in an order of the seed's own.
+
+    Args:
+        name, number: of the item; the number is its alone.
+    """
+    bits = int.from_bytes(struct.pack(">d", -math.inf if score is None else score + 0.0))  # + 0.0: no minus zero
+    ascending = bits ^ (LARGEST if bits >> 63 else 1 << 63)  # as floats are ordered
+    tie = hashlib.blake2b(f"{seed}/{name}".encode(errors="replace"), digest_size=8).digest()
+    return (LARGEST - ascending).to_bytes(8) + tie + number.to_bytes(8)
