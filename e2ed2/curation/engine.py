@@ -7,6 +7,7 @@ are done are known after a kill, and doing one twice does no harm.
 
 import os
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 from e2ed2.curation.pipeline import EngineConfig
@@ -19,6 +20,7 @@ os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 
 import daft  # noqa: E402
 
+THREADS = 4  # of a worker: decoders let each other run, up to about so many
 MOST_LOST = 5  # times that a worker may be lost without a unit being done in between
 Task = Callable[[str], None]
 
@@ -29,11 +31,13 @@ class _Worker:
     def __init__(self, make: Callable[[], Task]) -> None:
         self._make = make
         self._task: Task | None = None
+        self._lock = Lock()
 
     @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
     def do(self, units: daft.Series) -> list[str]:
         """Of each unit what the user has to mend, or nothing."""
-        self._task = self._task or self._make()
+        with self._lock:
+            self._task = self._task or self._make()
         said = []
         for unit in units.to_pylist():
             try:
@@ -52,14 +56,16 @@ def use_engine(config: EngineConfig) -> None:
         daft.set_runner_native()
 
 
-def num_workers(config: EngineConfig) -> int:
+def num_processes(config: EngineConfig) -> int:
+    """Of `THREADS` threads each, as many as the cores bear. 1 on this machine: no others than this one."""
     if config.workers is not None:
         return config.workers
+    cores = os.cpu_count() or 1
     if config.runner == "ray":
         import ray
 
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
-    return os.cpu_count() or 1
+        cores = int(ray.cluster_resources().get("CPU", 1))
+    return max(1, cores // THREADS)
 
 
 def run_units(
@@ -95,11 +101,11 @@ def run_units(
 
 def _plan(units: Sequence[str], make: Callable[[], Task], config: EngineConfig, gpus: float) -> Any:
     rows = daft.from_pydict({"unit": list(units)})
-    workers = min(num_workers(config), len(units))
-    options: dict[str, Any] = {"gpus": gpus, "max_concurrency": workers}
+    processes = min(num_processes(config), len(units))
+    options: dict[str, Any] = {"gpus": gpus, "max_concurrency": processes}
     if config.runner == "ray":
         rows = rows.into_partitions(len(units))
-    elif workers == 1:
-        options["use_process"] = False
+    elif processes == 1:
+        options = {"use_process": False}  # in threads of this one, which has loaded everything
     worker = daft.cls(_Worker, **options)(make)
     return rows.select(worker.do(daft.col("unit")).alias("said"))

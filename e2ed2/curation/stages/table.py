@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from e2ed2.curation.engine import THREADS
 from e2ed2.curation.hashes import rank
 from e2ed2.curation.items import Item, kept
 from e2ed2.curation.pipeline import Pipeline
@@ -12,7 +13,6 @@ from e2ed2.curation.work import Work
 Stage = Callable[[Sequence[Item]], None]
 Make = Callable[[Pipeline, Work], Stage]  # called once in every worker: models are loaded then
 BATCH = 256  # rows in memory at a time, with their images
-THREADS = 2  # that decode, of one worker: one reads while another decodes
 
 
 def _check(pipeline: Pipeline, work: Work) -> Stage:
