@@ -19,6 +19,7 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 
 import daft  # noqa: E402
+from daft.runners import get_or_infer_runner_type  # noqa: E402
 
 THREADS = 4  # of a worker: decoders let each other run, up to about so many
 MOST_LOST = 5  # times that a worker may be lost without a unit being done in between
@@ -49,9 +50,11 @@ class _Worker:
 
 
 def use_engine(config: EngineConfig) -> None:
-    """Choose the runner; once a process."""
+    """Choose where Daft works, which a process can do once."""
+    if get_or_infer_runner_type() == config.runner:
+        return
     if config.runner == "ray":
-        daft.set_runner_ray(config.address, noop_if_initialized=True)
+        daft.set_runner_ray(config.address)
     else:
         daft.set_runner_native()
 

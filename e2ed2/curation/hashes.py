@@ -57,7 +57,7 @@ def distances(one: Bits, others: Bits, mirror: Bits) -> NDArray[np.int64]:
     return np.minimum(np.bitwise_count(apart).sum(1, dtype=np.int64), np.bitwise_count(apart ^ mirror).sum(1, dtype=np.int64))
 
 
-def rank(seed: int, name: str, number: int, score: float | None) -> bytes:
+def rank(seed: int, name: str, number: int, score: float | None) -> str:
     """Sorts before that of an item with a smaller score; equal and missing scores come in an order of the seed's own.
 
     Args:
@@ -65,5 +65,5 @@ def rank(seed: int, name: str, number: int, score: float | None) -> bytes:
     """
     bits = int.from_bytes(struct.pack(">d", -math.inf if score is None else score + 0.0))  # + 0.0: no minus zero
     ascending = bits ^ (LARGEST if bits >> 63 else 1 << 63)  # as floats are ordered
-    tie = hashlib.blake2b(f"{seed}/{name}".encode(errors="replace"), digest_size=8).digest()
-    return (LARGEST - ascending).to_bytes(8) + tie + number.to_bytes(8)
+    tie = hashlib.blake2b(f"{seed}/{name}".encode(errors="replace"), digest_size=8).hexdigest()
+    return f"{LARGEST - ascending:016x}{tie}{number:016x}"

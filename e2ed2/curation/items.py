@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         "sha256": pa.string(),
         "perceptual_hash": pa.binary(),
         "embedding_hash": pa.binary(),
-        "rank": pa.binary(),
+        "rank": pa.string(),
         "stage": pa.string(),
         "reason": pa.string(),
     }
@@ -71,7 +71,7 @@ class Item:
     sha256: str | None = None
     perceptual_hash: bytes | None = None
     embedding_hash: bytes | None = None
-    rank: bytes | None = None
+    rank: str | None = None
     stage: str | None = None
     reason: str | None = None
 

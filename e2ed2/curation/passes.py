@@ -19,6 +19,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder
 
 ROWS_A_FILE = 100_000
+NUM_REASONS = 3  # in a message
 ENOUGH = "better ones were enough"
 
 
@@ -26,7 +27,7 @@ def deduplicate(pipeline: Pipeline, work: Work, done: list[str]) -> None:
     """Drop copies, of bytes and of looks."""
     assert pipeline.deduplicate is not None
     rows = _live(work, done)
-    num_rows = _count(rows, "check")
+    num_rows = _count(rows, done, work)
     columns = rows.select(
         "number", "id", _digest(col("sha256")).alias("bytes"), col("perceptual_hash").alias("hash"),
         _order(col("width"), col("height"), col("rank")).alias("order"),
@@ -39,7 +40,7 @@ def deduplicate(pipeline: Pipeline, work: Work, done: list[str]) -> None:
 def select_best(pipeline: Pipeline, work: Work, done: list[str]) -> None:
     """Drop what is not among the best."""
     rows = _live(work, done)
-    num_rows = _count(rows, done[-1])
+    num_rows = _count(rows, done, work)
     with atomic_folder(work.step("select")) as folder:
         if pipeline.select.count is None and not pipeline.select.quotas:
             return
@@ -62,11 +63,14 @@ def _live(work: Work, done: list[str]) -> daft.DataFrame:
     return rows
 
 
-def _count(rows: daft.DataFrame, step: str) -> int:
-    count = rows.count_rows()
-    if not count:
-        raise UserError(f"no row is left after the stage {step}: `manifest.parquet` would be all that is written")
-    return count
+def _count(rows: daft.DataFrame, done: list[str], work: Work) -> int:
+    """How many rows there are; UserError where none is, with why the last ones went."""
+    if count := rows.count_rows():
+        return count
+    dropped = daft.read_parquet(f"{work.step('check')}/*.parquet").groupby("stage", "reason").agg(col("number").count())
+    most = dropped.sort(["number", "reason"], desc=[True, False]).limit(NUM_REASONS).to_pylist()
+    said = ", ".join(f"{row['number']:,} x {row['reason']}" for row in most)
+    raise UserError(f"no row is left after the stage {done[-1]}: {said}; ask less of them in the pipeline")
 
 
 def _write_seen(seen: Iterable[tuple[int, str | None]], folder: Path) -> None:
@@ -104,7 +108,7 @@ def _digest(sha256: str) -> bytes:
     return bytes.fromhex(sha256)[:16]
 
 
-@daft.func(return_dtype=DataType.binary())
-def _order(width: int, height: int, rank: bytes) -> bytes:
+@daft.func(return_dtype=DataType.string())
+def _order(width: int, height: int, rank: str) -> str:
     """The larger image first, then by rank."""
-    return (2**63 - width * height).to_bytes(8) + rank
+    return f"{2**63 - width * height:016x}{rank}"

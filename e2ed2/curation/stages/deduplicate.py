@@ -24,7 +24,7 @@ NO_MIRROR = np.zeros_like(MIRROR)  # of hashes of embeddings
 
 KEYS = DataType.list(DataType.struct({"kind": DataType.int8(), "key": DataType.int64(), "hash": DataType.binary()}))
 PAIRS = DataType.list(
-    DataType.struct({"number": DataType.int64(), "pair": DataType.binary()})
+    DataType.struct({"number": DataType.int64(), "pair": DataType.string()})
 )
 
 
@@ -87,14 +87,14 @@ def _pairs(
     columns = (series.to_pylist() for series in (kinds, orders, hashes))
     return [
         [
-            {"number": _number(worse), "pair": bytes([kind]) + better}
+            {"number": _number(worse), "pair": f"{kind}{better}"}
             for worse, better in _worse(orders, hashes, max_distance if kind == NEAR else 0, np.frombuffer(mirror, np.uint8))
         ]
         for kind, orders, hashes in zip(*columns, strict=True)
     ]
 
 
-def _worse(orders: list[bytes], hashes: list[bytes], most: int, mirror: Bits) -> Iterator[tuple[bytes, bytes]]:
+def _worse(orders: list[str], hashes: list[bytes], most: int, mirror: Bits) -> Iterator[tuple[str, str]]:
     """(A row, the best one near it) of every row that has a better one near."""
     ranked = sorted(zip(orders, hashes, strict=True))
     bits = _bits([value for _, value in ranked])
@@ -107,17 +107,17 @@ def _worse(orders: list[bytes], hashes: list[bytes], most: int, mirror: Bits) ->
 
 
 @daft.func(return_dtype=DataType.int64())
-def _keeper(pair: bytes) -> int:
+def _keeper(pair: str) -> int:
     return _number(pair)
 
 
 @daft.func(return_dtype=DataType.string())
-def _reason(pair: bytes, keeper: str) -> str:
-    return REASONS[pair[0]] + keeper
+def _reason(pair: str, keeper: str) -> str:
+    return REASONS[int(pair[0])] + keeper
 
 
-def _number(order: bytes) -> int:
-    return int.from_bytes(order[-8:])
+def _number(order: str) -> int:
+    return int(order[-16:], 16)
 
 
 def _bits(hashes: list[bytes]) -> Bits:

@@ -40,7 +40,7 @@ def select(rows: daft.DataFrame, asked: SelectConfig, num_rows: int) -> Iterator
         rows: `number`, `rank`, `domain`, `licence`.
     """
     count = min(asked.count or num_rows, num_rows)
-    quotas, taken, after = Quotas(asked, count), 0, b""
+    quotas, taken, after = Quotas(asked, count), 0, ""
     while taken < count:
         best = rows.where(col("rank") > after).sort("rank").limit(max(count, RANKED_AT_A_TIME))
         seen = 0
