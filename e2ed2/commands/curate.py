@@ -30,4 +30,5 @@ def curate(
         funnel = run(asked, waiting)
     for stage, count in funnel.dropped.items():
         print(f"{stage}: {count:,} dropped")
-    print(f"{funnel.kept:,} of {funnel.read:,} kept: {asked.output.path / 'shards'}")
+    out = asked.output.path
+    print(f"{funnel.kept:,} of {funnel.read:,} kept\nshards: {out / 'shards'}\nreport: {out / 'report.html'}")

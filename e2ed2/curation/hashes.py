@@ -16,10 +16,12 @@ from e2ed2.curation.pipeline import HASH_BITS
 HASHED_SIDE = 32  # pixels
 BAND_BITS = 16
 NUM_BANDS = HASH_BITS // BAND_BITS
+MOST_COLOUR = 16  # of 255, between the means of copies
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 LARGEST = 2**64 - 1
 
-Bits = NDArray[np.uint8]  # [N, HASH_BITS / 8]
+Bits = NDArray[np.uint8]  # [N, HASH_BITS / 8 or more]
 
 
 def _cosines() -> NDArray[np.float32]:
@@ -40,21 +42,31 @@ VERTICAL, HORIZONTAL = _lowest()
 MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the other way
 
 
-def perceptual_hash(grey: NDArray[np.float32]) -> bytes:
-    """Of an image [HASHED_SIDE, HASHED_SIDE]."""
-    return np.packbits((COSINES @ grey @ COSINES.T)[VERTICAL, HORIZONTAL] > 0).tobytes()
+def perceptual_hash(small: NDArray[np.uint8]) -> bytes:
+    """Of an image brought to [HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of its shapes, and its mean colour."""
+    grey = small.astype(np.float32) @ LUMA
+    signs = np.packbits((COSINES @ grey @ COSINES.T)[VERTICAL, HORIZONTAL] > 0)
+    return signs.tobytes() + small.mean((0, 1)).round().astype(np.uint8).tobytes()
 
 
 def band_keys(hashes: Bits, mirror: Bits) -> NDArray[np.int64]:
     """[N, NUM_BANDS]: two hashes that have a band in common, or one with the other's mirror image, share its key."""
-    bands, mirrored = hashes.view(">u2").astype(np.int64), (hashes ^ mirror).view(">u2").astype(np.int64)
+    signs = np.ascontiguousarray(hashes[:, : HASH_BITS // 8])
+    bands, mirrored = signs.view(">u2").astype(np.int64), (signs ^ mirror).view(">u2").astype(np.int64)
     return np.minimum(bands, mirrored) + (np.arange(NUM_BANDS) << BAND_BITS)
 
 
 def distances(one: Bits, others: Bits, mirror: Bits) -> NDArray[np.int64]:
-    """[N]: bits in which a hash differs from others, as they are or mirrored, whichever is less."""
-    apart = one ^ others
-    return np.minimum(np.bitwise_count(apart).sum(1, dtype=np.int64), np.bitwise_count(apart ^ mirror).sum(1, dtype=np.int64))
+    """[N]: bits in which a hash differs from others, as they are or mirrored, whichever is less; all of them where the
+    mean colours are further apart than `MOST_COLOUR`.
+
+    Args:
+        one: a hash. others: [N, its length].
+    """
+    apart = one[: len(mirror)] ^ others[:, : len(mirror)]
+    bits = np.minimum(*(np.bitwise_count(each).sum(1, dtype=np.int64) for each in (apart, apart ^ mirror)))
+    colours = np.abs(one[len(mirror) :].astype(np.int64) - others[:, len(mirror) :])
+    return np.where((colours > MOST_COLOUR).any(1), HASH_BITS, bits)
 
 
 def rank(seed: int, name: str, number: int, score: float | None) -> str:

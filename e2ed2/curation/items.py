@@ -108,7 +108,12 @@ def write_part(path: Path, items: Iterable[Item]) -> None:
 
 def read_part(path: Path) -> list[Item]:
     """The rows of a part, in order."""
-    columns = pq.read_table(path, schema=SCHEMA).to_pydict()
+    return items_of(pq.read_table(path, schema=SCHEMA))
+
+
+def items_of(table: pa.Table) -> list[Item]:
+    """The rows of a table of parts."""
+    columns = table.to_pydict()
     return [Item(*values) for values in zip(*(columns[field.name] for field in fields(Item)), strict=True)]
 
 

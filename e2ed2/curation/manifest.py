@@ -1,6 +1,7 @@
 """`manifest.parquet`: a row for every item that was read, in the input's order; and the funnel that it tells."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from e2ed2.curation.items import SCHEMA
+from e2ed2.curation.items import SCHEMA, Item, items_of
 from e2ed2.curation.work import Work
 from e2ed2.system.files import atomic_file
 from e2ed2.system.watch import Watch
@@ -49,23 +50,39 @@ class Funnel:
         return cls(counts.total(), counts[None], dropped)
 
 
-def write_manifest(work: Work, parts: list[str], last: str, watch: Watch) -> None:
-    """All parts after their last step, as one file; rows whose image was gone when its shard was written among them."""
+def write_manifest(
+    work: Work, parts: list[str], last: str, watch: Watch, see: Callable[[list[Item]], None]
+) -> None:
+    """All parts after their last step, as one file; rows whose image was gone when its shard was written among them.
+
+    Args:
+        see: is shown the rows of every part.
+    """
     lost = work.lost()
     with atomic_file(work.manifest) as temporary, pq.ParquetWriter(temporary, COLUMNS) as writer:
         for done, part in enumerate(parts, 1):
-            table = pq.read_table(work.part(last, part))
-            writer.write_table(_told(table, lost))
+            table = _with_lost(pq.read_table(work.part(last, part), schema=SCHEMA), lost)
+            writer.write_table(_told(table))
+            see(items_of(table))
             watch("manifest", done, len(parts))
 
 
-def _told(table: pa.Table, lost: dict[int, tuple[str, str]]) -> pa.Table:
+def _with_lost(table: pa.Table, lost: dict[int, tuple[str, str]]) -> pa.Table:
+    numbers = table["number"].to_pylist() if lost else []
+    if lost.keys().isdisjoint(numbers):
+        return table
+    for place, name in enumerate(("stage", "reason")):
+        told = [
+            lost[number][place] if number in lost else value
+            for number, value in zip(numbers, table[name].to_pylist(), strict=True)
+        ]
+        table = table.set_column(table.column_names.index(name), name, pa.array(told, pa.string()))
+    return table
+
+
+def _told(table: pa.Table) -> pa.Table:
     """A part's rows as the manifest tells them."""
     columns = {name: table[name] for name in table.column_names}
-    if lost and (here := [number for number in columns["number"].to_pylist() if number in lost]):
-        for place, name in enumerate(("stage", "reason")):
-            told = zip(columns["number"].to_pylist(), columns[name].to_pylist(), strict=True)
-            columns[name] = pa.array([lost[number][place] if number in here else value for number, value in told])
     columns["kept"] = pc.is_null(columns["stage"])
     for name in HASHES:
         columns[name] = pa.array([value and value.hex() for value in columns[name].to_pylist()], pa.string())

@@ -4,13 +4,15 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+from e2ed2.curation.audit import Audit
 from e2ed2.curation.engine import run_units, use_engine
-from e2ed2.curation.items import kept, write_part
+from e2ed2.curation.items import Item, kept, write_part
 from e2ed2.curation.manifest import Funnel, write_manifest
+from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.passes import deduplicate, select_best
 from e2ed2.curation.pipeline import Pipeline
+from e2ed2.curation.report import write_report
 from e2ed2.curation.sources.row import check_named
 from e2ed2.curation.sources.table import SOURCES
 from e2ed2.curation.stages.filter import check_conditions
@@ -36,8 +38,9 @@ def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
     work.claim(pipeline)
     try:
         with locked(work.out, wait=False):
-            if not work.manifest.exists():
+            if not work.report.exists():  # which is written last
                 _run(pipeline, work, fragments, watch)
+            shutil.rmtree(work.folder, ignore_errors=True)
             return Funnel.of(work.manifest)
     except BlockingIOError:
         raise UserError(f"output.path {work.out}: another process works in it; wait for it, or end it") from None
@@ -53,6 +56,7 @@ def _look(pipeline: Pipeline) -> list[str]:
 
 
 def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> None:
+    sets = [EvaluationSet(name, path) for name, path in pipeline.report.evaluation_sets.items()]
     use_engine(pipeline.engine)
     units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
     run_units(
@@ -76,8 +80,15 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     run_units(
         "write", shards, lambda shard: work.written(shard).exists(), partial(_writer, pipeline), pipeline.engine, watch
     )
-    write_manifest(work, parts, LAST, watch)
-    shutil.rmtree(work.folder)
+    audit = Audit()
+
+    def see(items: list[Item]) -> None:
+        audit.add(items)
+        for one in sets:
+            one.add(items)
+
+    write_manifest(work, parts, LAST, watch, see)
+    write_report(work, pipeline, audit, sets, LAST)
 
 
 PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {"deduplicate": deduplicate, "select": select_best}

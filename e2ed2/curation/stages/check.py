@@ -64,10 +64,9 @@ def _look(item: Item, content: bytes, asked: CheckConfig) -> None:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             upright = ImageOps.exif_transpose(image)
             item.width, item.height, small = upright.width, upright.height, _small(upright)
-    item.perceptual_hash = perceptual_hash(np.asarray(small, dtype=np.float32))
+    item.perceptual_hash = perceptual_hash(np.asarray(small))
 
 
 def _small(image: Image.Image) -> Image.Image:
-    """Grey, for the hash."""
-    plain = image if image.mode in ("RGB", "L") and not image.has_transparency_data else to_rgb(image)
-    return plain.convert("L").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    """For the hash."""
+    return to_rgb(image).resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX, reducing_gap=2.0)

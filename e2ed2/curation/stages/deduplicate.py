@@ -98,8 +98,6 @@ def _worse(orders: list[str], hashes: list[bytes], most: int, mirror: Bits) -> I
     """(A row, the best one near it) of every row that has a better one near."""
     ranked = sorted(zip(orders, hashes, strict=True))
     bits = _bits([value for _, value in ranked])
-    if bits.shape[1] != len(mirror):  # of bytes
-        mirror = np.zeros(bits.shape[1], np.uint8)
     for place in range(1, len(ranked)):
         near = distances(bits[place], bits[: min(place, MOST_COMPARED)], mirror) <= most
         if near.any():
