@@ -8,6 +8,7 @@ from e2ed2.curation.hashes import rank
 from e2ed2.curation.items import Item, kept
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.curation.stages.check import check
+from e2ed2.curation.stages.download import downloader
 from e2ed2.curation.work import Work
 
 Stage = Callable[[Sequence[Item]], None]
@@ -22,7 +23,7 @@ def _check(pipeline: Pipeline, work: Work) -> Stage:
 
 # Step -> its stages. Between steps rows are on disk.
 STAGES: dict[str, dict[str, Make]] = {
-    "check": {"check": _check},
+    "check": {"download": lambda pipeline, work: downloader(pipeline.download, work), "check": _check},
     "caption": {},
 }
 
