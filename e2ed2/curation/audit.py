@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from e2ed2.curation.items import Item
+from e2ed2.curation.stages.deduplicate import NEAR_LOOKS, NEAR_MEANING, SAME_BYTES
 
 NUM_SHOWN = 24  # items of a sheet
 MOST_WORDS = 200_000  # counted at a time; the rarest are forgotten
@@ -165,7 +166,7 @@ class Audit:
 
 def kind_of(reason: str) -> str:
     """A reason without what it names: an id, a domain, a decoder's words."""
-    for start in ("the same bytes as ", "nearly the same as ", "a meaning near that of "):
+    for start in (SAME_BYTES, NEAR_LOOKS, NEAR_MEANING):
         if reason.startswith(start):
             return start + "another"
     if reason.startswith("quota of ") and reason.endswith(" is full"):

@@ -37,11 +37,11 @@ class _Worker:
     @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
     def do(self, units: daft.Series) -> list[str]:
         """Of each unit what the user has to mend, or nothing."""
-        with self._lock:
-            self._task = self._task or self._make()
         said = []
         for unit in units.to_pylist():
             try:
+                with self._lock:
+                    self._task = self._task or self._make()
                 self._task(unit)
                 said.append("")
             except UserError as error:

@@ -77,5 +77,13 @@ def rank(seed: int, name: str, number: int, score: float | None) -> str:
     """
     bits = int.from_bytes(struct.pack(">d", -math.inf if score is None else score + 0.0))  # + 0.0: no minus zero
     ascending = bits ^ (LARGEST if bits >> 63 else 1 << 63)  # as floats are ordered
-    tie = hashlib.blake2b(f"{seed}/{name}".encode(errors="replace"), digest_size=8).hexdigest()
-    return f"{LARGEST - ascending:016x}{tie}{number:016x}"
+    return f"{LARGEST - ascending:016x}{_drawn(seed, name):016x}{number:016x}"
+
+
+def share_of(seed: int, name: str) -> float:
+    """Evenly in [0, 1), of each name its own."""
+    return _drawn(seed, f"share of {name}") / 2**64
+
+
+def _drawn(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(errors="replace"), digest_size=8).digest())

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         "size": pa.int64(),
         "original_caption": pa.string(),
         "caption": pa.string(),
+        "captioner": pa.string(),
         "licence": pa.string(),
         "domain": pa.string(),
         "score": pa.float64(),
@@ -50,6 +51,7 @@ class Item:
             row's key. source: the file or URL it came from.
         file, offset, size: where the image's bytes are; `size` is `WHOLE` for a file of its own; no file: a URL not
             yet asked.
+        captioner: the model that wrote the caption; None: it came with the row.
         rank: sorts before that of a worse item; unique.
         stage, reason: where and why it was dropped; None while it is kept.
     """
@@ -62,6 +64,7 @@ class Item:
     size: int = WHOLE
     original_caption: str = ""
     caption: str = ""
+    captioner: str | None = None
     licence: str | None = None
     domain: str | None = None
     score: float | None = None

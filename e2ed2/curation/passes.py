@@ -12,7 +12,7 @@ from daft import DataType, col
 from e2ed2.curation.hashes import MIRROR
 from e2ed2.curation.items import ROWS_OF_FRAGMENT, part_name
 from e2ed2.curation.pipeline import Pipeline
-from e2ed2.curation.stages.deduplicate import copies
+from e2ed2.curation.stages.deduplicate import NEAR_LOOKS, NEAR_MEANING, NO_MIRROR, copies
 from e2ed2.curation.stages.select import select
 from e2ed2.curation.work import Work
 from e2ed2.system.errors import UserError
@@ -33,8 +33,22 @@ def deduplicate(pipeline: Pipeline, work: Work, done: list[str]) -> None:
         _order(col("width"), col("height"), col("rank")).alias("order"),
     )  # fmt: skip
     with atomic_folder(work.step("deduplicate")) as folder:
-        found = copies(columns, folder, num_rows, pipeline.deduplicate.max_distance, MIRROR)
+        found = copies(columns, folder, num_rows, pipeline.deduplicate.max_distance, MIRROR, NEAR_LOOKS)
         _write_dropped(found, folder, "deduplicate", pipeline.engine.part_rows)
+
+
+def deduplicate_meanings(pipeline: Pipeline, work: Work, done: list[str]) -> None:
+    """Drop what means nearly the same as another: by the hashes of their features."""
+    assert pipeline.deduplicate is not None
+    rows = _live(work, done)
+    columns = rows.select(
+        "number", "id", daft.lit(None).cast(DataType.binary()).alias("bytes"), col("embedding_hash").alias("hash"),
+        _order(col("width"), col("height"), col("rank")).alias("order"),
+    )  # fmt: skip
+    with atomic_folder(work.step("similar")) as folder:
+        most = pipeline.deduplicate.max_embedding_distance
+        found = copies(columns, folder, _count(rows, done, work), most, NO_MIRROR, NEAR_MEANING)
+        _write_dropped(found, folder, "similar", pipeline.engine.part_rows)
 
 
 def select_best(pipeline: Pipeline, work: Work, done: list[str]) -> None:

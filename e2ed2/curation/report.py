@@ -12,7 +12,7 @@ from e2ed2.curation.audit import Audit, Spread
 from e2ed2.curation.items import Item, items_of
 from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.pipeline import Pipeline
-from e2ed2.curation.stages.deduplicate import REASONS
+from e2ed2.curation.stages.deduplicate import NEAR_LOOKS, SAME_BYTES
 from e2ed2.curation.work import Work
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.reports.page import data_uri, write_page
@@ -131,7 +131,7 @@ def _pairs(work: Work, audit: Audit, last: str) -> list[dict[str, str]]:
 
 
 def _keeper(reason: str) -> str:
-    return next(reason.removeprefix(start) for start in REASONS if reason.startswith(start))
+    return next(reason.removeprefix(start) for start in (SAME_BYTES, NEAR_LOOKS) if reason.startswith(start))
 
 
 def _people(audit: Audit) -> list[tuple[str, ...]]:

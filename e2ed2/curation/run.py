@@ -10,7 +10,7 @@ from e2ed2.curation.engine import run_units, use_engine
 from e2ed2.curation.items import Item, kept, write_part
 from e2ed2.curation.manifest import Funnel, write_manifest
 from e2ed2.curation.overlap import EvaluationSet
-from e2ed2.curation.passes import deduplicate, select_best
+from e2ed2.curation.passes import deduplicate, deduplicate_meanings, select_best
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.curation.report import write_report
 from e2ed2.curation.sources.row import check_named
@@ -91,12 +91,21 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     write_report(work, pipeline, audit, sets, LAST)
 
 
-PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {"deduplicate": deduplicate, "select": select_best}
+PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {
+    "deduplicate": deduplicate, "similar": deduplicate_meanings, "select": select_best,
+}
 
 
 def _steps(pipeline: Pipeline) -> list[str]:
     """Those that this pipeline asks for, in order."""
-    asked = {"check": True, "deduplicate": pipeline.deduplicate is not None, "select": True, LAST: True}
+    asked = {
+        "check": True,
+        "deduplicate": pipeline.deduplicate is not None,
+        "score": pipeline.score is not None,
+        "similar": pipeline.deduplicate is not None and pipeline.deduplicate.max_embedding_distance is not None,
+        "select": True,
+        LAST: True,
+    }
     return [step for step, is_asked in asked.items() if is_asked]
 
 

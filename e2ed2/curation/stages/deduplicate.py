@@ -17,7 +17,7 @@ from daft import DataType, col
 from e2ed2.curation.hashes import MIRROR, NUM_BANDS, Bits, band_keys, distances
 
 EXACT, NEAR = 0, 1
-REASONS = ("the same bytes as ", "nearly the same as ")
+SAME_BYTES, NEAR_LOOKS, NEAR_MEANING = "the same bytes as ", "nearly the same as ", "a meaning near that of "
 KEYS_A_FILE = 500_000
 MOST_COMPARED = 256  # the best of a key, with which its others are compared
 NO_MIRROR = np.zeros_like(MIRROR)  # of hashes of embeddings
@@ -28,13 +28,16 @@ PAIRS = DataType.list(
 )
 
 
-def copies(rows: daft.DataFrame, folder: Path, num_rows: int, max_distance: int | None, mirror: Bits) -> daft.DataFrame:
+def copies(
+    rows: daft.DataFrame, folder: Path, num_rows: int, max_distance: int | None, mirror: Bits, near: str
+) -> daft.DataFrame:
     """Rows that go: `number`, `reason`.
 
     Args:
         rows: `number`, `id`, `bytes` (their digest) or null, `hash` or null, and `order`, which sorts before that of a
             worse row and ends in its number. folder: for files in between.
         max_distance: in bits; None: only the same bytes. mirror: bits that differ in a mirrored image's hash.
+        near: the reason for those whose hashes are near, before the other's id.
     """
     num_files = max(1, -(-num_rows * (NUM_BANDS + 1) // KEYS_A_FILE))
     keyed = (
@@ -53,7 +56,7 @@ def copies(rows: daft.DataFrame, folder: Path, num_rows: int, max_distance: int 
     found = daft.read_parquet(f"{folder}/pairs/*/*.parquet").groupby("number").agg(col("pair").min())
     named = found.with_column("keeper", _keeper(col("pair")))
     ids = rows.select(col("number").alias("keeper"), col("id"))
-    return named.join(ids, on="keeper").select("number", _reason(col("pair"), col("id")).alias("reason"))
+    return named.join(ids, on="keeper").select("number", _reason(col("pair"), col("id"), near).alias("reason"))
 
 
 @daft.func.batch(return_dtype=KEYS)
@@ -110,8 +113,8 @@ def _keeper(pair: str) -> int:
 
 
 @daft.func(return_dtype=DataType.string())
-def _reason(pair: str, keeper: str) -> str:
-    return REASONS[int(pair[0])] + keeper
+def _reason(pair: str, keeper: str, near: str) -> str:
+    return (near if int(pair[0]) == NEAR else SAME_BYTES) + keeper
 
 
 def _number(order: str) -> int:

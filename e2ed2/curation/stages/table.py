@@ -7,8 +7,10 @@ from e2ed2.curation.engine import THREADS
 from e2ed2.curation.hashes import rank
 from e2ed2.curation.items import Item, kept
 from e2ed2.curation.pipeline import Pipeline
+from e2ed2.curation.stages.caption import captioner
 from e2ed2.curation.stages.check import check
 from e2ed2.curation.stages.download import downloader
+from e2ed2.curation.stages.score import scorer
 from e2ed2.curation.work import Work
 
 Stage = Callable[[Sequence[Item]], None]
@@ -21,10 +23,20 @@ def _check(pipeline: Pipeline, work: Work) -> Stage:
     return lambda items: check(items, pipeline.check, pool)
 
 
+def _score(pipeline: Pipeline, work: Work) -> Stage:
+    assert pipeline.score is not None
+    return scorer(pipeline.score)
+
+
+def _caption(pipeline: Pipeline, work: Work) -> Stage:
+    return captioner(pipeline.caption, pipeline.seed) if pipeline.caption is not None else lambda items: None
+
+
 # Step -> its stages. Between steps rows are on disk.
 STAGES: dict[str, dict[str, Make]] = {
     "check": {"download": lambda pipeline, work: downloader(pipeline.download, work), "check": _check},
-    "caption": {},
+    "score": {"score": _score},
+    "caption": {"caption": _caption},
 }
 
 

@@ -11,7 +11,7 @@ from e2ed2.system.errors import said
 NAME = "write"
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "GIF": "gif"}
 OTHER = "img"  # of formats whose ending is no usual column
-TOLD = ("id", "source", "licence", "original_caption", "score", "width", "height", "sha256")
+TOLD = ("id", "source", "licence", "original_caption", "captioner", "score", "width", "height", "sha256")
 
 
 def write(items: Sequence[Item], path: Path, first: int) -> None:
