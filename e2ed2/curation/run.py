@@ -16,6 +16,7 @@ from e2ed2.curation.report import write_report
 from e2ed2.curation.sources.row import check_named
 from e2ed2.curation.sources.table import SOURCES
 from e2ed2.curation.stages.filter import check_conditions
+from e2ed2.curation.stages.models import check_models
 from e2ed2.curation.stages.read import read_fragment
 from e2ed2.curation.stages.table import part_step
 from e2ed2.curation.stages.write import write
@@ -52,6 +53,8 @@ def _look(pipeline: Pipeline) -> list[str]:
     names, where = source.columns(asked)
     check_named(asked.columns, names, where)
     check_conditions(pipeline.filter, names, where)
+    if pipeline.score is not None or pipeline.caption is not None:
+        check_models(pipeline)
     return source.fragments(asked)
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from e2ed2.curation.items import Item
+from e2ed2.curation.pipeline import Pipeline
 from e2ed2.data.transforms import decode_image
 from e2ed2.system.errors import UserError, said
 
@@ -52,3 +53,13 @@ def loaded(kind: Any, model: str, revision: str | None, field: str, **options: A
             f"{field} {model}: cannot be loaded ({said(error)}); fetch it with `hf download {model} --local-dir DIR` and "
             "give DIR"
         ) from error
+
+
+def check_models(pipeline: Pipeline) -> None:
+    """Raise UserError, before any work, where a model is not to be had: its configuration is looked for alone."""
+    from transformers import AutoConfig
+
+    if (score := pipeline.score) is not None and score.model is not None:
+        loaded(AutoConfig, score.model, score.revision, "score.model")
+    if (caption := pipeline.caption) is not None and caption.server is None:
+        loaded(AutoConfig, caption.model, caption.revision, "caption.model")

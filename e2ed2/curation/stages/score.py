@@ -26,6 +26,8 @@ def scorer(asked: ScoreConfig) -> Callable[[Sequence[Item]], None]:
     """The stage, for one worker; without a model only `min` is asked, of the scores that rows came with."""
     model = ImageFeatures(asked) if asked.model is not None else None
     head = Head(asked.head) if asked.head is not None else None
+    if model is not None and head is not None and head.width != model.width:
+        raise UserError(f"score.head {asked.head}: for features of {head.width}, {asked.model} gives {model.width}")
 
     def score(items: Sequence[Item]) -> None:
         if model is not None:
@@ -46,6 +48,8 @@ def scorer(asked: ScoreConfig) -> Callable[[Sequence[Item]], None]:
 class ImageFeatures:
     """The image features of CLIP, SigLIP, or another network of transformers' that has `get_image_features`.
 
+    Attributes:
+        side: pixels that it looks at. width: of its features.
     Raises:
         UserError: it cannot be loaded, or has none.
     """
@@ -61,7 +65,8 @@ class ImageFeatures:
         self._network.to(asked.device).eval()
         self._device = asked.device
         self.side = int(self._network.config.vision_config.image_size)
-        self._planes: np.ndarray | None = None
+        self.width = self([Image.new("RGB", (self.side, self.side))]).shape[1]
+        self._planes = np.random.RandomState(0).standard_normal((HASH_BITS, self.width))
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> Tensor:
@@ -73,8 +78,6 @@ class ImageFeatures:
 
     def hash(self, features: Tensor) -> bytes:
         """On which side of each of `HASH_BITS` planes, the same on every machine, features [D] lie."""
-        if self._planes is None:
-            self._planes = np.random.RandomState(0).standard_normal((HASH_BITS, len(features)))
         return np.packbits(self._planes @ features.double().numpy() > 0).tobytes()
 
 
@@ -93,6 +96,7 @@ class Head:
             raise UserError(f"score.head {path}: cannot be read ({said(error)}); {REMEDY}") from error
         if self._weight.ndim != 2 or len(self._weight) != 1 or self._bias.numel() != 1:
             raise UserError(f"score.head {path}: weight {[*self._weight.shape]}, bias {[*self._bias.shape]}; {REMEDY}")
+        self.width = self._weight.shape[1]
 
     def __call__(self, features: Tensor) -> float:
         """The score of one image's features [D]."""
