@@ -15,9 +15,15 @@ MOST_WORDS = 200_000  # counted at a time; the rarest are forgotten
 NUM_WITH = 8  # words shown that stand with a term
 LEAST_WITH = 5  # times that they have to
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
-COMMON = frozenset(
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+COMMON = _words(
     "a an and are as at be by for from has have he her his in into is it its of off on or out over she that the their "
-    "them there these they this to up was were which while who with you your image photo picture".split()
+    "them there these they this to up was were which while who with you your image photo picture"
 )
 # Words for people, in groups whose shares and company App. B of the paper asks to be looked at. English alone.
 PEOPLE = {
@@ -32,7 +38,7 @@ PEOPLE = {
     "Middle Eastern": "arab arabian persian turkish iranian egyptian",
     "with a disability": "disabled wheelchair blind deaf",
 }
-TERMS = {group: frozenset(words.split()) for group, words in PEOPLE.items()}
+TERMS = {group: _words(words) for group, words in PEOPLE.items()}
 GENDERED = TERMS["women"] | TERMS["men"]
 
 
@@ -161,7 +167,8 @@ class Audit:
         def lean(word: str) -> float:
             return abs(women[word] / max(self.people["women"], 1) - men[word] / max(self.people["men"], 1))
 
-        return [(word, women[word], men[word]) for word in sorted(words, key=lambda word: (-lean(word), word))[:NUM_SHOWN]]
+        words = sorted(words, key=lambda word: (-lean(word), word))[:NUM_SHOWN]
+        return [(word, women[word], men[word]) for word in words]
 
 
 def kind_of(reason: str) -> str:

@@ -50,9 +50,7 @@ class Funnel:
         return cls(counts.total(), counts[None], dropped)
 
 
-def write_manifest(
-    work: Work, parts: list[str], last: str, watch: Watch, see: Callable[[list[Item]], None]
-) -> None:
+def write_manifest(work: Work, parts: list[str], last: str, watch: Watch, see: Callable[[list[Item]], None]) -> None:
     """All parts after their last step, as one file; rows whose image was gone when its shard was written among them.
 
     Args:

@@ -72,7 +72,8 @@ class EvaluationSet:
             return None
         bits = np.frombuffer(item.perceptual_hash, np.uint8)[None]
         rows = sorted({row for key in band_keys(bits, MIRROR)[0].tolist() for row in self._rows.get(key, [])})
-        near = [row for row, far in zip(rows, distances(bits[0], self._hashes[rows], MIRROR), strict=True) if far <= NEAR]
+        apart = distances(bits[0], self._hashes[rows], MIRROR)
+        near = [row for row, far in zip(rows, apart, strict=True) if far <= NEAR]
         return self._images[near[0]] if near else None
 
 

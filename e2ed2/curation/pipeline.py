@@ -1,20 +1,20 @@
-"""What a pipeline may say: a section for every stage, in the order in which they run; a stage that is absent is skipped.
+"""What a pipeline may say: a section for every stage, in the order in which they run; one that is absent is skipped.
 
-    input: {source: parquet, path: coyo/*.parquet}
-    filter: [{column: width, min: 512}, {column: aspect, max: 2}]   # before anything is downloaded
-    download: {per_host: 2}
-    check: {min_side: 512}
-    deduplicate: {max_distance: 12}
-    score: {model: openai/clip-vit-large-patch14, head: head.safetensors}
-    select: {count: 120000, quotas: [{column: domain, max_share: 0.01}]}
-    caption: {model: llava-hf/llava-1.5-13b-hf}
-    output: {path: curated}
+input: {source: parquet, path: coyo/*.parquet}
+filter: [{column: width, min: 512}, {column: aspect, max: 2}]   # before anything is downloaded
+download: {per_host: 2}
+check: {min_side: 512}
+deduplicate: {max_distance: 12}
+score: {model: openai/clip-vit-large-patch14, head: head.safetensors}
+select: {count: 120000, quotas: [{column: domain, max_share: 0.01}]}
+caption: {model: llava-hf/llava-1.5-13b-hf}
+output: {path: curated}
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from e2ed2.recipe.fields import Count, CountOrZero, Fraction, Held, NonNegative, Number, PathOrUrl, Positive, Section
 from e2ed2.recipe.load import apply_override, validated
@@ -39,7 +39,7 @@ class InputColumns(Section):
 
 
 class InputConfig(Section):
-    """Where the rows are: `path` is a folder, tar shards or parquet files (a folder, pattern or URL), or a hub data set."""
+    """Where the rows are: `path` is a folder, tar shards or parquet files (also a pattern, a URL), or a hub data set."""
 
     source: Literal["folder", "webdataset", "parquet", "hub"] = "folder"
     path: PathOrUrl
@@ -88,7 +88,7 @@ class CheckConfig(Section):
 
 
 class DeduplicateConfig(Section):
-    """Exact copies go by their bytes. `max_distance`: bits of `HASH_BITS` that near ones may differ in; None: only exact.
+    """Copies of the same bytes go. `max_distance`: bits of `HASH_BITS` that others may differ in; None: no others.
 
     `max_embedding_distance`: the same of the embeddings' bits, which `score.model` gives.
     """
@@ -128,7 +128,7 @@ class CaptionConfig(Section):
 
 
 class Quota(Section):
-    """At most this share of what is selected has one value of `domain`, `licence` or `source_folder`."""
+    """At most this share of what is selected has one value of a column."""
 
     column: Literal["domain", "licence"] = "domain"
     max_share: Annotated[Fraction, Field(gt=0)]
@@ -157,8 +157,8 @@ class ReportConfig(Section):
 class EngineConfig(Section):
     """Daft on this machine (`native`), or on a Ray cluster at `address` (None: one is found or started).
 
-    `workers`: processes at a time (None: the cores), `gpus`: of each that runs a model. `part_rows`: rows that are read,
-    written and repeated after a kill together.
+    `workers`: processes at a time (None: as the cores bear). `gpus`: of each that runs a model. `part_rows`: how
+    many are read, written and repeated after a kill together.
     """
 
     runner: Literal["native", "ray"] = "native"

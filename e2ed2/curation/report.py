@@ -143,9 +143,7 @@ def _people(audit: Audit) -> list[tuple[str, ...]]:
 
 
 def _leanings(audit: Audit) -> list[tuple[str, ...]]:
-    return [
-        (word, f"{women:,}", f"{men:,}", f"{women / (women + men):.0%}") for word, women, men in audit.leanings()
-    ]
+    return [(word, f"{women:,}", f"{men:,}", f"{women / (women + men):.0%}") for word, women, men in audit.leanings()]
 
 
 def _overlap(one: EvaluationSet) -> tuple[str, ...]:

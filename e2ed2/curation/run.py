@@ -25,6 +25,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked
 from e2ed2.system.watch import Watch
 
+MODELS = ("score", "caption")  # steps that ask one
 LAST = "caption"  # the step after which a row's fate is known
 
 
@@ -69,15 +70,13 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     parts = work.parts(len(fragments))
     done = ["read"]
     for step in _steps(pipeline):
-        if step in PASSES:
-            if not work.step(step).exists():
-                watch(step, 0, 0)
-                PASSES[step](pipeline, work, done)
-        else:
-            run_units(
-                step, parts, lambda part, step=step: work.part(step, part).exists(),
-                partial(_doer, pipeline, step, tuple(done)), pipeline.engine, watch, pipeline.engine.gpus,
-            )  # fmt: skip
+        if step not in PASSES:
+            make = partial(_doer, pipeline, step, tuple(done))
+            gpus = pipeline.engine.gpus if step in MODELS else 0
+            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus)
+        elif not work.step(step).exists():
+            watch(step, 0, 0)
+            PASSES[step](pipeline, work, done)
         done.append(step)
     shards = work.plan_shards(parts, LAST, pipeline.output.items_per_shard)
     run_units(
@@ -95,8 +94,14 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
 
 
 PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {
-    "deduplicate": deduplicate, "similar": deduplicate_meanings, "select": select_best,
+    "deduplicate": deduplicate,
+    "similar": deduplicate_meanings,
+    "select": select_best,
 }
+
+
+def _is_done(work: Work, step: str, part: str) -> bool:
+    return work.part(step, part).exists()
 
 
 def _steps(pipeline: Pipeline) -> list[str]:
@@ -139,9 +144,7 @@ def _writer(pipeline: Pipeline) -> Callable[[str], None]:
 
     def write_shard(unit: str) -> None:
         shard = json.loads(unit)
-        items = [
-            item for part, first, last in shard["slices"] for item in kept(work.items(part, [LAST]))[first:last]
-        ]
+        items = [item for part, first, last in shard["slices"] for item in kept(work.items(part, [LAST]))[first:last]]
         write(items, work.shards / f"{shard['number']:05d}.tar", shard["first"])
         work.write_lost(unit, [item for item in items if not item.kept])
 

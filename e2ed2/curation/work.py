@@ -14,8 +14,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
 from e2ed2.system.readers.json_file import read_json
 
-FREE = {"engine", "report"}  # sections that may change between two runs of one folder, but for:
-BINDING = {"part_rows"}  # of the engine
+BINDING = "part_rows"  # of the engine, whose other fields may change between two runs of one folder, as the report's
 
 
 class Work:
@@ -121,12 +120,12 @@ class Work:
         write_file(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
-def _differing(before: dict, now: dict) -> str:
+def _differing(before: Any, now: dict[str, Any]) -> str:
     """The first section that is not the same."""
     for name in now:
-        one, other = before.get(name), now[name]
+        one, other = (values.get(name) if isinstance(values, dict) else None for values in (before, now))
         if name == "engine":
-            one, other = ({key: value[key] for key in BINDING} for value in (one, other))
+            one, other = (value.get(BINDING) if isinstance(value, dict) else None for value in (one, other))
         if name != "report" and one != other:
             return name
     return ""

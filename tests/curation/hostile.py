@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith("/round/"):
             self.reply(b"", "text/plain", status=301, Location=f"/round/{int(path.removeprefix('/round/')) + 1}")
         elif path.startswith("/slow/"):
-            self.drip(*{"head": (b"HTTP/1.1 200 OK\r\nX: ", b"y"), "body": (b"HTTP/1.1 200 OK\r\n\r\n", b"y")}[path[6:]])
+            self.drip(b"HTTP/1.1 200 OK\r\n" + (b"X: " if path.endswith("head") else b"\r\n"), b"y")
         elif path == "/silent.jpg":
             time.sleep(self.server.patience)
         elif path == "/endless.jpg":
@@ -81,10 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        try:
+        with suppress(OSError):  # the other side has had enough
             super().handle()
-        except OSError:  # the other side has had enough
-            pass
 
 
 class Server(ThreadingHTTPServer):

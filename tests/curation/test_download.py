@@ -1,4 +1,4 @@
-"""Addresses of a server that misbehaves: each ends in the manifest with its reason. Private addresses are never asked."""
+"""Addresses of a server that misbehaves: each ends in the manifest with its reason. Private ones are never asked."""
 
 import socket
 import time

@@ -44,7 +44,8 @@ def test_scores_are_the_head_on_the_features_of_each_image(kind, photos, tmp_pat
         assert len(bytes.fromhex(row["embedding_hash"])) == 16
     best = sorted(rows, key=lambda name: -rows[name]["score"])[:4]
     out = tmp_path / "best"
-    chosen = run(pipeline_of(out, f"input.path={photos}", f"score.model={model}", f"score.head={head}", "select.count=4"))
+    fields = (f"score.model={model}", f"score.head={head}", "select.count=4")
+    chosen = run(pipeline_of(out, f"input.path={photos}", *fields))
     assert {name for name, row in chosen.items() if row["kept"]} == {*best}
 
 
@@ -137,11 +138,11 @@ def test_a_server_describes_images_and_a_refusal_costs_its_image(photos, tmp_pat
 
 def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
     save_file({"weights": torch.zeros(1)}, tmp_path / "other.safetensors")
-    model = save_features("clip", tmp_path / "clip")
+    model, seven = save_features("clip", tmp_path / "clip"), save_head(7, tmp_path / "seven.safetensors")
     for name, fields, said in (
         ("a", [f"score.model={tmp_path / 'none'}"], "^score.model .*none: cannot be loaded"),
         ("b", [f"score.model={model}", f"score.head={tmp_path / 'other.safetensors'}"], "^score.head .*cannot be read"),
-        ("c", [f"score.model={model}", f"score.head={save_head(7, tmp_path / 'h')}"], "^score.head .*: for features of 7, .* gives 12"),
+        ("c", [f"score.model={model}", f"score.head={seven}"], "^score.head .*: for features of 7, .* gives 12"),
         ("d", [f"caption.model={model}"], "^caption.model .*: "),
     ):
         with pytest.raises(UserError, match=said):

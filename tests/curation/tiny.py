@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-WORDS = "<unk> <s> </s> <pad> <image> USER: ASSISTANT: a red blue cat dog on the moon Describe this".split()
+SAID = "<unk> <s> </s> <pad> <image> USER: ASSISTANT: a red blue cat dog on the moon Describe this"
+WORDS = SAID.split()
 TEMPLATE = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
     "{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
@@ -42,7 +43,12 @@ def save_captioner(folder: Path) -> Path:
     """A LLaVA of a CLIP and a Llama."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
-        CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
         PreTrainedTokenizerFast,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ class Row:
     """One row as it was read.
 
     Attributes:
-        id, source: as in `Item`; a source that is not local is an address to be asked. fields: all of the row's columns.
+        id, source: as in `Item`; a source that is not local is an address to be asked. fields: all of its columns.
         caption: the first of several. image: bytes that have no file of their own; file, offset, size: else where they
             are. domain: whose quota it counts towards. problem: why it cannot be used, found while reading.
     """

@@ -1,4 +1,4 @@
-"""Captions by a model that sees the image: in this process, or behind a server with OpenAI's interface, such as vLLM's."""
+"""Captions by a model that sees the image: in this process, or behind a server with OpenAI's interface (vLLM's too)."""
 
 import base64
 import io

@@ -23,9 +23,7 @@ MOST_COMPARED = 256  # the best of a key, with which its others are compared
 NO_MIRROR = np.zeros_like(MIRROR)  # of hashes of embeddings
 
 KEYS = DataType.list(DataType.struct({"kind": DataType.int8(), "key": DataType.int64(), "hash": DataType.binary()}))
-PAIRS = DataType.list(
-    DataType.struct({"number": DataType.int64(), "pair": DataType.string()})
-)
+PAIRS = DataType.list(DataType.struct({"number": DataType.int64(), "pair": DataType.string()}))
 
 
 def copies(
@@ -73,28 +71,30 @@ def _keys(digests: daft.Series, hashes: daft.Series, is_near: bool, mirror: byte
 
 
 def _joined(keyed: daft.DataFrame, max_distance: int, mirror: Bits) -> daft.DataFrame:
-    """Of rows that share a key, which goes for which: `number`, and `pair`, which sorts by kind and then by the keeper."""
+    """Of rows that share a key, which goes for which: `number`, and `pair`: the kind, and the order of the other."""
     groups = keyed.groupby("kind", "key").agg(
         col("number").count().alias("count"), col("order").list_agg(), col("hash").list_agg()
     )
     pairs = _pairs(col("kind"), col("order"), col("hash"), max_distance, mirror.tobytes())
-    return groups.where(col("count") > 1).select(pairs.alias("pairs")).explode("pairs").select(
-        col("pairs").unnest()
-    ).where(col("number").not_null())
+    return (
+        groups.where(col("count") > 1)
+        .select(pairs.alias("pairs"))
+        .explode("pairs")
+        .select(col("pairs").unnest())
+        .where(col("number").not_null())
+    )
 
 
 @daft.func.batch(return_dtype=PAIRS)
 def _pairs(
     kinds: daft.Series, orders: daft.Series, hashes: daft.Series, max_distance: int, mirror: bytes
 ) -> list[list[dict[str, Any]]]:
-    columns = (series.to_pylist() for series in (kinds, orders, hashes))
-    return [
-        [
-            {"number": _number(worse), "pair": f"{kind}{better}"}
-            for worse, better in _worse(orders, hashes, max_distance if kind == NEAR else 0, np.frombuffer(mirror, np.uint8))
-        ]
-        for kind, orders, hashes in zip(*columns, strict=True)
-    ]
+    groups = zip(*(series.to_pylist() for series in (kinds, orders, hashes)), strict=True)
+    found = []
+    for kind, order, bits in groups:
+        pairs = _worse(order, bits, max_distance if kind == NEAR else 0, np.frombuffer(mirror, np.uint8))
+        found.append([{"number": _number(worse), "pair": f"{kind}{better}"} for worse, better in pairs])
+    return found
 
 
 def _worse(orders: list[str], hashes: list[bytes], most: int, mirror: Bits) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from e2ed2.data.transforms import decode_image
 from e2ed2.system.errors import UserError, said
 
 R = TypeVar("R")
-Ask = Callable[[list[Image.Image]], Sequence[R]]
+Ask = Callable[[list[Image.Image]], Sequence[R]]  # of each image
 ONE_AT_A_TIME = Lock()  # of the threads of a process: a model fills memory and cores by itself
 
 
@@ -50,8 +50,8 @@ def loaded(kind: Any, model: str, revision: str | None, field: str, **options: A
         return kind.from_pretrained(model, revision=revision, **options)
     except Exception as error:  # of the disk, the hub, or transformers
         raise UserError(
-            f"{field} {model}: cannot be loaded ({said(error)}); fetch it with `hf download {model} --local-dir DIR` and "
-            "give DIR"
+            f"{field} {model}: cannot be loaded ({said(error)}); fetch it with `hf download {model} --local-dir DIR` "
+            "and give DIR"
         ) from error
 
 

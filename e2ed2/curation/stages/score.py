@@ -36,11 +36,9 @@ def scorer(asked: ScoreConfig) -> Callable[[Sequence[Item]], None]:
                     item.embedding_hash = model.hash(features)
                     if item.score is None and head is not None:
                         item.score = head(features)
-        for item in items if asked.min is not None else ():
-            if item.score is None:
-                item.drop(NAME, "no score")
-            elif item.score < asked.min:
-                item.drop(NAME, f"score below {asked.min:g}")
+        for item in items:
+            if asked.min is not None and (item.score is None or item.score < asked.min):
+                item.drop(NAME, "no score" if item.score is None else f"score below {asked.min:g}")
 
     return score
 
@@ -65,16 +63,16 @@ class ImageFeatures:
         self._network.to(asked.device).eval()
         self._device = asked.device
         self.side = int(self._network.config.vision_config.image_size)
-        self.width = self([Image.new("RGB", (self.side, self.side))]).shape[1]
+        self.width = len(self([Image.new("RGB", (self.side, self.side))])[0])
         self._planes = np.random.RandomState(0).standard_normal((HASH_BITS, self.width))
 
     @torch.inference_mode()
-    def __call__(self, images: list[Image.Image]) -> Tensor:
-        """Features of length one, float32 [N, D]."""
+    def __call__(self, images: list[Image.Image]) -> list[Tensor]:
+        """Features of length one of each image, float32 [D]."""
         pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
         found: Any = self._network.get_image_features(pixel_values=pixels.to(self._device))
         features = found if isinstance(found, Tensor) else found.pooler_output
-        return torch.nn.functional.normalize(features.float(), dim=1).cpu()
+        return [*torch.nn.functional.normalize(features.float(), dim=1).cpu().unbind()]
 
     def hash(self, features: Tensor) -> bytes:
         """On which side of each of `HASH_BITS` planes, the same on every machine, features [D] lie."""

@@ -53,7 +53,8 @@ class Fetcher:
         address = resolve(host, port, self.asked.allowed_hosts)
         connection = _Connection(host, port, address, self._tls if scheme == "https" else None, self.asked, deadline)
         try:
-            connection.request("GET", path, headers={"User-Agent": self.asked.user_agent, "Accept": "image/*, */*;q=0.1"})
+            headers = {"User-Agent": self.asked.user_agent, "Accept": "image/*, */*;q=0.1"}
+            connection.request("GET", path, headers=headers)
             with connection.getresponse() as response:
                 return self._read(response, most)
         except TimeoutError:
@@ -85,7 +86,7 @@ class Fetcher:
             if len(content) > most:
                 raise Refused(f"more than {most / MEGA:g} MB")
         if response.length:  # what is still to come
-            raise http.client.IncompleteRead(bytes())
+            raise http.client.IncompleteRead(b"")
         return bytes(content)
 
 
