@@ -61,14 +61,12 @@ def use_engine(config: EngineConfig) -> None:
 
 def num_processes(config: EngineConfig) -> int:
     """Of `THREADS` threads each, as many as the cores bear. 1 on this machine: no others than this one."""
-    if config.workers is not None:
-        return config.workers
-    cores = os.cpu_count() or 1
-    if config.runner == "ray":
-        import ray
+    if config.runner == "native":
+        return config.workers or max(1, (os.cpu_count() or 1) // THREADS)
+    import ray
 
-        cores = int(ray.cluster_resources().get("CPU", 1))
-    return max(1, cores // THREADS)
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # of the machines that there are by now
+    return min(config.workers or cores, cores)
 
 
 def run_units(

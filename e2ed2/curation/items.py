@@ -5,7 +5,7 @@ shard, a parquet row group), and which `part_rows` of it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,7 +94,7 @@ class Item:
             OSError: its file cannot be read, or is shorter than it was.
         """
         assert self.file is not None
-        with open(self.file, "rb") as file:
+        with open(self.file, "rb", buffering=0) as file:
             file.seek(self.offset)
             content = file.read(self.size)
         if self.size != WHOLE and len(content) < self.size:
@@ -104,7 +104,8 @@ class Item:
 
 def write_part(path: Path, items: Iterable[Item]) -> None:
     """Rows as a parquet file; UserError where the disk refuses."""
-    table = pa.Table.from_pylist([asdict(item) for item in items], SCHEMA)
+    items = list(items)
+    table = pa.table({name: [getattr(item, name) for item in items] for name in SCHEMA.names}, SCHEMA)
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary)
 

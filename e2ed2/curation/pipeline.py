@@ -39,7 +39,7 @@ class InputColumns(Section):
 
 
 class InputConfig(Section):
-    """Where the rows are: `path` is a folder, tar shards or parquet files (also a pattern, a URL), or a hub data set."""
+    """Where the rows are: `path` is a folder, tar shards or parquet files (a pattern, a URL too), or a hub data set."""
 
     source: Literal["folder", "webdataset", "parquet", "hub"] = "folder"
     path: PathOrUrl

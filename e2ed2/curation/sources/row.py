@@ -1,6 +1,6 @@
 """What a source gives: rows in an order that the input alone decides, fragment by fragment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,10 +57,10 @@ def check_column(field: str, name: str, known: Iterable[str], where: str) -> Non
         raise UserError(f"{field}: no column '{name}' in {where}; it has {has}: name one of them")
 
 
-def pick(named: InputColumns, fields: Iterable[str], kind: str) -> str | None:
+def pick(named: InputColumns, fields: Collection[str], kind: str) -> str | None:
     """The column of this kind: as the pipeline names it, or the first of the usual names that there is."""
-    wanted, there = getattr(named, kind), set(fields)
-    return next((name for name in ((wanted,) if wanted else USUAL[kind]) if name in there), None)
+    wanted = getattr(named, kind)
+    return next((name for name in ((wanted,) if wanted else USUAL[kind]) if name in fields), None)
 
 
 def value_of(named: InputColumns, fields: Mapping[str, Any], kind: str) -> Any:

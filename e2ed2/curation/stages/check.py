@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from e2ed2.curation.engine import THREADS
 from e2ed2.curation.hashes import HASHED_SIDE, perceptual_hash
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
-from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
+from e2ed2.data.transforms import IMAGE_FORMATS, TURNED, to_rgb
 from e2ed2.system.errors import said
 
 NAME = "check"
@@ -30,7 +31,12 @@ class Unfit(ValueError):
 
 def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:
     """Fill in size, format and hashes of each item; drop those that are no whole, still image of the size asked for."""
-    list(pool.map(partial(_check, asked=asked), items))
+    list(pool.map(partial(_check_all, asked=asked), (items[first::THREADS] for first in range(THREADS))))
+
+
+def _check_all(items: Sequence[Item], asked: CheckConfig) -> None:
+    for item in items:
+        _check(item, asked)
 
 
 def _check(item: Item, asked: CheckConfig) -> None:
@@ -59,11 +65,13 @@ def _look(item: Item, content: bytes, asked: CheckConfig) -> None:
             raise Unfit(f"a side below {asked.min_side} pixels")
         if max(image.size) > asked.max_aspect * min(image.size):
             raise Unfit(f"sides further apart than {asked.max_aspect:g}")
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in TURNED:
+            item.width, item.height = image.height, image.width
+        # A JPEG is unpacked to its last byte and turned into as few pixels as the hash needs.
+        image.draft(image.mode, (2 * HASHED_SIDE, 2 * HASHED_SIDE))
         image.load()
-        small = _small(image)
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            upright = ImageOps.exif_transpose(image)
-            item.width, item.height, small = upright.width, upright.height, _small(upright)
+        small = _small(image if orientation == 1 else ImageOps.exif_transpose(image))
     item.perceptual_hash = perceptual_hash(np.asarray(small))
 
 
