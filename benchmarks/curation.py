@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.curation rate            # 256 px JPEGs in shards; at least 0.7 is asked
     OMP_NUM_THREADS=1 python -m benchmarks.curation memory          # peak at 10^6 rows by that at 10^5; at most 1.3
-    OMP_NUM_THREADS=1 python -m benchmarks.curation copies [DEB]    # recall and precision on changed drawings, photographs
+    OMP_NUM_THREADS=1 python -m benchmarks.curation copies [DEB]    # recall and precision on changed copies
 
-`rate` also reads the same shards and decodes them with Pillow, a thread for each core, before and after: plain decoding.
-`memory` runs each size as a process of its own and adds up it and its children. `DEB` is the Debian package of
+`rate` also reads the same shards and decodes them with Pillow, a thread for each core, before and after.
+`memory` begins where all images have been checked, which is done part by part whatever their number; each size is a
+process of its own. `DEB` is the Debian package of
 `benchmarks.photographs`.
 """
 
@@ -24,15 +25,18 @@ import numpy as np
 import psutil
 from PIL import Image, ImageOps
 
-from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash
-from e2ed2.curation.pipeline import load_pipeline
+from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash, rank
+from e2ed2.curation.items import Item, part_name, write_part
+from e2ed2.curation.pipeline import HASH_BITS, Pipeline, load_pipeline
 from e2ed2.curation.run import curate
+from e2ed2.curation.sources import shards
+from e2ed2.curation.work import Work, write_count
 from e2ed2.data.sources.shards import write_tar
 from e2ed2.system.watch import silent
 
 NOTO = Path(__file__).parents[1] / "e2ed2" / "emoji" / "noto" / "images.tar"
 ITEMS_A_SHARD = 2000
-RATE_ITEMS, MEMORY_ITEMS, MEMORY_SIDE, KEPT = 12_000, (100_000, 1_000_000), 48, 10_000
+RATE_ITEMS, MEMORY_ITEMS, KEPT = 12_000, (100_000, 1_000_000), 10_000
 EVERY = 0.05  # seconds between two looks at memory
 
 
@@ -111,22 +115,52 @@ def rate() -> None:
         curated = RATE_ITEMS / (time.perf_counter() - start)
         after = decode_rate(folder / "shards")
     plain = (before + after) / 2
-    print(
-        f"decode {before:.0f} and {after:.0f}, check, hash, select by score and write {curated:.0f} images/s: {curated / plain:.2f}"
-    )
+    print(f"decoding alone {before:.0f} and {after:.0f} images/s; check, hash, select by score and write {curated:.0f}")
+    print(f"{curated / plain:.2f} times")
 
 
 def memory() -> None:
+    """Rows as they are when every image has been checked: of real images, the hashes of each row its own."""
     peaks = []
-    with tempfile.TemporaryDirectory() as name:
-        for count in MEMORY_ITEMS:
-            folder = Path(name) / str(count)
-            write_shards(folder / "shards", MEMORY_SIDE, count)
-            command = [sys.executable, "-m", "benchmarks.curation", "one", str(folder / "shards"), str(folder / "out")]
+    for count in MEMORY_ITEMS:
+        with tempfile.TemporaryDirectory() as name:
+            asked = load_pipeline(Path("curation/folder"), checked_fields(Path(name) / "out"))
+            write_checked(asked, count)
             start = time.perf_counter()
-            peaks.append(peak(command))
+            peaks.append(peak([sys.executable, "-m", "benchmarks.curation", "rest", name]))
             print(f"{count} rows: {peaks[-1] / 2**20:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{peaks[1] / peaks[0]:.2f} times")
+
+
+def checked_fields(out: Path) -> list[str]:
+    return ["input.source=webdataset", f"input.path={NOTO}", f"output.path={out}", f"select.count={KEPT}"]
+
+
+def write_checked(pipeline: Pipeline, count: int) -> None:
+    """The parts that the steps `read` and `check` leave, of made-up rows."""
+    work, step = Work(pipeline.output.path), pipeline.engine.part_rows
+    work.claim(pipeline)
+    images = [row for row in shards.rows(str(NOTO), pipeline.input) if row.file is not None]
+    random = np.random.default_rng(0)
+    for part, first in enumerate(range(0, count, step)):
+        items = []
+        for number in range(first, min(first + step, count)):
+            row, bits = images[number % len(images)], random.bytes(HASH_BITS // 8 + 16)
+            items.append(
+                Item(
+                    number, f"{number:09d}", row.source, row.file, row.offset, row.size, row.caption, row.caption,
+                    domain=f"site{int(random.geometric(0.001))}.org", score=float(random.normal(5, 1)), width=64, height=64,
+                    format="WEBP", sha256=bits[:16].hex() * 2, perceptual_hash=bits[: HASH_BITS // 8 + 3],
+                )
+            )  # fmt: skip
+            items[-1].rank = rank(pipeline.seed, items[-1].id, number, items[-1].score)
+        for name in ("read", "check"):
+            write_part(work.part(name, part_name(0, part)), items)
+    write_count(work.fragment(0), -(-count // step))
+
+
+def rest() -> None:
+    curate(load_pipeline(Path("curation/folder"), checked_fields(Path(sys.argv[2]) / "out")), silent)
 
 
 def peak(command: Sequence[str]) -> int:
@@ -145,10 +179,6 @@ def peak(command: Sequence[str]) -> int:
     if process.returncode:
         raise SystemExit(f"it ended with {process.returncode}")
     return most
-
-
-def one() -> None:
-    run(Path(sys.argv[2]), Path(sys.argv[3]), f"select.count={KEPT}")
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -221,4 +251,4 @@ def report(images: list[Image.Image], most: int) -> None:
 
 
 if __name__ == "__main__":
-    {"rate": rate, "memory": memory, "copies": copies, "one": one}[sys.argv[1]]()
+    {"rate": rate, "memory": memory, "copies": copies, "rest": rest}[sys.argv[1]]()

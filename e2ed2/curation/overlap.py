@@ -15,7 +15,7 @@ from e2ed2.curation.stages.check import check
 from e2ed2.data.captions import read_captions
 from e2ed2.data.image_set import list_images
 
-NEAR = 12  # bits
+NEAR = 16  # bits
 NUM_NAMED = 20
 
 

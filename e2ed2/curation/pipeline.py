@@ -4,7 +4,7 @@ input: {source: parquet, path: coyo/*.parquet}
 filter: [{column: width, min: 512}, {column: aspect, max: 2}]   # before anything is downloaded
 download: {per_host: 2}
 check: {min_side: 512}
-deduplicate: {max_distance: 12}
+deduplicate: {max_distance: 16}
 score: {model: openai/clip-vit-large-patch14, head: head.safetensors}
 select: {count: 120000, quotas: [{column: domain, max_share: 0.01}]}
 caption: {model: llava-hf/llava-1.5-13b-hf}
@@ -93,7 +93,7 @@ class DeduplicateConfig(Section):
     `max_embedding_distance`: the same of the embeddings' bits, which `score.model` gives.
     """
 
-    max_distance: Annotated[CountOrZero, Field(le=32)] | None = 12
+    max_distance: Annotated[CountOrZero, Field(le=32)] | None = 16
     max_embedding_distance: Annotated[CountOrZero, Field(le=32)] | None = None
 
 
