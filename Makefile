@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 EXTRAS := train,emoji,dev
+TEST_EXTRAS := $(EXTRAS),curate,cluster
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+TEST_STAMP := $(STAMP)-test
 
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
@@ -30,10 +32,10 @@ PYTEST := CUDA_VISIBLE_DEVICES= $(RUN) pytest --numprocesses logical --maxproces
 test: lint
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-slow: $(TEST_STAMP)
 	$(PYTEST) -m slow
 
-lint: $(STAMP)
+lint: $(TEST_STAMP)
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
@@ -44,6 +46,11 @@ $(STAMP): pyproject.toml
 	@$(RUN) pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .make-venv
 	$(RUN) pip install '$(TORCH)'
 	$(RUN) pip install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# What tests need and the demo does not.
+$(TEST_STAMP): $(STAMP)
+	$(RUN) pip install --editable '.[$(TEST_EXTRAS)]'
 	@touch $@
 
 .PHONY: .make-venv

@@ -149,8 +149,8 @@ def write_checked(pipeline: Pipeline, count: int) -> None:
             items.append(
                 Item(
                     number, f"{number:09d}", row.source, row.file, row.offset, row.size, row.caption, row.caption,
-                    domain=f"site{int(random.geometric(0.001))}.org", score=float(random.normal(5, 1)), width=64, height=64,
-                    format="WEBP", sha256=bits[:16].hex() * 2, perceptual_hash=bits[: HASH_BITS // 8 + 3],
+                    domain=f"site{int(random.geometric(0.001))}.org", score=float(random.normal(5, 1)), width=64,
+                    height=64, format="WEBP", sha256=bits[:16].hex() * 2, perceptual_hash=bits[: HASH_BITS // 8 + 3],
                 )
             )  # fmt: skip
             items[-1].rank = rank(pipeline.seed, items[-1].id, number, items[-1].score)

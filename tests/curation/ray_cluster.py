@@ -1,6 +1,6 @@
 """Curates a folder on a Ray cluster of this machine; one of two workers is killed in the middle of a step.
 
-    python ray_cluster.py OUT FIELD=VALUE ...    (run by test_kills.py)
+python ray_cluster.py OUT FIELD=VALUE ...    (run by test_kills.py)
 """
 
 import sys

@@ -33,7 +33,11 @@ def test_coyo_rows_are_filtered_by_their_columns_before_they_are_asked_for(tmp_p
             ),
             silent,
         )  # fmt: skip
-    rows = [row for file in sorted((tmp_path / "out" / "work" / "check").iterdir()) for row in pq.read_table(file).to_pylist()]
+    rows = [
+        row
+        for file in sorted((tmp_path / "out" / "work" / "check").iterdir())
+        for row in pq.read_table(file).to_pylist()
+    ]
     assert [row["id"] for row in rows] == ["11", "12", "13", "14", "15"]
     assert [row["score"] for row in rows] == COYO["aesthetic_score_laion_v2"]
     assert [row["reason"] for row in rows] == [
@@ -45,8 +49,14 @@ def test_coyo_rows_are_filtered_by_their_columns_before_they_are_asked_for(tmp_p
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ("filter=[{column: pwatermark, max: 0.5}]", "filter.0.column: no column 'pwatermark' in .*; it has aesthetic_score"),
-        ("input.columns.licence=rights", "input.columns.licence: no column 'rights' in .*; it has aesthetic_score_laion_v2,"),
+        (
+            "filter=[{column: pwatermark, max: 0.5}]",
+            "filter.0.column: no column 'pwatermark' in .*; it has aesthetic_score",
+        ),
+        (
+            "input.columns.licence=rights",
+            "input.columns.licence: no column 'rights' in .*; it has aesthetic_score_laion_v2,",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_is_refused_before_any_work(fields, said, tmp_path):
@@ -67,7 +77,11 @@ def test_laion_names_and_images_within_a_table_are_known(tmp_path):
     table = {"SAMPLE_ID": ["a", "b", "c"], "image": images, "TEXT": ["x", "y", "z"], "LICENSE": ["cc0", "?", "cc0"],
              "AESTHETIC_SCORE": [5.0, 7.0, 6.0], "LANGUAGE": ["en", "en", "de"]}  # fmt: skip
     pq.write_table(pa.table(table), tmp_path / "laion.parquet")
-    asked = ("input.source=parquet", f"input.path={tmp_path / 'laion.parquet'}", "filter=[{column: LANGUAGE, values: [en]}]")
+    asked = (
+        "input.source=parquet",
+        f"input.path={tmp_path / 'laion.parquet'}",
+        "filter=[{column: LANGUAGE, values: [en]}]",
+    )
     rows = run(pipeline_of(tmp_path / "out", *asked, "select.count=1"))
     assert {name: (row["kept"], row["reason"]) for name, row in rows.items()} == {
         "a": (False, "better ones were enough"), "b": (True, None), "c": (False, "LANGUAGE is another"),
