@@ -58,12 +58,8 @@ def _prepare(objective):
     trajectory = {"start": "pure_noise"}
     config = build_config(
         {
-            "stage": "e2ed2",
-            "run": {"dir": "unused"},
-            "model": {"path": "emoji-lcm"},
-            "objective": objective,
-            "train": train,
-            "trajectory": trajectory,
+            "stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": "emoji-lcm"},
+            "objective": objective, "train": train, "trajectory": trajectory,
         }  # fmt: skip
     )
     accelerator = Accelerator(mixed_precision="no")

@@ -155,13 +155,9 @@ def _recipe(root: Path, name: str, side: int) -> Any:
     train = {"max_train_steps": 3, "micro_batch_size": 4, "mixed_precision": "bf16", "log_every": 1, "lr": 1e-3}
     return build_config(
         {
-            "stage": "e2ed2",
-            "run": {"dir": root / name},
-            "model": {"path": str(root / "start")},
-            "data": {"source": "folder", "path": str(root / "data"), "size": side},
-            "objective": {"l2": {"weight": 1}},
-            "trajectory": {"num_inference_steps": 2},
-            "train": train,
+            "stage": "e2ed2", "run": {"dir": root / name}, "model": {"path": str(root / "start")},
+            "data": {"source": "folder", "path": str(root / "data"), "size": side}, "objective": {"l2": {"weight": 1}},
+            "trajectory": {"num_inference_steps": 2}, "train": train,
         }  # fmt: skip
     )
 

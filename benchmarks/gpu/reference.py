@@ -1,6 +1,6 @@
 """What a CPU draws with the bundled model, and the embeddings of its prompts, for machines without a text encoder.
 
-python -m benchmarks.gpu.reference    (writes reference.safetensors anew; needs the extra `emoji`)
+    python -m benchmarks.gpu.reference    (writes reference.safetensors anew; needs the extra `emoji`)
 """
 
 from pathlib import Path

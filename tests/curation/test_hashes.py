@@ -89,9 +89,8 @@ def test_the_join_drops_what_looking_at_every_pair_does(keys_a_file, tmp_path, m
     for n in range(100):
         better = [m for m in range(100) if orders[m] < orders[n]]
         same = [m for m in better if digests[m] == digests[n]]
-        near = [
-            m for m in better if (keys[m] == keys[n]).any() and distances(hashes[n], hashes[m : m + 1], MIRROR) <= MOST
-        ]
+        far = distances(hashes[n], hashes, MIRROR)
+        near = [m for m in better if (keys[m] == keys[n]).any() and far[m] <= MOST]
         if same or near:
             keeper = min(same or near, key=lambda m: orders[m])
             expected[n] = ("the same bytes as " if same else NEAR_LOOKS) + f"item {keeper}"

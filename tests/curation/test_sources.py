@@ -16,7 +16,8 @@ from tests.curation.conftest import encoded, picture, pipeline_of, run
 
 COYO = {
     "id": [11, 12, 13, 14, 15], "url": [f"http://localhost:{n + 1}/x.jpg" for n in range(5)],
-    "text": ["one", "two", "three", "four", None], "width": [800, 300, 800, 2000, 800], "height": [600, 600, 600, 600, 600],
+    "text": ["one", "two", "three", "four", None], "width": [800, 300, 800, 2000, 800],
+    "height": [600] * 5,
     "watermark_score": [0.1, 0.1, 0.9, 0.1, 0.1], "nsfw_score_opennsfw2": [0.0, 0.0, 0.0, 0.0, None],
     "aesthetic_score_laion_v2": [6.1, 6.2, 6.3, 6.4, 6.5],
 }  # fmt: skip
@@ -118,8 +119,10 @@ def test_shards_give_their_images_captions_and_fields(ending, tmp_path):
     ("condition", "value", "said"),
     [
         ({"min": 2}, 2, None), ({"min": 2}, 1.9, "x below 2"), ({"max": 0.5}, 0.6, "x above 0.5"),
-        ({"min": 1}, float("nan"), "x is no number"), ({"min": 1}, "3", "x is no number"), ({"min": 0}, True, "x is no number"),
-        ({"min": 0}, None, "x is missing"), ({"values": ["en", "de"]}, "de", None), ({"values": [1]}, "1", "x is another"),
+        ({"min": 1}, float("nan"), "x is no number"),
+        ({"min": 1}, "3", "x is no number"), ({"min": 0}, True, "x is no number"),
+        ({"min": 0}, None, "x is missing"), ({"values": ["en", "de"]}, "de", None),
+        ({"values": [1]}, "1", "x is another"),
     ],
 )  # fmt: skip
 def test_conditions(condition, value, said):
