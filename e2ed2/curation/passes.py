@@ -81,7 +81,8 @@ def _count(rows: daft.DataFrame, done: list[str], work: Work) -> int:
     """How many rows there are; UserError where none is, with why the last ones went."""
     if count := rows.count_rows():
         return count
-    dropped = daft.read_parquet(f"{work.step('check')}/*.parquet").groupby("stage", "reason").agg(col("number").count())
+    written = [step for step in done if any(work.step(step).glob("*.parquet"))]
+    dropped = daft.read_parquet(f"{work.step(written[-1])}/*.parquet").groupby("stage", "reason").agg(col("number").count())
     most = dropped.sort(["number", "reason"], desc=[True, False]).limit(NUM_REASONS).to_pylist()
     said = ", ".join(f"{row['number']:,} x {row['reason']}" for row in most)
     raise UserError(f"no row is left after the stage {done[-1]}: {said}; ask less of them in the pipeline")
@@ -122,7 +123,7 @@ def _digest(sha256: str) -> bytes:
     return bytes.fromhex(sha256)[:16]
 
 
-@daft.func(return_dtype=DataType.string())
-def _order(width: int, height: int, rank: str) -> str:
+@daft.func(return_dtype=DataType.binary())
+def _order(width: int, height: int, rank: str) -> bytes:
     """The larger image first, then by rank."""
-    return f"{2**63 - width * height:016x}{rank}"
+    return (2**63 - width * height).to_bytes(8) + bytes.fromhex(rank)

@@ -79,7 +79,7 @@ def test_the_join_drops_what_looking_at_every_pair_does(keys_a_file, tmp_path, m
         hashes.append(changed)
     hashes = np.stack(hashes)
     digests = [bytes([n % 90]) * 16 for n in range(100)]  # 0 and 90, 1 and 91, ... are the same bytes
-    orders = [f"{int(order):032x}{number:016x}" for number, order in enumerate(random.permutation(100))]
+    orders = [bytes([int(order)]) + number.to_bytes(8) for number, order in enumerate(random.permutation(100))]
     rows = {
         "number": [*range(100)], "id": [f"item {n}" for n in range(100)], "bytes": digests,
         "hash": [row.tobytes() for row in hashes], "order": orders,

@@ -19,7 +19,7 @@ from e2ed2.curation.hashes import share_of
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CaptionConfig
 from e2ed2.curation.stages.models import ONE_AT_A_TIME, ask_model, loaded
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, said
 
 NAME = "caption"
 SIDE = 512  # pixels that a model is shown at least, of an image that has them
@@ -120,6 +120,11 @@ class Server:
                     return json.load(response)
             except OSError as error:
                 is_final = isinstance(error, HTTPError) and error.code < 500 and error.code != 429
+                if not isinstance(error, HTTPError) and wait is None:
+                    raise UserError(
+                        f"caption.server {self._asked.server}: no answer ({said(error)}); start it, then run the same "
+                        "command again"
+                    ) from error
                 if wait is None or is_final:
                     raise
                 time.sleep(wait)

@@ -19,11 +19,12 @@ from e2ed2.curation.hashes import MIRROR, NUM_BANDS, Bits, band_keys, distances
 EXACT, NEAR = 0, 1
 SAME_BYTES, NEAR_LOOKS, NEAR_MEANING = "the same bytes as ", "nearly the same as ", "a meaning near that of "
 KEYS_A_FILE = 500_000
+PIECE = 2**20  # bytes of each file that are held before they are written
 MOST_COMPARED = 256  # the best of a key, with which its others are compared
 NO_MIRROR = np.zeros_like(MIRROR)  # of hashes of embeddings
 
 KEYS = DataType.list(DataType.struct({"kind": DataType.int8(), "key": DataType.int64(), "hash": DataType.binary()}))
-PAIRS = DataType.list(DataType.struct({"number": DataType.int64(), "pair": DataType.string()}))
+PAIRS = DataType.list(DataType.struct({"number": DataType.int64(), "pair": DataType.binary()}))
 
 
 def copies(
@@ -44,7 +45,8 @@ def copies(
         .select("number", "order", col("keys").unnest())
         .with_column("file", col("key") % num_files)
     )
-    keyed.write_parquet(str(folder / "keys"), partition_cols=["file"], write_mode="overwrite")
+    with daft.execution_config_ctx(parquet_target_filesize=PIECE, parquet_target_row_group_size=PIECE):
+        keyed.write_parquet(str(folder / "keys"), partition_cols=["file"], write_mode="overwrite")
     for number in range(num_files):
         pattern = folder / "keys" / f"file={number}"
         if pattern.exists():
@@ -93,11 +95,11 @@ def _pairs(
     found = []
     for kind, order, bits in groups:
         pairs = _worse(order, bits, max_distance if kind == NEAR else 0, np.frombuffer(mirror, np.uint8))
-        found.append([{"number": _number(worse), "pair": f"{kind}{better}"} for worse, better in pairs])
+        found.append([{"number": _number(worse), "pair": bytes([kind]) + better} for worse, better in pairs])
     return found
 
 
-def _worse(orders: list[str], hashes: list[bytes], most: int, mirror: Bits) -> Iterator[tuple[str, str]]:
+def _worse(orders: list[bytes], hashes: list[bytes], most: int, mirror: Bits) -> Iterator[tuple[bytes, bytes]]:
     """(A row, the best one near it) of every row that has a better one near."""
     ranked = sorted(zip(orders, hashes, strict=True))
     bits = _bits([value for _, value in ranked])
@@ -108,17 +110,17 @@ def _worse(orders: list[str], hashes: list[bytes], most: int, mirror: Bits) -> I
 
 
 @daft.func(return_dtype=DataType.int64())
-def _keeper(pair: str) -> int:
+def _keeper(pair: bytes) -> int:
     return _number(pair)
 
 
 @daft.func(return_dtype=DataType.string())
-def _reason(pair: str, keeper: str, near: str) -> str:
-    return (near if int(pair[0]) == NEAR else SAME_BYTES) + keeper
+def _reason(pair: bytes, keeper: str, near: str) -> str:
+    return (near if pair[0] == NEAR else SAME_BYTES) + keeper
 
 
-def _number(order: str) -> int:
-    return int(order[-16:], 16)
+def _number(order: bytes) -> int:
+    return int.from_bytes(order[-8:])
 
 
 def _bits(hashes: list[bytes]) -> Bits:

@@ -27,10 +27,14 @@ def ask_model(items: Sequence[Item], stage: str, ask: Ask[R], batch_size: int, s
         batch = items[first : first + batch_size]
         try:
             answers += zip(batch, ask([_decoded(item, side) for item in batch]), strict=True)
+        except UserError:
+            raise
         except Exception:  # one of them, or memory for so many
             for item in batch:
                 try:
                     answers.append((item, ask([_decoded(item, side)])[0]))
+                except UserError:
+                    raise
                 except Exception as error:
                     item.drop(stage, f"the model failed: {said(error)}")
     return answers
