@@ -82,7 +82,9 @@ def _count(rows: daft.DataFrame, done: list[str], work: Work) -> int:
     if count := rows.count_rows():
         return count
     written = [step for step in done if any(work.step(step).glob("*.parquet"))]
-    dropped = daft.read_parquet(f"{work.step(written[-1])}/*.parquet").groupby("stage", "reason").agg(col("number").count())
+    dropped = (
+        daft.read_parquet(f"{work.step(written[-1])}/*.parquet").groupby("stage", "reason").agg(col("number").count())
+    )
     most = dropped.sort(["number", "reason"], desc=[True, False]).limit(NUM_REASONS).to_pylist()
     said = ", ".join(f"{row['number']:,} x {row['reason']}" for row in most)
     raise UserError(f"no row is left after the stage {done[-1]}: {said}; ask less of them in the pipeline")

@@ -18,7 +18,7 @@ from e2ed2.curation.hashes import MIRROR, NUM_BANDS, Bits, band_keys, distances
 
 EXACT, NEAR = 0, 1
 SAME_BYTES, NEAR_LOOKS, NEAR_MEANING = "the same bytes as ", "nearly the same as ", "a meaning near that of "
-KEYS_A_FILE = 500_000
+KEYS_A_FILE = 100_000
 PIECE = 2**20  # bytes of each file that are held before they are written
 MOST_COMPARED = 256  # the best of a key, with which its others are compared
 NO_MIRROR = np.zeros_like(MIRROR)  # of hashes of embeddings
