@@ -47,9 +47,9 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
         description: what a reader who cannot see the picture should know.
     """
     curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
-    axes, place = _axes(xs, *_limits(ys, is_noisy))
+    axes, place = axes_for(xs, *_limits(ys, is_noisy))
     parts = [_polyline(kind, [place(x, y) for x, y in zip(xs, values, strict=True)]) for kind, values in curves]
-    return _svg(axes + parts, HEIGHT, description)
+    return svg_of(axes + parts, HEIGHT, description)
 
 
 def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], description: str) -> str:
@@ -60,7 +60,7 @@ def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], descriptio
         description: as in `line_chart`.
     """
     every = [y for _, ys in lines.values() for y in ys]
-    axes, place = _axes([x for xs, _ in lines.values() for x in xs], *_limits(every))
+    axes, place = axes_for([x for xs, _ in lines.values() for x in xs], *_limits(every))
     dots, curves, names = [], [], []
     left, top = 0.0, float(HEIGHT)
     for i, (name, (xs, ys)) in enumerate(lines.items()):
@@ -75,7 +75,7 @@ def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], descriptio
         names.append(f'<path class="line" stroke="{colour}" d="M{left:g},{top + 4:g}h14"/>')
         names.append(f'<text class="tick" x="{left + 19:g}" y="{top + 8:g}">{escape(name)}</text>')
         left += width
-    return _svg(axes + dots + curves + names, top + ROW_HEIGHT, description)
+    return svg_of(axes + dots + curves + names, top + ROW_HEIGHT, description)
 
 
 def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int, description: str) -> str:
@@ -87,7 +87,7 @@ def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: in
     """
     values, lows, highs = (list(column) for column in zip(*rows, strict=True))
     pad = (max(highs) - min(lows) or 1) * 0.06
-    axes, place = _axes(xs, min(lows) - pad, max(highs) + pad)
+    axes, place = axes_for(xs, min(lows) - pad, max(highs) + pad)
     edge = list(zip([*xs, *reversed(xs)], [*highs, *reversed(lows)], strict=True))
     outline = " ".join(place(x, y) for x, y in edge)
     points = [place(x, y) for x, y in zip(xs, values, strict=True)]
@@ -95,7 +95,7 @@ def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: in
     for i, point in enumerate(points):
         (cx, cy), (own, radius) = point.split(","), (" own", 5) if i == best else ("", 3)
         parts.append(f'<circle class="dot{own}" cx="{cx}" cy="{cy}" r="{radius}"/>')
-    return _svg(axes + parts, HEIGHT, description)
+    return svg_of(axes + parts, HEIGHT, description)
 
 
 def interval_chart(
@@ -130,7 +130,7 @@ def interval_chart(
         parts.append(f'<text class="tick{own}" x="0" y="{y}" dy="4">{escape(label)}</text>')
         parts.append(f'<line class="whisker{own}" x1="{place(low)}" x2="{place(high)}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot{own}" cx="{place(value)}" cy="{y}" r="4"/>')
-    return _svg(parts, bottom + BOTTOM, description, width)
+    return svg_of(parts, bottom + BOTTOM, description, width)
 
 
 def outcome_chart(rows: list[Outcome], names: tuple[str, str, str], description: str) -> str:
@@ -202,7 +202,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def _axes(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
+def axes_for(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
     """Grid lines and labels for steps `xs` and values from low to high, and where (x, y) then lies: `12.3,45.6`."""
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     labels = {y: _label(y) for y in ticks(low, high, 4)}
@@ -243,6 +243,6 @@ def _limits(ys: list[float], is_noisy: bool = True) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _svg(parts: list[str], height: float, description: str, width: float = WIDTH) -> str:
+def svg_of(parts: list[str], height: float, description: str, width: float = WIDTH) -> str:
     label = escape(description, quote=True)
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
