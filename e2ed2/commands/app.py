@@ -7,7 +7,17 @@ import typer
 
 from e2ed2 import __version__
 from e2ed2.commands import (
-    ablate, compare, curate, demo, evaluate, finetune, precompute, sample, study, train, verify,
+    ablate,
+    compare,
+    curate,
+    demo,
+    evaluate,
+    finetune,
+    precompute,
+    sample,
+    study,
+    train,
+    verify,
 )  # fmt: skip
 
 app = typer.Typer(

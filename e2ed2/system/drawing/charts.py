@@ -167,7 +167,7 @@ def outcome_chart(rows: list[Outcome], names: tuple[str, str, str], description:
             x1, x2 = label_width + BAR_WIDTH * low, label_width + BAR_WIDTH * high
             below = y + BAR + (4 if kind == "win" else 9)
             parts.append(f'<path class="limits {kind}" d="M{x1:.1f},{below - 2}v4m0,-2H{x2:.1f}m0,-2v4"/>')
-    return _svg(parts, bottom + BOTTOM, description, width)
+    return svg_of(parts, bottom + BOTTOM, description, width)
 
 
 def figure(charts: list[tuple[str, str]]) -> str:
