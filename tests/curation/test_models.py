@@ -13,9 +13,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from e2ed2.curation.pipeline import CaptionConfig, ScoreConfig
+from e2ed2.curation.pipeline import CaptionConfig
 from e2ed2.curation.run import curate
-from e2ed2.curation.stages import models
 from e2ed2.curation.stages.caption import LocalModel
 from e2ed2.curation.stages.score import ImageFeatures
 from e2ed2.system.errors import UserError
@@ -149,8 +148,3 @@ def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             curate(pipeline_of(tmp_path / name, f"input.path={photos}", *fields), silent)
-
-
-def test_answers_keep_to_their_images():
-    assert models.ask_model([], "score", lambda images: [1], 8, 32) == []
-    assert ScoreConfig().model is None
