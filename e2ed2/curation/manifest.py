@@ -32,7 +32,7 @@ class Funnel:
     """What became of the rows.
 
     Attributes:
-        read, kept: rows. dropped: (stage, reason without what it names) -> rows.
+        read, kept: rows. dropped: stage -> rows.
     """
 
     read: int

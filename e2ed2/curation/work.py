@@ -13,6 +13,7 @@ from e2ed2.curation.pipeline import Pipeline
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
 from e2ed2.system.readers.json_file import read_json
+from e2ed2.system.readers.yaml_file import read_yaml
 
 BINDING = "part_rows"  # of the engine, whose other fields may change between two runs of one folder, as the report's
 
@@ -108,7 +109,7 @@ class Work:
         path = self.out / "pipeline.yaml"
         values = pipeline.model_dump(mode="json", exclude={"output": {"path"}})
         if path.exists():
-            differing = _differing(yaml.safe_load(path.read_text()), values)
+            differing = _differing(read_yaml(path, "pipeline", "recipes/curation/"), values)
             if differing:
                 raise UserError(
                     f"output.path {self.out}: another pipeline's, whose {differing} differs; name another folder, or "

@@ -43,6 +43,11 @@ def run(pipeline: Pipeline) -> dict[str, dict]:
     return {row["id"]: row for row in pq.read_table(pipeline.output.path / "manifest.parquet").to_pylist()}
 
 
+def contents(out: Path) -> dict[str, bytes]:
+    """What a pipeline made, but for its report."""
+    return {path.name: path.read_bytes() for path in [out / "manifest.parquet", *(out / "shards").iterdir()]}
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     return write_images(tmp_path / "photos", 10)

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.curation.conftest import pipeline_of, run, write_images
+from tests.curation.conftest import contents, pipeline_of, run, write_images
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 SMALL = ("engine.part_rows=4", "output.items_per_shard=3", "select.count=15")
-
-
-def contents(out):
-    return {path.name: path.read_bytes() for path in [out / "manifest.parquet", *(out / "shards").iterdir()]}
 
 
 @pytest.fixture

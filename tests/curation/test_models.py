@@ -13,9 +13,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from e2ed2.curation.pipeline import CaptionConfig, ScoreConfig
+from e2ed2.curation.pipeline import CaptionConfig
 from e2ed2.curation.run import curate
-from e2ed2.curation.stages import models
 from e2ed2.curation.stages.caption import LocalModel
 from e2ed2.curation.stages.score import ImageFeatures
 from e2ed2.system.errors import UserError
@@ -26,7 +25,7 @@ from tests.curation.tiny import WORDS, save_captioner, save_features, save_head
 WIDTHS = {"clip": 12, "siglip": 16}
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_scores_are_the_head_on_the_features_of_each_image(kind, photos, tmp_path):
     from transformers import AutoImageProcessor, AutoModel
 
@@ -49,6 +48,7 @@ def test_scores_are_the_head_on_the_features_of_each_image(kind, photos, tmp_pat
     assert {name for name, row in chosen.items() if row["kept"]} == {*best}
 
 
+@pytest.mark.slow
 def test_images_of_one_meaning_are_found_by_their_features(photos, tmp_path):
     """A crop that no hash of pixels finds; the random network's features change little with it."""
     write_images(photos, 1, first=0)
@@ -136,6 +136,7 @@ def test_a_server_describes_images_and_a_refusal_costs_its_image(photos, tmp_pat
     assert "secret" not in (tmp_path / "out" / "pipeline.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
     save_file({"weights": torch.zeros(1)}, tmp_path / "other.safetensors")
     model, seven = save_features("clip", tmp_path / "clip"), save_head(7, tmp_path / "seven.safetensors")
@@ -147,8 +148,3 @@ def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             curate(pipeline_of(tmp_path / name, f"input.path={photos}", *fields), silent)
-
-
-def test_answers_keep_to_their_images():
-    assert models.ask_model([], "score", lambda images: [1], 8, 32) == []
-    assert ScoreConfig().model is None

@@ -14,7 +14,7 @@ from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.shards import tar_shards
 from e2ed2.system.errors import UserError
 from e2ed2.system.watch import silent
-from tests.curation.conftest import encoded, picture, pipeline_of, run
+from tests.curation.conftest import contents, encoded, picture, pipeline_of, run
 
 
 def add(folder, name, content, caption="something"):
@@ -72,10 +72,6 @@ def test_a_shard_tells_of_each_item_where_it_came_from(photos, tmp_path):
         assert tar.getnames()[:3] == ["000000004.jpg", "000000004.json", "000000004.txt"]
         about = json.load(tar.extractfile("000000004.json"))
     assert about["id"] == "004.jpg" and about["source"] == str(photos / "004.jpg") and about["width"] == 96
-
-
-def contents(out):
-    return {path.name: path.read_bytes() for path in [out / "manifest.parquet", *(out / "shards").iterdir()]}
 
 
 def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one(photos, tmp_path, monkeypatch):
