@@ -169,12 +169,17 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """Set a field of plain values, in place.
 
     Raises:
-        UserError: malformed override.
+        UserError: malformed override; the values are as they were.
     """
     said = f"override {_shown(override)}"
     match = OVERRIDE.fullmatch(override)
     if match is None:
         raise UserError(f"{said}: expected field.path=value, for example train.lr=1e-5")
+    try:
+        value = parse_yaml(match[2])
+    except ValueError as error:
+        remedy = f"quote a text that holds {{}}[]*&#: twice, '{match[1]}=\"...\"'"
+        raise UserError(f"{said}: not a YAML value ({error}); {remedy}") from error
     *parents, leaf = match[1].split(".")
     target = values
     for parent in parents:
@@ -183,11 +188,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             raise UserError(f"{said}: {parent} is a value, not a section")
         target[parent] = dict(child)  # a copy: an alias may repeat the section elsewhere
         target = target[parent]
-    try:
-        target[leaf] = parse_yaml(match[2])
-    except ValueError as error:
-        remedy = f"quote a text that holds {{}}[]*&#: twice, '{match[1]}=\"...\"'"
-        raise UserError(f"{said}: not a YAML value ({error}); {remedy}") from error
+    target[leaf] = value
 
 
 def _explain(item: Any, model: type[BaseModel]) -> str:
