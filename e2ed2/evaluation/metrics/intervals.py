@@ -118,7 +118,8 @@ def _sum_of_variances(without: Sequence[Tensor]) -> tuple[float, float]:
     """The variances of independent sources added, and the degrees of freedom of their sum (Welch-Satterthwaite)."""
     variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
     shares = sum(v * v / (count - 1) for v, count in zip(variances, counts, strict=True))
-    return sum(variances), sum(variances) ** 2 / shares if shares > 0 else 0.0
+    total = sum(variances)
+    return total, total * total / shares if shares > 0 else 0.0
 
 
 def _as_left_out(resampled: Tensor) -> Tensor:
