@@ -115,6 +115,7 @@ def test_help_needs_nothing_heavy():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet():
     process = subprocess.Popen(
         command("train", RECIPE, "--dry-run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
@@ -264,6 +265,7 @@ assert not [name for name in sys.modules if name.startswith("e2ed2")]
 """
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_the_same_images(monkeypatch, tmp_path, tiny_model):
     """From the seed alone: the pipeline draws latents, then each step's noise, from its generator as we do."""
     prompt = "Red Apple, twemoji style"
@@ -304,6 +306,7 @@ def test_evaluate_prints_one_json_object_alone(monkeypatch, capfd, tmp_path, tin
     assert "kernel distance" in table and "nearer to 1" in table
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on_after_ctrl_c(monkeypatch, capfd, tmp_path, tiny_model, tiny_emoji, small_cache):
     arguments = ["evaluate", tiny_model, "--num-images", 16, "--batch-size", 4, "--json"]
     assert run(monkeypatch, *arguments) == 0
