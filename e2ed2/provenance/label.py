@@ -1,5 +1,6 @@
 """The labels that the face hands to those who write images."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 from PIL import Image
@@ -18,12 +19,16 @@ def has_extra() -> bool:
 
 
 def metadata_label(with_prompt: bool = True) -> Label:
-    """Metadata alone: the pixels stay what the model made, as an evaluation measures them."""
+    """Metadata alone: the pixels stay what the model made, as an evaluation measures them.
+
+    An image that is there without them stays, too: files are named as those without a label.
+    """
+    kinds = ("metadata" if with_prompt else "metadata without prompt",)
 
     def png(picture: Image.Image, made: Made) -> bytes:
         return png_bytes(picture, png_texts(fields_of(made, with_prompt)))
 
-    return Label(("metadata" if with_prompt else "metadata without prompt",), png)
+    return Label(kinds, png, () if with_prompt else kinds)
 
 
 def full_label(with_prompt: bool = True) -> Label:
@@ -36,7 +41,7 @@ def full_label(with_prompt: bool = True) -> Label:
     """
     alone = metadata_label(with_prompt)
     if not has_extra():
-        return alone
+        return replace(alone, named=alone.kinds)
     from e2ed2.provenance.credentials import signed
     from e2ed2.provenance.keys import signing_key
 
@@ -48,4 +53,5 @@ def full_label(with_prompt: bool = True) -> Label:
         marked = picture if made.seed is None else mark(picture)  # the pictures on a sheet bear their own
         return signed(png_bytes(marked, png_texts(fields)), fields, key)
 
-    return Label((*alone.kinds, "c2pa", f"watermark from {LEAST_SIDE} px"), png)
+    kinds = (*alone.kinds, "c2pa", f"watermark from {LEAST_SIDE} px")
+    return Label(kinds, png, kinds)

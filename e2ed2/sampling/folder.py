@@ -116,7 +116,10 @@ def make_files(
     """
     check_batch_size(batch_size)
     files = image_files(model, requests, out, label)
-    rate = rate_before(claim_folder(out, MANIFEST_FILE, GRID_FILE), model)
+    before = claim_folder(out, MANIFEST_FILE, GRID_FILE)
+    rate = rate_before(before, model)
+    if before is not None and any(file.exists() for file in files):
+        label = label.beside(before.labels or ())
     if share.rank == 0:
         _describe(model, requests, files, rate, label, out)
     batches = [range(s, min(s + batch_size, len(requests))) for s in range(0, len(requests), batch_size)]
@@ -245,8 +248,8 @@ def image_files(model: LoadedModel, requests: list[Request], out: Path, label: L
 
 
 def file_name(model: LoadedModel, index: int, request: Request, label: Label = UNLABELLED) -> str:
-    """Number, words of the prompt, and the hash of all that decides the file's pixels and labels."""
-    made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__, *label.kinds]
+    """Number, words of the prompt, and the hash of all that decides the file's pixels, and of labels it must bear."""
+    made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__, *label.named]
     digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
     return f"{index:06d}-{_words(request.prompt)}-{digest}.png"
 

@@ -1,8 +1,8 @@
 """What is handed to those who write images: how a generated one becomes a file that says what it is."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -28,12 +28,18 @@ class Label:
     """How images become PNG files.
 
     Attributes:
-        kinds: what is put on an image, for names and manifests.
+        kinds: what is put on an image, for manifests.
         png: the content of a picture's file.
+        named: those of the kinds without which a file is not taken for one that has them: its name depends on them.
     """
 
     kinds: tuple[str, ...]
     png: Callable[[Image.Image, Made], bytes]
+    named: tuple[str, ...] = ()
+
+    def beside(self, others: Collection[str]) -> "Label":
+        """This label where files stay that bear `others`: its kinds are those that all the files bear."""
+        return replace(self, kinds=tuple(kind for kind in self.kinds if kind in self.named or kind in others))
 
 
 UNLABELLED = Label((), lambda picture, made: png_bytes(picture))

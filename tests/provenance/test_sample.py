@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from e2ed2.provenance import label
-from e2ed2.sampling.folder import read_manifest
+from e2ed2.sampling.folder import image_files, make_files, read_manifest
 from e2ed2.sampling.generate import Request
 from e2ed2.sampling.model import load_model
 from tests.models.tiny import save_tiny
@@ -91,3 +91,19 @@ def test_that_a_safety_checker_is_not_run_is_told(tmp_path, monkeypatch, capsys)
         assert run(monkeypatch, "sample", folder, "a cat", *options) == 0
         told = capsys.readouterr().err
         assert told.count("note: the safety checker of this model is not run") == (name == "with")
+
+
+def test_metadata_alone_leaves_the_names_and_images_of_before(tiny_model, tmp_path, monkeypatch):
+    model, requests = load_model(str(tiny_model)), [Request("a cat", 0), Request("a cat", 1)]
+    before = make_files(model, requests[:1], tmp_path).files
+    again = make_files(model, requests, tmp_path, label=label.metadata_label())
+    assert again.files[0] == before[0] and len(list((tmp_path / "images").iterdir())) == 2
+    assert read_manifest(tmp_path).labels == [], "one of them has none"
+    new = tmp_path / "new"
+    assert make_files(model, requests, new, label=label.metadata_label()).files[0].name == before[0].name
+    assert read_manifest(new).labels == ["metadata"]
+    own = image_files(model, requests, tmp_path, label.full_label())
+    unprompted = image_files(model, requests, tmp_path, label.full_label(with_prompt=False))
+    monkeypatch.setattr(label, "find_spec", lambda name: None)
+    alone = image_files(model, requests, tmp_path, label.full_label())
+    assert len({again.files[0], own[0], unprompted[0], alone[0]}) == 4, "a sample is labelled as it was asked"
