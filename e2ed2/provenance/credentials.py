@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
 # Of IPTC's source types those of a camera, a scan or a hand.
 REAL_TYPES = {"digitalCapture", "computationalCapture", "negativeFilm", "positiveFilm", "print", "digitalCreation"}
 MIME_TYPES = {name: f"image/{name.lower()}" for name in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF")}
+MIME_TYPES["MPO"] = MIME_TYPES["JPEG"]  # Pillow's name of a JPEG with a second image, as many cameras write
 UNTRUSTED = "signingCredential.untrusted"  # c2pa's word for a key that nobody vouches for: no fault of the manifest
 MAX_SHOWN = 5  # faults that are named
 

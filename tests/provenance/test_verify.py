@@ -43,8 +43,8 @@ def without(png: bytes, *names: bytes) -> bytes:
     return png_of([(name, content) for name, content in chunks(png) if name not in names])
 
 
-def signed_as(source_type: str | None, png: bytes) -> bytes:
-    """The PNG file with a valid manifest that tells of an image of this type, or with None of one that was edited."""
+def signed_as(source_type: str | None, content: bytes, kind: str = "image/png") -> bytes:
+    """The file with a valid manifest that tells of an image of this type, or with None of one that was edited."""
     key = signing_key()
     manifest = {"claim_generator_info": [{"name": "camera"}]}
     if source_type is not None:
@@ -55,7 +55,7 @@ def signed_as(source_type: str | None, png: bytes) -> bytes:
     with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest) as builder:
         if source_type is None:
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
-        builder.sign(signer, "image/png", io.BytesIO(png), out)
+        builder.sign(signer, kind, io.BytesIO(content), out)
     return out.getvalue()
 
 
@@ -176,6 +176,15 @@ def test_formats_are_read_as_far_as_they_carry_labels(labelled, tmp_path):
         assert (found.generated, found.confidence) == (True, 0.8), suffix
     picture().save(tmp_path / "x.bmp")
     assert verify(tmp_path / "x.bmp").generated is None
+
+
+def test_a_jpeg_with_a_second_image_is_looked_at_for_a_manifest(tmp_path):
+    path = tmp_path / "x.jpg"
+    picture().save(path, "MPO", save_all=True, append_images=[picture(seed=1)])
+    path.write_bytes(signed_as(metadata.GENERATED, path.read_bytes(), "image/jpeg"))
+    assert Image.open(path).format == "MPO"
+    found = verify(path)
+    assert found.generated is True and found.evidence["c2pa"]["state"] == "valid"
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"<svg/>"])
