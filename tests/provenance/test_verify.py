@@ -137,6 +137,16 @@ def test_one_label_that_says_generated_outweighs_a_manifest_that_denies_it(tmp_p
     assert found.generated is True and found.evidence["c2pa"]["claim"] is False
 
 
+def test_a_mark_alone_does_not_outweigh_a_known_denial(tmp_path, user):
+    (tmp_path / "x.png").write_bytes(signed_as("digitalCapture", png_bytes(watermark.mark(picture(256, 256)))))
+    found = verify(tmp_path / "x.png")
+    assert found.evidence["watermark"] and (found.generated, found.confidence) == (None, 0)
+    assert "cannot tell; a mark stands against a manifest" in in_words(found)
+    (user / "signing.pem").unlink()
+    found = verify(tmp_path / "x.png")
+    assert (found.generated, found.confidence) == (True, 0.9), "whoever likes signs a denial"
+
+
 def test_what_is_stripped_leaves_the_rest_and_nothing_at_all_proves_nothing(labelled, tmp_path):
     whole = labelled.read_bytes()
     for removed, confidence in (((b"iTXt",), None), ((b"caBX",), 0.8), ((b"caBX", b"iTXt"), 0)):
@@ -237,7 +247,7 @@ def test_a_mark_in_the_pixels_outlives_all_else(tmp_path):
     assert found.generated is True and found.evidence["metadata"] is found.evidence["c2pa"] is None
     mark = found.evidence["watermark"]
     assert mark["method"] == "rivagan" and mark["chance"] <= watermark.FALSE_ALARM
-    assert found.confidence == 1 - mark["chance"] and "watermark  rivagan" in in_words(found)
+    assert found.confidence == 0.9 and "watermark  rivagan" in in_words(found)
     image.save(tmp_path / "unmarked.bmp")
     assert verify(tmp_path / "unmarked.bmp").evidence["watermark"] is None
 
