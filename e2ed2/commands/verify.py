@@ -34,7 +34,7 @@ def verify(
             except UserError as error:
                 errors.append(error)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print(json.dumps([asdict(finding) for finding in findings], allow_nan=False))
     elif findings:
         print("\n".join(map(in_words, findings)))
     if errors:

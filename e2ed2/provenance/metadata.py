@@ -23,7 +23,7 @@ from e2ed2.system.readers.typed import Record, checked
 KEY, XMP_KEY = "e2ed2", "XML:com.adobe.xmp"  # of texts in a PNG file
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = "trainedAlgorithmicMedia"
-GENERATED_TYPES = {GENERATED, "compositeWithTrainedAlgorithmicMedia"}  # the second: in part
+GENERATED_TYPES = {GENERATED, "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"}  # the composites: in part
 MAX_TEXT = 2**20  # letters of a text that is looked at
 
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -60,16 +60,17 @@ def read_metadata(image: Image.Image) -> dict[str, Any] | None:
     """What the texts of a decoded image file say of its making; None where they say nothing of it.
 
     Returns:
-        Our fields where it has them, `digital_source_type` where its XMP has one.
+        Our fields where it has them, `digital_source_type` where its XMP has one; of several one that says generated.
     """
     found: dict[str, Any] = {}
     text, packet = getattr(image, "text", {}).get(KEY), image.info.get("xmp", b"")
     if isinstance(text, str) and len(text) <= MAX_TEXT:
         with suppress(UserError, ValueError):  # not ours, or damaged: it says nothing
-            found |= checked(Metadata, parse_json(text), "metadata").model_dump(exclude_none=True)
+            found |= checked(Metadata, parse_json(text, finite=True), "metadata").model_dump(exclude_none=True)
     packet = packet if isinstance(packet, bytes) else str(packet).encode(errors="replace")
-    if source_type := re.search(re.escape(SOURCE_TYPES.encode()) + rb"(\w{1,80})", packet[:MAX_TEXT]):
-        found["digital_source_type"] = source_type[1].decode(errors="replace")
+    types = [t.decode() for t in re.findall(re.escape(SOURCE_TYPES.encode()) + rb"(\w{1,80})", packet[:MAX_TEXT])]
+    if types:
+        found["digital_source_type"] = next((t for t in types if t in GENERATED_TYPES), types[0])
     return found or None
 
 
