@@ -70,16 +70,33 @@ def read_credentials(content: bytes, image_format: str, known: Known) -> dict[st
     """
     if image_format not in MIME_TYPES:
         return None
-    trust = {"trust": {"user_anchors": known.roots.decode()}} if known.roots else {}
     try:
-        context = c2pa.Context.from_dict(SETTINGS | trust)
-        with c2pa.Reader(MIME_TYPES[image_format], io.BytesIO(content), context=context) as reader:
-            store = parse_json(reader.json())
+        store = _store(content, MIME_TYPES[image_format], known.roots)
+        if _is_own(store, known):  # as far as its number tells: now whether it stands on what the own one does
+            store = _store(content, MIME_TYPES[image_format], known.roots + known.own_root)
     except c2pa.C2paError.ManifestNotFound:
         return None
     except (c2pa.C2paError, ValueError) as error:
         return {"state": "invalid", "problems": [said(error)]}
     return _described(store, known)
+
+
+def _store(content: bytes, mime_type: str, roots: bytes) -> dict[str, Any]:
+    """The report of c2pa's reader, in which who signed by one of the roots is trusted."""
+    trust = {"trust": {"user_anchors": roots.decode()}} if roots else {}
+    context = c2pa.Context.from_dict(SETTINGS | trust)
+    with c2pa.Reader(mime_type, io.BytesIO(content), context=context) as reader:
+        return dict(parse_json(reader.json(), finite=True))
+
+
+def _is_own(store: dict[str, Any], known: Known) -> bool:
+    """Whether the certificate has the number of the own one."""
+    return (_active(store).get("signature_info") or {}).get("cert_serial_number") == str(known.own)
+
+
+def _active(store: dict[str, Any]) -> dict[str, Any]:
+    """The manifest that counts."""
+    return (store.get("manifests") or {}).get(store.get("active_manifest")) or {}
 
 
 def _described(store: dict[str, Any], known: Known) -> dict[str, Any]:
@@ -89,14 +106,13 @@ def _described(store: dict[str, Any], known: Known) -> dict[str, Any]:
     state, manifests = store.get("validation_state"), store.get("manifests") or {}
     if state not in ("Valid", "Trusted"):
         return {"state": "invalid", "problems": problems[:MAX_SHOWN] or ["not valid"]}
-    active = manifests.get(store.get("active_manifest")) or {}
+    active = _active(store)
     signature = active.get("signature_info") or {}
-    is_own = signature.get("cert_serial_number") == str(known.own)
     own_types, types = _types([active]), _types(list(manifests.values()))  # of what it was made from too
     return {
         "state": "valid",
         "problems": problems[:MAX_SHOWN],
-        "key": "unknown" if state == "Valid" else "own" if is_own else "known",
+        "key": "unknown" if state == "Valid" else "own" if _is_own(store, known) else "known",
         "signed_by": signature.get("common_name") or signature.get("issuer"),
         "claim": True if GENERATED_TYPES & {*types} else False if REAL_TYPES & {*own_types} else None,
         "source_types": types,

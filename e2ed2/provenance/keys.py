@@ -45,10 +45,17 @@ class SigningKey:
 
 @dataclass(frozen=True)
 class Known:
-    """Whom this user knows. roots: PEM certificates; own: the serial number of the own certificate, None for none."""
+    """Whom this user knows.
+
+    Attributes:
+        roots: PEM certificates; who has one by them is known.
+        own: the serial number of the own certificate, None for none.
+        own_root: in PEM, what the own one stands on. It makes nobody else known: others stand on a public one too.
+    """
 
     roots: bytes
     own: int | None
+    own_root: bytes
 
 
 def signing_key() -> SigningKey:
@@ -82,7 +89,7 @@ def known_signers() -> Known:
     own = _certificates(certificate) if certificate.exists() else []
     named = os.environ.get(TRUSTED)
     trusted = _certificates(Path(named)) if named else []
-    return Known(_pem([*own[-1:], *trusted]), own[0].serial_number if own else None)
+    return Known(_pem(trusted), own[0].serial_number if own else None, _pem(own[-1:]))
 
 
 def _files() -> tuple[Path, Path]:

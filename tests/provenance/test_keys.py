@@ -34,9 +34,11 @@ def named(role):
     return x509.Name([x509.NameAttribute(kind, text) for kind, text in texts.items()])
 
 
-def write_pair(folder, monkeypatch, key, begin=NOW - DAY, end=NOW + DAY, of=None, password=None, usage=True):
-    """A key and a certificate of it by a root of its own, as files that the environment names."""
-    root = ec.generate_private_key(ec.SECP256R1())
+def write_pair(
+    folder, monkeypatch, key, begin=NOW - DAY, end=NOW + DAY, of=None, password=None, usage=True, root=None
+):
+    """A key and a certificate of it by a root, one of its own for None, as files that the environment names."""
+    root = root or ec.generate_private_key(ec.SECP256R1())
 
     def certificate(role, own, is_root):
         builder = x509.CertificateBuilder().subject_name(named(role)).issuer_name(named("root"))
@@ -163,3 +165,20 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("E2ED2_CONFIG", str(tmp_path / "file" / "x"))
     with refused("configuration folder .*: Not a directory; set E2ED2_CONFIG to another"):
         full_label()
+
+
+def test_another_under_the_same_root_is_known_only_where_the_root_is_named(tmp_path, user, monkeypatch):
+    root = ec.generate_private_key(ec.SECP256R1())
+    for name in ("theirs", "own"):
+        (tmp_path / name).mkdir()
+        write_pair(tmp_path / name, monkeypatch, KEYS["es256"](), root=root)
+        (tmp_path / f"{name}.png").write_bytes(full_label().png(picture(), MADE))
+
+    def keys():
+        return [verify(tmp_path / f"{name}.png").evidence["c2pa"]["key"] for name in ("own", "theirs")]
+
+    assert keys() == ["own", "unknown"]
+    chain = (tmp_path / "own" / "chain.pem").read_text()
+    (tmp_path / "root.pem").write_text(chain[chain.rindex("-----BEGIN") :])
+    monkeypatch.setenv("E2ED2_TRUSTED_CERTIFICATES", str(tmp_path / "root.pem"))
+    assert keys() == ["own", "known"]
