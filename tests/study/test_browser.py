@@ -210,6 +210,28 @@ def test_a_tab_closed_without_a_connection_loses_nothing(folder, served):
     assert [vote.choice for vote in read_any_votes(folder[0])] == ["right"]
 
 
+def test_a_full_store_of_the_browser_loses_nothing(folder, served):
+    """A vote is sent, then the store is full: the next one waits in memory for the connection."""
+
+    async def one() -> None:
+        async with browser() as new_page:
+            page = await new_page()
+            await page.goto(f"{served.address}{served.links[0]}/0")
+            await at_screen(page, 0)
+            await by_mouse(page, "left")
+            await at_screen(page, 1)
+            await page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
+            await page.wait_for_load_state("networkidle")
+            await page.context.set_offline(True)
+            await by_mouse(page, "right")
+            await page.wait_for_selector('#screen[data-number="2"]')
+            await page.context.set_offline(False)
+            await page.wait_for_selector("#notice", state="hidden")
+
+    asyncio.run(one())
+    assert [vote.choice for vote in read_any_votes(folder[0])] == ["left", "right"]
+
+
 def test_a_pause_is_seen_and_ends_by_itself(folder, served):
     study = read_study(folder[0])
     store = Store(default_url(folder[0]), study.id, list(study.raters))
