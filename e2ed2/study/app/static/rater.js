@@ -46,9 +46,10 @@ async function send(vote) {
   const response = await fetch(`${link}/votes/${vote.id}`, {
     method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: AbortSignal.timeout(TRY_FOR),
   });
-  if (response.ok) return "kept";
+  const answer = await response.json().catch(() => null); // a page in between answers with no JSON of ours
+  if (response.ok && typeof answer?.reached === "number") return "kept";
   if (response.status === 404) location.reload(); // the link is no longer valid, and its page says so
-  return response.status >= 500 || response.status === 404 ? "later" : "refused";
+  return [409, 422].includes(response.status) && typeof answer?.error === "string" ? "refused" : "later";
 }
 
 let sending = null;
