@@ -181,6 +181,9 @@ def test_waits_double(running, monkeypatch):
         assert door.try_password("wrong") is False
         waits.append(door.wait())
     assert waits == [0.0] * (FREE_TRIES - 1) + [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
+    for _ in range(1100):
+        now[0] += door.wait()
+        assert door.try_password("wrong") is False and door.wait() == 300
     assert door.try_password("right") is None
     now[0] += 300
     assert door.try_password("right") is True and door.wait() == 0
