@@ -37,6 +37,7 @@ def test_what_the_folder_holds(folder):
     secret = json.loads((out / "secret.json").read_text())
     assert PasswordHasher().verify(secret["password_hash"], password) and "argon2id" in secret["password_hash"]
     assert stat.S_IMODE((out / "secret.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert not any(password in path.read_text() for path in out.glob("*.*"))
 
 
