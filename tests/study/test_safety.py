@@ -1,5 +1,6 @@
 """Everything that somebody might try from outside, through HTTP."""
 
+import asyncio
 import base64
 import re
 import time
@@ -8,7 +9,7 @@ import pytest
 from itsdangerous import URLSafeSerializer
 
 from e2ed2.study.app.door import FREE_TRIES, Door
-from e2ed2.study.app.guard import LARGEST_BODY
+from e2ed2.study.app.guard import LARGEST_BODY, Guard
 from tests.study.conftest import HTML, MODELS
 
 PAGES = ("", "/0", "/0/part", "/0/left.png", "/news")
@@ -123,6 +124,21 @@ def test_oversized_bodies_are_not_read(running):
     long = {"id": "hand-0001", "screen": 0, "text": "x" * 2001}
     assert client.post(f"{link}/hands", json=long).status_code == 422
     assert running.store.hands() == []
+
+
+def test_half_a_body_of_a_sender_who_went_away_reaches_nothing():
+    half = {"type": "http.request", "body": b"paused=1", "more_body": True}
+    messages, called = [half, {"type": "http.disconnect"}], []
+
+    async def called_by(*of) -> None:
+        called.append(of)
+
+    async def receive() -> dict:
+        return messages.pop(0)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    asyncio.run(Guard(called_by)(scope, receive, called_by))
+    assert called == [] and messages == []
 
 
 def test_the_organisers_pages_are_shut(running):
