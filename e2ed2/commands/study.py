@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from e2ed2.commands.shared import Interrupted, waiting_for
+from e2ed2.system.errors import harmless
 
 CREATE_EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -108,7 +109,7 @@ def analyze(
         found = analyzed(read_any_votes(votes, database_url), baseline)
         for path in write_report(found, str(votes), folder):
             waiting.say(str(path))
-    print(json.dumps(found.to_json()) if as_json else markdown(found), end="\n" if as_json else "")
+    print(json.dumps(found.to_json()) if as_json else harmless(markdown(found)), end="\n" if as_json else "")
 
 
 @study.command(epilog=POWER_EXAMPLES)

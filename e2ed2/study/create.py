@@ -1,6 +1,7 @@
 """Setting a study up: images of two or more models, matched by prompt and seed, and a folder that `serve` reads."""
 
 import csv
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _sources(
             first = {request.prompt: request for request in reversed(asked.requests(0))}
             prompts = _drawn(list(dict.fromkeys(asked.prompts)), min(num_prompts, len(first)), seed)
             loaded = load_model(model)
-            folder = out / "samples" / name
+            folder = out / "samples" / _folder_name(name)
             requests = [first[prompt] for prompt in prompts]
             make_files(loaded, requests, folder, progress=partial(watch, f"sampling {name}"))
         sources.append(Source(name, _images_of(folder)))
@@ -115,6 +116,11 @@ def _names(models: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise UserError(f"{models[0]}: given twice; name each model once")
+
+
+def _folder_name(name: str) -> str:
+    """A model's name as that of one folder, which leads nowhere else."""
+    return re.sub(r"[/\\]|\.\.", "-", name)
 
 
 def _images_of(folder: Path) -> Images:

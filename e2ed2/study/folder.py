@@ -194,7 +194,7 @@ def write_study(
     folder: Path, design: Design, *, study_id: str, seed: int, models: list[str], prompts: list[PromptRow],
     files: dict[str, tuple[str, str]], groups: list[str], secret: Secret,
 ) -> None:  # fmt: skip
-    """Write secret, links and, last, `study.json`: a folder without it holds no study.
+    """Write secret, links and, last, `study.json`: a folder without it holds no study. Nobody else may enter it.
 
     Args:
         files: of each pair (a repeat has those of its own) the two pictures. groups: of each rater.
@@ -223,6 +223,7 @@ def write_study(
     )
     study = Study(folder, content, secret)
     with atomic_file(folder / SECRET_FILE) as temporary:
+        folder.chmod(0o700)  # who reads links.csv can vote, who reads study.json is not blind
         os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
         temporary.write_text(secret.model_dump_json() + "\n")
     write_file(folder / LINKS_FILE, _links(study).encode())

@@ -263,15 +263,18 @@ def _said_of(engine: Engine) -> Iterator[None]:
 
 
 def _open(connection: Connection, study: str, raters: Sequence[str], where: str) -> None:
-    """Make the tables in an empty database, or see that those that are there are of this study and version."""
+    """Make the tables where nothing was kept yet, or see that those that are there are of this study and version."""
     there = inspect(connection).get_table_names()
-    if not there:
+    about = connection.execute(select(ABOUT)).one_or_none() if ABOUT.name in there else None
+    is_begun = ABOUT.name in there and about is None and set(there) <= TABLES.tables.keys()  # by a start that was killed
+    if not there or is_begun:
         TABLES.create_all(connection)
+        for index in DECISIONS.indexes:  # a table that is there already may still lack it
+            index.create(connection, checkfirst=True)
         connection.execute(insert(ABOUT).values(schema_version=SCHEMA_VERSION, study=study))
         connection.execute(insert(SETTINGS).values(name="paused", value="0"))
         connection.execute(insert(RATERS), [{"name": name, "issue": 1, "is_revoked": False} for name in raters])
         return
-    about = connection.execute(select(ABOUT)).one_or_none() if ABOUT.name in there else None
     if about is None:
         raise UserError(f"database {where}: holds tables of something else, which stay; give an empty one")
     if about.schema_version != SCHEMA_VERSION:

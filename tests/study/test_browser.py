@@ -210,6 +210,51 @@ def test_a_tab_closed_without_a_connection_loses_nothing(folder, served):
     assert [vote.choice for vote in read_any_votes(folder[0])] == ["right"]
 
 
+def test_a_full_store_of_the_browser_loses_nothing(folder, served):
+    """A vote is sent, then the store is full: the next one waits in memory for the connection."""
+
+    async def one() -> None:
+        async with browser() as new_page:
+            page = await new_page()
+            await page.goto(f"{served.address}{served.links[0]}/0")
+            await at_screen(page, 0)
+            await by_mouse(page, "left")
+            await at_screen(page, 1)
+            await page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
+            await page.wait_for_load_state("networkidle")
+            await page.context.set_offline(True)
+            await by_mouse(page, "right")
+            await page.wait_for_selector('#screen[data-number="2"]')
+            await page.context.set_offline(False)
+            await page.wait_for_selector("#notice", state="hidden")
+
+    asyncio.run(one())
+    assert [vote.choice for vote in read_any_votes(folder[0])] == ["left", "right"]
+
+
+def test_answers_of_a_page_in_between_leave_a_vote_to_be_sent_again(folder, served):
+    """A sign-in page for the network, then a proxy that refuses, then the server itself."""
+    between = [(200, "<h1>sign in</h1>"), (403, "denied"), (409, "{}")]
+
+    async def one() -> None:
+        async with browser() as new_page:
+            page = await new_page()
+
+            async def answer(route) -> None:
+                status, body = between.pop(0)
+                await route.fulfill(status=status, body=body)
+
+            await page.route("**/votes/*", answer, times=len(between))
+            await page.goto(f"{served.address}{served.links[0]}/0")
+            await at_screen(page, 0)
+            await by_mouse(page, "right")
+            await at_screen(page, 1)
+            await page.wait_for_selector("#notice", state="hidden", timeout=20_000)
+
+    asyncio.run(one())
+    assert between == [] and [vote.choice for vote in read_any_votes(folder[0])] == ["right"]
+
+
 def test_a_pause_is_seen_and_ends_by_itself(folder, served):
     study = read_study(folder[0])
     store = Store(default_url(folder[0]), study.id, list(study.raters))

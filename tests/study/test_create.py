@@ -13,7 +13,7 @@ from PIL import Image
 
 from e2ed2 import emoji
 from e2ed2.sampling.folder import MANIFEST_FILE
-from e2ed2.study.create import create_study
+from e2ed2.study.create import _folder_name, create_study
 from e2ed2.study.folder import PICTURES, read_study
 from e2ed2.study.groups import raters_by_group
 from e2ed2.system.errors import UserError
@@ -37,6 +37,7 @@ def test_what_the_folder_holds(folder):
     secret = json.loads((out / "secret.json").read_text())
     assert PasswordHasher().verify(secret["password_hash"], password) and "argon2id" in secret["password_hash"]
     assert stat.S_IMODE((out / "secret.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert not any(password in path.read_text() for path in out.glob("*.*"))
 
 
@@ -195,6 +196,11 @@ def test_a_model_that_is_none_is_met_before_anything_is_loaded(tmp_path, monkeyp
     with pytest.raises(UserError, match="emoji-nosuch"):
         create_study(["sdxl-turbo", "emoji-nosuch"], tmp_path / "s", groups=ONE)
     assert loaded == []
+
+
+@pytest.mark.parametrize("name", ["../model", "/a/model", "..", "a\\..\\model", "org/model"])
+def test_samples_of_a_model_stay_in_the_studys_folder(name, tmp_path):
+    assert (tmp_path / _folder_name(name)).resolve().parent == tmp_path.resolve()
 
 
 def test_groups():

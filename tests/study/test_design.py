@@ -69,6 +69,18 @@ def test_more_models_each_prompt_once_and_all_pairs_of_models_equally_often(num_
     assert set(by_prompt.values()) == {1} and len(by_prompt) == 48 * len(versus)
 
 
+def test_an_uneven_study_is_even_for_each_rater_and_each_prompt_alone():
+    design = design_study(23, 4, 3, seed=0)
+    plain = [[design.pairs[s.pair] for s in blocks[0].screens] for blocks in design.raters]
+    plain = [[pair for pair in seen if pair.kind in ("main", "practice")] for seen in plain]
+    for seen in plain:
+        counts = Counter(pair.models for pair in seen)
+        assert len(counts) == 6 and max(counts.values()) - min(counts.values()) == 1
+    assert max(Counter((pair.prompt, pair.models) for seen in plain for pair in seen).values()) == 1
+    total = Counter(pair.models for seen in plain for pair in seen).values()
+    assert (min(total), max(total)) == (9, 12)
+
+
 def test_the_smallest_study():
     design = design_study(4, 2, 1, seed=0)
     kinds = Counter(design.pairs[s.pair].kind for s in design.raters[0][0].screens)

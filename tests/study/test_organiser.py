@@ -30,6 +30,7 @@ def test_progress_hands_and_replies(running):
     live = running.client.get("/organiser/live").text
     assert "Follow your taste" in live and 'data-waiting="0"' in live
     assert running.client.post("/organiser/hands/1/reply", data={"text": " "}).status_code == 422
+    assert running.client.post("/organiser/hands/1/reply", data={"text": "a\0b"}).status_code == 422
 
 
 def test_states_of_raters(running):

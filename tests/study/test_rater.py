@@ -132,7 +132,10 @@ def test_a_raised_hand_its_reply_and_that_it_was_read(running):
     question = {"id": "hand-0001", "screen": 0, "text": "What if <b>both</b> are bad?"}
     for _ in range(2):
         assert client.post(f"{link}/hands", json=question).status_code == 200
-    (hand,) = running.store.hands()
+    for text in ("a\0b", "a\nb\0"):
+        assert client.post(f"{link}/hands", json=question | {"id": "hand-0002", "text": text}).status_code == 422
+    assert client.post(f"{running.links[2]}/hands", json=question | {"text": "two\nlines\n"}).status_code == 200
+    (hand,) = running.store.hands("rater-1")
     assert 'data-waiting="1"' in client.get(f"{link}/news").text
     running.store.reply(hand.number, "Then press <i>X</i>")
     news = client.get(f"{link}/news").text

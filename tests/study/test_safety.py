@@ -1,5 +1,6 @@
 """Everything that somebody might try from outside, through HTTP."""
 
+import asyncio
 import base64
 import re
 import time
@@ -8,7 +9,7 @@ import pytest
 from itsdangerous import URLSafeSerializer
 
 from e2ed2.study.app.door import FREE_TRIES, Door
-from e2ed2.study.app.guard import LARGEST_BODY
+from e2ed2.study.app.guard import LARGEST_BODY, Guard
 from tests.study.conftest import HTML, MODELS
 
 PAGES = ("", "/0", "/0/part", "/0/left.png", "/news")
@@ -125,6 +126,21 @@ def test_oversized_bodies_are_not_read(running):
     assert running.store.hands() == []
 
 
+def test_half_a_body_of_a_sender_who_went_away_reaches_nothing():
+    half = {"type": "http.request", "body": b"paused=1", "more_body": True}
+    messages, called = [half, {"type": "http.disconnect"}], []
+
+    async def called_by(*of) -> None:
+        called.append(of)
+
+    async def receive() -> dict:
+        return messages.pop(0)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    asyncio.run(Guard(called_by)(scope, receive, called_by))
+    assert called == [] and messages == []
+
+
 def test_the_organisers_pages_are_shut(running):
     number = 1
     for method, path in (
@@ -181,6 +197,9 @@ def test_waits_double(running, monkeypatch):
         assert door.try_password("wrong") is False
         waits.append(door.wait())
     assert waits == [0.0] * (FREE_TRIES - 1) + [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
+    for _ in range(1100):
+        now[0] += door.wait()
+        assert door.try_password("wrong") is False and door.wait() == 300
     assert door.try_password("right") is None
     now[0] += 300
     assert door.try_password("right") is True and door.wait() == 0

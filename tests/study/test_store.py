@@ -3,12 +3,13 @@
 from concurrent.futures import wait
 
 import pytest
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import create_engine, func, inspect, select
 from sqlalchemy.exc import OperationalError
 
 from e2ed2.study.store import Decision, Store
-from e2ed2.study.tables import DECISIONS, TABLES
+from e2ed2.study.tables import ABOUT, DECISIONS, TABLES
 from e2ed2.study.writer import Conflict, Writer
+from e2ed2.system.errors import UserError
 
 
 def decision(number: int, choice: str = "left") -> Decision:
@@ -59,6 +60,24 @@ def test_a_database_that_fails_is_heard_by_all_who_wait_and_the_next_rows_are_ke
     writer.close()
     with engine.connect() as connection:
         assert connection.execute(select(func.count()).select_from(DECISIONS)).scalar_one() == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("made", [[ABOUT], [ABOUT, DECISIONS], list(TABLES.tables.values())])
+def test_a_start_killed_before_its_first_row_is_gone_on_with(made, tmp_path):
+    url = f"sqlite:///{tmp_path / 'votes.db'}"
+    engine = create_engine(url)
+    TABLES.create_all(engine, tables=made)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX IF EXISTS decision_of_screen")
+    engine.dispose()
+    for _ in range(2):
+        store = Store(url, "study", ["ann"])
+        assert store.progress()[0].rater == "ann" and not store.is_paused()
+        store.close()
+    assert [index["name"] for index in inspect(engine).get_indexes("decision")] == ["decision_of_screen"]
+    with pytest.raises(UserError, match="another study"):
+        Store(url, "other", ["ann"])
     engine.dispose()
 
 

@@ -14,6 +14,7 @@ from e2ed2.study.analysis.figure import outcomes_svg
 from e2ed2.study.analysis.tables import HEADS, TITLES, cells, latex, notes, percent, preferred, signed, strength_cells
 from e2ed2.system.drawing.charts import figure, interval_chart
 from e2ed2.system.drawing.pictures import svg_png
+from e2ed2.system.errors import harmless
 from e2ed2.system.files import write_file
 
 
@@ -25,8 +26,8 @@ def write_report(analysis: Analysis, source: str, out: Path) -> list[Path]:
     Raises:
         UserError: the disk refuses.
     """
-    chart = outcomes_svg(analysis)
-    svg = figure([(_title(analysis), chart)])
+    chart = harmless(outcomes_svg(analysis))  # XML has no control characters
+    svg = harmless(figure([(_title(analysis), chart)]))
     files = {
         "figure.svg": svg.encode(),
         "figure.png": svg_png(svg),

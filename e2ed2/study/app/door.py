@@ -8,6 +8,7 @@ from collections.abc import Callable
 from e2ed2.study.folder import Secret
 
 FREE_TRIES, LONGEST_WAIT = 5, 300.0  # wrong passwords before one has to wait, twice as long each time; seconds
+MOST_DOUBLINGS = 10  # far past the longest wait, and far from where a power overflows
 SESSION_SECONDS = 12 * 3600.0
 
 
@@ -37,7 +38,8 @@ class Door:
                 return True
             self._wrong += 1
             if self._wrong >= FREE_TRIES:
-                self._closed_until = self._clock() + min(LONGEST_WAIT, 2.0 ** (self._wrong - FREE_TRIES + 1))
+                doublings = min(MOST_DOUBLINGS, self._wrong - FREE_TRIES + 1)
+                self._closed_until = self._clock() + min(LONGEST_WAIT, 2.0**doublings)
             return False
         finally:
             self._busy.release()

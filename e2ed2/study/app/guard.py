@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +41,10 @@ class Guard:
         if scope["method"] not in READS:
             if is_foreign(headers):
                 return await PlainTextResponse("sent by another site", 403)(scope, receive, send_guarded)
-            content = await _content(headers, receive)
+            try:
+                content = await _content(headers, receive)
+            except ClientDisconnect:
+                return  # nobody waits for an answer, and half a body is none
             if content is None:
                 return await PlainTextResponse("too large", 413, {"connection": "close"})(scope, receive, send_guarded)
             receive = _once(content)
@@ -56,13 +60,19 @@ def is_foreign(headers: Headers) -> bool:
 
 
 async def _content(headers: Headers, receive: Receive) -> bytes | None:
-    """The body; None where it is too large, whatever its length is said to be."""
+    """The body; None where it is too large, whatever its length is said to be.
+
+    Raises:
+        ClientDisconnect: the sender went away before its end.
+    """
     said = headers.get("content-length", "0")
     if not said.isdecimal() or int(said) > LARGEST_BODY:
         return None
     content, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         content += message.get("body", b"")
         more = message.get("more_body", False)
         if len(content) > LARGEST_BODY:

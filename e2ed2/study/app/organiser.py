@@ -116,8 +116,8 @@ def organiser_routes(study: Study, store: Store) -> APIRouter:
     @inside.post("/hands/{number:int}/reply")
     def reply(number: int, fields: Fields) -> Response:
         text = fields.get("text", "").strip()
-        if not text or len(text) > LONGEST_REPLY:
-            raise HTTPException(422, "a reply has 1 to 2,000 letters")
+        if not text or len(text) > LONGEST_REPLY or "\0" in text:  # PostgreSQL holds no NUL
+            raise HTTPException(422, "a reply has 1 to 2,000 letters, and no NUL")
         store.reply(number, text)
         return RedirectResponse(HOME, 303)
 

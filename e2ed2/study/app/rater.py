@@ -44,7 +44,7 @@ class SentHand(Sent):
 
     id: Id
     screen: Annotated[int, Field(strict=True, ge=0, lt=10**6)]
-    text: Annotated[str, Field(max_length=2000)]
+    text: Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]  # PostgreSQL holds no NUL
 
 
 @dataclass(frozen=True)

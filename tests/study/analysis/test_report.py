@@ -110,6 +110,13 @@ def test_the_command_prints_tables_or_json(exported, monkeypatch, capsys):
     assert (exported.parent / "other" / "figure.png").is_file()
 
 
+def test_a_name_in_a_table_of_votes_steers_no_terminal(exported, monkeypatch, capsys):
+    exported.write_bytes(to_csv([*VOTES, of("zed", "p", "none", "a", "\x1b[2Jb")]))
+    assert run(monkeypatch, "study", "analyze", exported) == 0
+    out = capsys.readouterr().out
+    assert "?[2Jb" in out and "\x1b" not in out
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [

@@ -21,24 +21,35 @@ document.addEventListener("visibilitychange", () => (document.hidden ? stopClock
 
 // --- what is not sent yet
 
-let memory = []; // where a browser keeps nothing
+let memory = [], isFull = false; // where a browser keeps nothing, or no more
+const stored = () => JSON.parse(localStorage.getItem(queueKey)) ?? [];
+function store(votes) {
+  if (votes.length) localStorage.setItem(queueKey, JSON.stringify(votes));
+  else localStorage.removeItem(queueKey);
+}
 function queued() {
-  try { return JSON.parse(localStorage.getItem(queueKey)) ?? memory; } catch { return memory; }
+  if (isFull) return memory;
+  try { return stored(); } catch { return memory; }
 }
-function keep(votes) {
-  memory = votes;
-  try { localStorage.setItem(queueKey, JSON.stringify(votes)); } catch { /* full, or not allowed */ }
+function keep(vote) {
+  memory = [...queued(), vote];
+  try { if (!isFull) store(memory); } catch { isFull = true; } // full, or not allowed: from now on it is in memory
 }
-const forget = (id) => keep(queued().filter((vote) => vote.id !== id));
+function forget(id) {
+  const others = (votes) => votes.filter((vote) => vote.id !== id);
+  memory = others(queued());
+  try { store(others(stored())); } catch { isFull = true; }
+}
 
 async function send(vote) {
   const body = { screen: vote.screen, choice: vote.choice, seconds: vote.seconds, waited: Math.max(0, (Date.now() - vote.at) / 1000) };
   const response = await fetch(`${link}/votes/${vote.id}`, {
     method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: AbortSignal.timeout(TRY_FOR),
   });
-  if (response.ok) return "kept";
+  const answer = await response.json().catch(() => null); // a page in between answers with no JSON of ours
+  if (response.ok && typeof answer?.reached === "number") return "kept";
   if (response.status === 404) location.reload(); // the link is no longer valid, and its page says so
-  return response.status >= 500 || response.status === 404 ? "later" : "refused";
+  return [409, 422].includes(response.status) && typeof answer?.error === "string" ? "refused" : "later";
 }
 
 let sending = null;
@@ -140,7 +151,7 @@ async function choose(choice) {
   stopClock();
   const here = number();
   for (const other of document.querySelectorAll("#screen [data-choice]")) other.setAttribute("aria-pressed", other === button);
-  keep([...queued(), { id: crypto.randomUUID?.() ?? randomId(), screen: here, choice, seconds: seen / 1000, at: Date.now() }]);
+  keep({ id: crypto.randomUUID?.() ?? randomId(), screen: here, choice, seconds: seen / 1000, at: Date.now() });
   const isKept = await sendAll();
   if (isKept || queued().length) { // else it was refused
     const shown = screen().cloneNode(true);
