@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class Work:
     def fragment(self, number: int) -> Path:
         """Tells how many parts a fragment has, once all are written."""
         return self.step("read") / f"{number:06d}.json"
+
+    def keep_fragments(self, fragments: Sequence[str]) -> None:
+        """Remember what the input is made of, by whose numbers is known what is done.
+
+        Raises:
+            UserError: it was made of something else when this folder's work began.
+        """
+        path = self.folder / "fragments.json"
+        if not path.exists():
+            write_file(path, json.dumps([*fragments]).encode())
+            return
+        before = read_json(path, "work", "remove the folder")
+        for number, (one, other) in enumerate(zip_longest(before, fragments)):
+            if one != other:
+                raise UserError(
+                    f"output.path {self.out}: begun with another input, whose part {number} was {one or 'none'} and is "
+                    f"{other or 'none'} now; put the input back, or remove the folder"
+                )
 
     def parts(self, num_fragments: int) -> list[str]:
         """Every part in the input's order, when all fragments have been read."""
