@@ -1,7 +1,16 @@
-"""What the audit counts and shows."""
+"""What the audit counts and shows, and scores that are no numbers."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
 
 from e2ed2.curation.audit import Sample
 from e2ed2.curation.items import Item
+from e2ed2.curation.pipeline import Pipeline, ScoreConfig
+from e2ed2.curation.sources.row import Row
+from e2ed2.curation.stages import score as scoring
+from e2ed2.curation.stages.read import _item
 
 
 def test_a_sample_holds_items_of_equal_ids_in_whatever_order_they_come():
@@ -12,3 +21,27 @@ def test_a_sample_holds_items_of_equal_ids_in_whatever_order_they_come():
         samples[1].add(other)
     first, second = ([item.number for item in sample.items()] for sample in samples)
     assert first == second and len({*first}) == 5 and first[:4] == [*range(first[0], 12, 3)]
+
+
+@pytest.mark.parametrize(("score", "read"), [(6, 6.0), (math.inf, None), (-math.inf, None), (math.nan, None),
+                                             (10**400, None), ("7", None)])  # fmt: skip
+def test_a_score_that_is_no_finite_number_is_none(score, read):
+    pipeline = Pipeline(input={"path": "x"}, output={"path": "y"})
+    item = _item(Row("a", "here", {"aesthetic": score}, "words"), 0, pipeline)
+    assert item.score == read and item.kept
+
+
+def test_a_head_that_gives_no_number_costs_the_image(monkeypatch):
+    monkeypatch.setattr(scoring, "ask_model", lambda items, *_: [(item, item.number) for item in items])
+    monkeypatch.setattr(scoring, "ImageFeatures", lambda asked: SimpleNamespace(width=1, side=1, hash=lambda _: b""))
+    monkeypatch.setattr(scoring, "Head", lambda path: _Head())
+    items = [Item(0, "a", "here"), Item(1, "b", "here")]
+    scoring.scorer(ScoreConfig(model="m", head="h"))(items)
+    assert [(item.score, item.reason) for item in items] == [(5.0, None), (None, "the model's score is nan")]
+
+
+class _Head:
+    width = 1
+
+    def __call__(self, number):
+        return (5.0, math.nan)[number]

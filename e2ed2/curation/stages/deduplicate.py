@@ -56,7 +56,9 @@ def copies(
     found = daft.read_parquet(f"{folder}/pairs/*/*.parquet").groupby("number").agg(col("pair").min())
     named = found.with_column("keeper", _keeper(col("pair")))
     ids = rows.select(col("number").alias("keeper"), col("id"))
-    return named.join(ids, on="keeper").select("number", "keeper", _reason(col("pair"), col("id"), near).alias("reason"))
+    return named.join(ids, on="keeper").select(
+        "number", "keeper", _reason(col("pair"), col("id"), near).alias("reason")
+    )
 
 
 @daft.func.batch(return_dtype=KEYS)
