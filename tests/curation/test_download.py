@@ -44,6 +44,7 @@ FATES = {  # path -> (stage, reason), None: kept
     "/secret/x.jpg": ("download", "robots.txt does not allow it"),
     "/ours/x.jpg": ("download", "robots.txt does not allow it"),
     "/ours/x.png": None,
+    "/ours/y.jpg ": ("download", "robots.txt does not allow it"),
     "/noai.jpg": ("download", "its owner says noai"),
     "/noimageai.jpg": ("download", "its owner says noimageai"),
     "/reserved.jpg": ("download", "its owner reserves text and data mining"),

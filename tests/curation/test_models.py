@@ -153,8 +153,13 @@ def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
             curate(pipeline_of(tmp_path / name, f"input.path={photos}", *fields), silent)
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "set OPENAI_API_KEY"), (403, "a key that may"), (404, "/v1"),
-                                                (429, "not overloaded"), (503, "not overloaded"), (400, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "set OPENAI_API_KEY"), (403, "a key that may"), (404, "/v1"), (429, "not overloaded"),
+        (503, "not overloaded"), (400, None),
+    ],
+)  # fmt: skip
 def test_a_server_that_refuses_whatever_the_image_ends_the_run(status, remedy, photos, monkeypatch):
     def refuses(request, timeout):
         asked.append(request)

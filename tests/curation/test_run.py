@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 
 from e2ed2.curation import passes
 from e2ed2.curation import run as running
+from e2ed2.curation.engine import run_units
+from e2ed2.curation.pipeline import EngineConfig
 from e2ed2.curation.run import curate
 from e2ed2.curation.work import Work
 from e2ed2.data.sources.columns import Columns
@@ -164,3 +166,8 @@ def test_an_input_that_changed_before_the_resume_is_refused(tmp_path):
         work.keep_fragments(["a.tar", "b.tar", "c.tar"])
     with pytest.raises(UserError, match="part 1 was c.tar and is none now"):
         work.keep_fragments(["a.tar"])
+
+
+def test_units_whose_files_are_not_seen_here_end(tmp_path):
+    with pytest.raises(UserError, match="^output.path: not seen by all machines"):
+        run_units("check", ["a", "b"], lambda unit: False, lambda: lambda unit: None, EngineConfig(workers=1), silent)
