@@ -101,8 +101,8 @@ def run_units(
             left = [unit for unit in units if not is_done(unit)]
             if len(left) == len(pending):  # and yet all were done
                 raise UserError(
-                    f"output.path: not seen by all machines ({what} was done, and nothing of it is here); name a folder "
-                    "that they share"
+                    f"output.path: not seen by all machines ({what} was done, and nothing of it is here); name a "
+                    "folder that they share"
                 )
         pending = left
 

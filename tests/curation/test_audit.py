@@ -1,12 +1,14 @@
-"""What the audit counts and shows, and scores that are no numbers."""
+"""What the audit counts and shows, overlap with evaluation sets, and scores that are no numbers."""
 
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from e2ed2.curation.audit import Sample
 from e2ed2.curation.items import Item
+from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.pipeline import Pipeline, ScoreConfig
 from e2ed2.curation.sources.row import Row
 from e2ed2.curation.stages import score as scoring
@@ -45,3 +47,15 @@ class _Head:
 
     def __call__(self, number):
         return (5.0, math.nan)[number]
+
+
+def test_an_image_of_an_evaluation_set_is_found_though_no_band_is_equal(photos):
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    found = EvaluationSet("held out", photos)
+    bits = np.frombuffer(found._images[3].perceptual_hash, np.uint8).copy()
+    bits[:16:2] ^= 1  # one bit of each band
+    item = Item(0, "near", "here", perceptual_hash=bits.tobytes())
+    bits[:16] ^= 255  # neither near as it is nor mirrored
+    found.add([item, Item(1, "far", "here", perceptual_hash=bits.tobytes()), Item(2, "none", "here")])
+    assert found.found == [("near", "003.jpg")] and found.num_images == 1
