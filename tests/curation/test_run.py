@@ -152,6 +152,8 @@ def test_a_folder_of_another_pipeline_or_of_other_files_is_refused(photos, tmp_p
     asked = (f"input.path={photos}",)
     run(pipeline_of(tmp_path / "out", *asked))
     curate(pipeline_of(tmp_path / "out", *asked, "engine.workers=1"), silent)  # done, and the same
+    with pytest.raises(UserError, match="done, and its report.html is of other report.evaluation_sets"):
+        curate(pipeline_of(tmp_path / "out", *asked, f"report.evaluation_sets={{own: {photos}}}"), silent)
     with pytest.raises(UserError, match="another pipeline's, whose check differs"):
         curate(pipeline_of(tmp_path / "out", *asked, "check.min_side=65"), silent)
     with pytest.raises(UserError, match="holds files that are no pipeline's"):
