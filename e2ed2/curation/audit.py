@@ -72,18 +72,18 @@ class Sample:
     """A few of many items: those whose names hash lowest, so that it is the same in whatever order they come."""
 
     size: int
-    held: list[tuple[int, str, Item]] = field(default_factory=list)
+    held: list[tuple[int, str, int, Item]] = field(default_factory=list)
 
     def add(self, item: Item) -> None:
         key = -int.from_bytes(blake2b(item.id.encode(errors="replace"), digest_size=8).digest())
-        entry = (key, item.id, item)
+        entry = (key, item.id, -item.number, item)  # numbers differ, ids need not
         if len(self.held) < self.size:
             heapq.heappush(self.held, entry)
-        elif key > self.held[0][0]:
+        elif entry > self.held[0]:
             heapq.heapreplace(self.held, entry)
 
     def items(self) -> list[Item]:
-        return [item for _, _, item in sorted(self.held, key=lambda entry: entry[:2], reverse=True)]
+        return [item for *_, item in sorted(self.held, reverse=True)]
 
 
 @dataclass

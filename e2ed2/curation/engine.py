@@ -78,7 +78,7 @@ def run_units(
     A lost worker costs the units that it had begun, which are done again.
 
     Raises:
-        UserError: a unit met what the user has to mend.
+        UserError: a unit met what the user has to mend, or what was done is not seen here.
     """
     lost = 0
     pending = [unit for unit in units if not is_done(unit)]
@@ -97,7 +97,14 @@ def run_units(
             lost = lost + 1 if len(left) == len(pending) else 0
             if lost >= MOST_LOST or len(pending) == 1 and lost >= 2:
                 raise
-        pending = [unit for unit in units if not is_done(unit)]
+        else:
+            left = [unit for unit in units if not is_done(unit)]
+            if len(left) == len(pending):  # and yet all were done
+                raise UserError(
+                    f"output.path: not seen by all machines ({what} was done, and nothing of it is here); name a "
+                    "folder that they share"
+                )
+        pending = left
 
 
 def _plan(units: Sequence[str], make: Callable[[], Task], config: EngineConfig, gpus: float) -> Any:

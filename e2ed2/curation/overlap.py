@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from e2ed2.curation.hashes import MIRROR, band_keys, distances
+from e2ed2.curation.hashes import MIRROR, distances
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
 from e2ed2.curation.stages.check import check
@@ -42,10 +43,8 @@ class EvaluationSet:
         self._images = [item for item in items if item.perceptual_hash is not None]
         self._hashes = np.frombuffer(b"".join(item.perceptual_hash or b"" for item in self._images), np.uint8)
         self._hashes = self._hashes.reshape(len(self._images), -1) if self._images else self._hashes
-        self._rows: dict[int, list[int]] = {}
-        for row, keys in enumerate(band_keys(self._hashes, MIRROR).tolist() if self._images else []):
-            for key in keys:
-                self._rows.setdefault(key, []).append(row)
+        signs = self._hashes[..., : len(MIRROR)].copy()
+        self._words = np.ascontiguousarray(signs.view(np.uint64).T)  # [HASH_BITS / 64, N]
 
     @property
     def size(self) -> int:
@@ -68,13 +67,19 @@ class EvaluationSet:
             self.found.append((item.id, what))
 
     def _near(self, item: Item) -> Item | None:
-        if item.perceptual_hash is None or not self._rows:
+        """The first image of the set that is near; all are compared, as bands miss some of those far in bits."""
+        if item.perceptual_hash is None or not self._images:
             return None
-        bits = np.frombuffer(item.perceptual_hash, np.uint8)[None]
-        rows = sorted({row for key in band_keys(bits, MIRROR)[0].tolist() for row in self._rows.get(key, [])})
-        apart = distances(bits[0], self._hashes[rows], MIRROR)
-        near = [row for row, far in zip(rows, apart, strict=True) if far <= NEAR]
-        return self._images[near[0]] if near else None
+        bits = np.frombuffer(item.perceptual_hash, np.uint8)
+        signs = bits[: len(MIRROR)]
+        apart = np.minimum(*(self._count_apart(each.view(np.uint64)) for each in (signs, signs ^ MIRROR)))
+        rows = np.flatnonzero(apart <= NEAR)
+        near = rows[distances(bits, self._hashes[rows], MIRROR) <= NEAR]  # in colours too
+        return self._images[int(near[0])] if len(near) else None
+
+    def _count_apart(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """[N]: bits in which a hash differs from each image's."""
+        return np.bitwise_count(self._words ^ words[:, None]).sum(0, dtype=np.uint8)
 
 
 def _digest(caption: str) -> bytes:

@@ -2,7 +2,9 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import yaml
 from markupsafe import Markup
@@ -12,7 +14,6 @@ from e2ed2.curation.audit import Audit, Spread
 from e2ed2.curation.items import Item, items_of
 from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.pipeline import Pipeline
-from e2ed2.curation.stages.deduplicate import NEAR_LOOKS, SAME_BYTES
 from e2ed2.curation.work import Work
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.reports.page import data_uri, write_page
@@ -114,14 +115,12 @@ def _pairs(work: Work, audit: Audit, last: str) -> list[dict[str, str]]:
     if "deduplicate" not in audit.sheets:
         return []
     dropped = audit.sheets["deduplicate"].items()[:NUM_PAIRS]
-    names = {item.id: _keeper(item.reason or "") for item in dropped}
-    rows = ds.dataset(sorted(map(str, work.step(last).glob("*.parquet")))).to_table(
-        filter=ds.field("id").isin([*names.values()])
-    )
-    keepers = {item.id: item for item in items_of(rows)}
+    found = _rows_of(work.step("deduplicate").glob("part=*/*.parquet"), [item.number for item in dropped])
+    numbers = dict(zip(found["number"].to_pylist(), found["keeper"].to_pylist(), strict=True))
+    keepers = {item.number: item for item in items_of(_rows_of(work.step(last).glob("*.parquet"), numbers.values()))}
     pairs = []
     for item in dropped:
-        keeper = keepers[names[item.id]]
+        keeper = keepers[numbers[item.number]]
         if (one := _thumbnail(item)) and (other := _thumbnail(keeper)):
             pairs.append(
                 {"dropped": one, "kept": other, "name": printable(item.id), "other": printable(keeper.id),
@@ -130,8 +129,9 @@ def _pairs(work: Work, audit: Audit, last: str) -> list[dict[str, str]]:
     return pairs
 
 
-def _keeper(reason: str) -> str:
-    return next(reason.removeprefix(start) for start in (SAME_BYTES, NEAR_LOOKS) if reason.startswith(start))
+def _rows_of(files: Iterable[Path], numbers: Iterable[int]) -> pa.Table:
+    """The rows with these numbers."""
+    return ds.dataset(sorted(map(str, files))).to_table(filter=ds.field("number").isin([*numbers]))
 
 
 def _people(audit: Audit) -> list[tuple[str, ...]]:

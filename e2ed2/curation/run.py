@@ -42,6 +42,8 @@ def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
         with locked(work.out, wait=False):
             if not work.report.exists():  # which is written last
                 _run(pipeline, work, fragments, watch)
+            else:
+                work.check_report(pipeline)
             shutil.rmtree(work.folder, ignore_errors=True)
             return Funnel.of(work.manifest)
     except BlockingIOError:
@@ -62,6 +64,7 @@ def _look(pipeline: Pipeline) -> list[str]:
 def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> None:
     sets = [EvaluationSet(name, path) for name, path in pipeline.report.evaluation_sets.items()]
     use_engine(pipeline.engine)
+    work.keep_fragments(fragments)
     units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
     run_units(
         "read", units, lambda unit: work.fragment(int(unit.partition(" ")[0])).exists(),
@@ -90,6 +93,7 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
             one.add(items)
 
     write_manifest(work, parts, LAST, watch, see)
+    work.keep(pipeline)  # its report may be another than when the work began
     write_report(work, pipeline, audit, sets, LAST)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class Work:
     def fragment(self, number: int) -> Path:
         """Tells how many parts a fragment has, once all are written."""
         return self.step("read") / f"{number:06d}.json"
+
+    def keep_fragments(self, fragments: Sequence[str]) -> None:
+        """Remember what the input is made of, by whose numbers is known what is done.
+
+        Raises:
+            UserError: it was made of something else when this folder's work began.
+        """
+        path = self.folder / "fragments.json"
+        if not path.exists():
+            write_file(path, json.dumps([*fragments]).encode())
+            return
+        before = read_json(path, "work", "remove the folder")
+        for number, (one, other) in enumerate(zip_longest(before, fragments)):
+            if one != other:
+                raise UserError(
+                    f"output.path {self.out}: begun with another input, whose part {number} was {one or 'none'} and is "
+                    f"{other or 'none'} now; put the input back, or remove the folder"
+                )
 
     def parts(self, num_fragments: int) -> list[str]:
         """Every part in the input's order, when all fragments have been read."""
@@ -107,8 +126,8 @@ class Work:
             UserError: it is another's, or holds files that are not ours.
         """
         path = self.out / "pipeline.yaml"
-        values = pipeline.model_dump(mode="json", exclude={"output": {"path"}})
         if path.exists():
+            values = _values(pipeline)
             differing = _differing(read_yaml(path, "pipeline", "recipes/curation/"), values)
             if differing:
                 raise UserError(
@@ -118,7 +137,25 @@ class Work:
             return
         if self.out.exists() and any(self.out.iterdir()):
             raise UserError(f"output.path {self.out}: holds files that are no pipeline's; name an empty or new folder")
-        write_file(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+        self.keep(pipeline)
+
+    def keep(self, pipeline: Pipeline) -> None:
+        """Write `pipeline.yaml`."""
+        content = yaml.safe_dump(_values(pipeline), sort_keys=False, allow_unicode=True)
+        write_file(self.out / "pipeline.yaml", content.encode())
+
+    def check_report(self, pipeline: Pipeline) -> None:
+        """Raise UserError where the report, which is there, is not the one that is asked for."""
+        before = read_yaml(self.out / "pipeline.yaml", "pipeline", "recipes/curation/")
+        if isinstance(before, dict) and before.get("report") != _values(pipeline)["report"]:
+            raise UserError(
+                f"output.path {self.out}: done, and its report.html is of other report.evaluation_sets; name another "
+                "folder for these, or leave them as they were"
+            )
+
+
+def _values(pipeline: Pipeline) -> dict[str, Any]:
+    return pipeline.model_dump(mode="json", exclude={"output": {"path"}})
 
 
 def _differing(before: Any, now: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ FATES = {  # path -> (stage, reason), None: kept
     "/secret/x.jpg": ("download", "robots.txt does not allow it"),
     "/ours/x.jpg": ("download", "robots.txt does not allow it"),
     "/ours/x.png": None,
+    "/ours/y.jpg ": ("download", "robots.txt does not allow it"),
     "/noai.jpg": ("download", "its owner says noai"),
     "/noimageai.jpg": ("download", "its owner says noimageai"),
     "/reserved.jpg": ("download", "its owner reserves text and data mining"),
@@ -109,7 +110,8 @@ def test_every_address_ends_in_the_manifest_with_its_reason(tmp_path):
         ("100.64.0.1", True), ("0.0.0.0", True), ("224.0.0.1", True), ("::1", True), ("fe80::1%eth0", True),
         ("fc00::1", True), ("::ffff:127.0.0.1", True), ("64:ff9b::7f00:1", True), ("2002:7f00:1::", True),
         ("::127.0.0.1", True), ("8.8.8.8", False), ("2606:4700::1111", False), ("::ffff:8.8.8.8", False),
-        ("64:ff9b::808:808", False),
+        ("64:ff9b::808:808", False), ("fec0::1", True), ("::ffff:0:127.0.0.1", True), ("64:ff9b:1::7f00:1", True),
+        ("3fff::1", True), ("4000::1", True), ("::8.8.8.8", True), ("2002:808:808::1", False),
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public_are_known_in_every_dress(address, is_ours):

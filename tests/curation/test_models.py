@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CaptionConfig
 from e2ed2.curation.run import curate
+from e2ed2.curation.stages import caption as captions
 from e2ed2.curation.stages.caption import LocalModel
 from e2ed2.curation.stages.score import ImageFeatures
 from e2ed2.system.errors import UserError
@@ -148,3 +151,29 @@ def test_models_and_heads_that_cannot_be_are_one_line(photos, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             curate(pipeline_of(tmp_path / name, f"input.path={photos}", *fields), silent)
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "set OPENAI_API_KEY"), (403, "a key that may"), (404, "/v1"), (429, "not overloaded"),
+        (503, "not overloaded"), (400, None),
+    ],
+)  # fmt: skip
+def test_a_server_that_refuses_whatever_the_image_ends_the_run(status, remedy, photos, monkeypatch):
+    def refuses(request, timeout):
+        asked.append(request)
+        raise HTTPError(request.full_url, status, "because", {}, None)
+
+    asked = []
+    monkeypatch.setattr(captions, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(captions, "urlopen", refuses)
+    describe = captions.captioner(CaptionConfig(model="seer", server="http://there/v1"), 0)
+    items = [Item(0, "a", "here", str(photos / "000.jpg"))]
+    if remedy is None:
+        describe(items)
+        assert items[0].reason == "the model failed: HTTP Error 400: because"
+        return
+    with pytest.raises(UserError, match=f"^caption.server http://there/v1: no caption .*{status}: because.*{remedy}"):
+        describe(items)
+    assert len(asked) == (3 if status in (429, 503) else 1)

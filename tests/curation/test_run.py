@@ -9,7 +9,10 @@ from PIL import Image, ImageOps
 
 from e2ed2.curation import passes
 from e2ed2.curation import run as running
+from e2ed2.curation.engine import run_units
+from e2ed2.curation.pipeline import EngineConfig
 from e2ed2.curation.run import curate
+from e2ed2.curation.work import Work
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.shards import tar_shards
 from e2ed2.system.errors import UserError
@@ -149,7 +152,24 @@ def test_a_folder_of_another_pipeline_or_of_other_files_is_refused(photos, tmp_p
     asked = (f"input.path={photos}",)
     run(pipeline_of(tmp_path / "out", *asked))
     curate(pipeline_of(tmp_path / "out", *asked, "engine.workers=1"), silent)  # done, and the same
+    with pytest.raises(UserError, match="done, and its report.html is of other report.evaluation_sets"):
+        curate(pipeline_of(tmp_path / "out", *asked, f"report.evaluation_sets={{own: {photos}}}"), silent)
     with pytest.raises(UserError, match="another pipeline's, whose check differs"):
         curate(pipeline_of(tmp_path / "out", *asked, "check.min_side=65"), silent)
     with pytest.raises(UserError, match="holds files that are no pipeline's"):
         curate(pipeline_of(photos, *asked), silent)
+
+
+def test_an_input_that_changed_before_the_resume_is_refused(tmp_path):
+    work = Work(tmp_path)
+    work.keep_fragments(["a.tar", "c.tar"])
+    work.keep_fragments(["a.tar", "c.tar"])
+    with pytest.raises(UserError, match="another input, whose part 1 was c.tar and is b.tar now; put the input back"):
+        work.keep_fragments(["a.tar", "b.tar", "c.tar"])
+    with pytest.raises(UserError, match="part 1 was c.tar and is none now"):
+        work.keep_fragments(["a.tar"])
+
+
+def test_units_whose_files_are_not_seen_here_end(tmp_path):
+    with pytest.raises(UserError, match="^output.path: not seen by all machines"):
+        run_units("check", ["a", "b"], lambda unit: False, lambda: lambda unit: None, EngineConfig(workers=1), silent)

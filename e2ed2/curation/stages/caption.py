@@ -25,6 +25,14 @@ NAME = "caption"
 SIDE = 512  # pixels that a model is shown at least, of an image that has them
 TIMEOUT = 120.0  # seconds for one answer of a server
 WAITS = (1.0, 4.0)  # seconds before it is asked again
+OF_THE_IMAGE = (400, 413, 415, 422)  # answers that concern one request; others would be those to every one
+LATER = (408, 425, 429)  # beside 5xx: worth to be asked again
+REMEDIES: dict[int | None, str] = {
+    None: "start it",
+    401: "set OPENAI_API_KEY to its key",
+    403: "set OPENAI_API_KEY to a key that may use caption.model",
+    404: "see that the address ends as the server's does (often /v1) and that it serves caption.model",
+}
 
 
 def captioner(asked: CaptionConfig, seed: int) -> Callable[[Sequence[Item]], None]:
@@ -83,7 +91,10 @@ class LocalModel:
 
 
 class Server:
-    """`POST SERVER/chat/completions`, an image a request; the key is in `OPENAI_API_KEY`, where one is asked for."""
+    """`POST SERVER/chat/completions`, an image a request; the key is in `OPENAI_API_KEY`, where one is asked for.
+
+    When called: UserError where it does not answer, or refuses what is not about one image.
+    """
 
     def __init__(self, asked: CaptionConfig) -> None:
         self._asked = asked
@@ -119,13 +130,15 @@ class Server:
                 with urlopen(request, timeout=TIMEOUT) as response:
                     return json.load(response)
             except OSError as error:
-                is_final = isinstance(error, HTTPError) and error.code < 500 and error.code != 429
-                if not isinstance(error, HTTPError) and wait is None:
+                code = error.code if isinstance(error, HTTPError) else None
+                if code in OF_THE_IMAGE:
+                    raise
+                if wait is None or code is not None and code < 500 and code not in LATER:
+                    answer = "no answer" if code is None else "no caption"
+                    remedy = REMEDIES.get(code, "see that it runs and is not overloaded")
                     raise UserError(
-                        f"caption.server {self._asked.server}: no answer ({said(error)}); start it, then run the same "
+                        f"caption.server {self._asked.server}: {answer} ({said(error)}); {remedy}, then run the same "
                         "command again"
                     ) from error
-                if wait is None or is_final:
-                    raise
                 time.sleep(wait)
         raise AssertionError

@@ -30,7 +30,7 @@ PAIRS = DataType.list(DataType.struct({"number": DataType.int64(), "pair": DataT
 def copies(
     rows: daft.DataFrame, folder: Path, num_rows: int, max_distance: int | None, mirror: Bits, near: str
 ) -> daft.DataFrame:
-    """Rows that go: `number`, `reason`.
+    """Rows that go: `number`, `keeper` (the number of the one that it goes for), `reason`.
 
     Args:
         rows: `number`, `id`, `bytes` (their digest) or null, `hash` or null, and `order`, which sorts before that of a
@@ -56,7 +56,9 @@ def copies(
     found = daft.read_parquet(f"{folder}/pairs/*/*.parquet").groupby("number").agg(col("pair").min())
     named = found.with_column("keeper", _keeper(col("pair")))
     ids = rows.select(col("number").alias("keeper"), col("id"))
-    return named.join(ids, on="keeper").select("number", _reason(col("pair"), col("id"), near).alias("reason"))
+    return named.join(ids, on="keeper").select(
+        "number", "keeper", _reason(col("pair"), col("id"), near).alias("reason")
+    )
 
 
 @daft.func.batch(return_dtype=KEYS)

@@ -1,5 +1,6 @@
 """Fragments of the input to parts; rows that cannot be used, or do not meet the filter, are marked."""
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 
@@ -32,7 +33,7 @@ def _item(row: Row, number: int, pipeline: Pipeline) -> Item:
     item = Item(
         number, row.id, row.source, row.file, row.offset, row.size, row.caption, row.caption,
         licence=None if licence is None else str(licence), domain=row.domain,
-        score=float(score) if isinstance(score, int | float) and score == score else None,
+        score=_finite(score),
     )  # fmt: skip
     if row.problem is not None:
         item.drop(NAME, row.problem)
@@ -41,6 +42,14 @@ def _item(row: Row, number: int, pipeline: Pipeline) -> Item:
     elif not item.caption and pipeline.caption is None:
         item.drop(NAME, "no caption")
     return item
+
+
+def _finite(value: object) -> float | None:
+    """A number; None for what is none, or has no place on a scale."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _keep_images(items: list[Item], rows: list[Row], work: Work, part: str) -> None:

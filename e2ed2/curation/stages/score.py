@@ -3,6 +3,7 @@
 The same features give each image a hash of its meaning: on which sides of random planes they lie.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ def scorer(asked: ScoreConfig) -> Callable[[Sequence[Item]], None]:
                 for item, features in ask_model(items, NAME, model, asked.batch_size, model.side):
                     item.embedding_hash = model.hash(features)
                     if item.score is None and head is not None:
-                        item.score = head(features)
+                        score = head(features)
+                        if math.isfinite(score):
+                            item.score = score
+                        else:
+                            item.drop(NAME, f"the model's score is {score}")
         for item in items:
             if asked.min is not None and (item.score is None or item.score < asked.min):
                 item.drop(NAME, "no score" if item.score is None else f"score below {asked.min:g}")

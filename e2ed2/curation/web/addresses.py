@@ -4,7 +4,9 @@ import ipaddress
 import socket
 from collections.abc import Collection
 
-WRAPPING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))  # the last 32 bits are IPv4
+WRAPPING = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are IPv4
+GIVEN_OUT = ipaddress.ip_network("2000::/3")  # of IPv6, so far: all else is local, wraps, or leads nowhere
+FOR_BOOKS = ipaddress.ip_network("3fff::/20")  # RFC 9637, which Python does not know yet
 
 PRIVATE = "a private address"
 
@@ -39,8 +41,10 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if wrapped is None and any(ip in network for network in WRAPPING):
+        if wrapped is None and ip in WRAPPING:
             wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if wrapped is not None:
             return is_public(str(wrapped))
+        if ip not in GIVEN_OUT or ip in FOR_BOOKS:
+            return False
     return ip.is_global and not ip.is_multicast

@@ -26,7 +26,7 @@ class Robots:
 
     def check(self, url: str) -> None:
         """Raise Refused where the host does not allow that this address is asked."""
-        split(url)
+        path = split(url)[-1]
         parts = urlsplit(url.strip())
         host = f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"
         with self._lock:
@@ -39,7 +39,7 @@ class Robots:
         rules = asked.result()
         if isinstance(rules, str):
             raise Refused(rules)
-        if not rules.can_fetch(url, self._fetcher.asked.user_agent):
+        if not rules.can_fetch(f"{host}{path}", self._fetcher.asked.user_agent):
             raise Refused("robots.txt does not allow it")
 
     def _ask(self, host: str) -> Protego | str:
