@@ -127,11 +127,13 @@ def _images_of(folder: Path) -> Images:
     """The images of a sample folder.
 
     Raises:
-        UserError: no manifest of ours, or none of its files is there.
+        UserError: no manifest of ours, none of its files is there, or a mark in the pixels that others may lack.
     """
     manifest = read_manifest(folder)
     if manifest is None or not manifest.images:
         raise UserError(f"{folder}: {MANIFEST_FILE} is not from e2ed2, or names no image; see `e2ed2 evaluate --out`")
+    if any(kind.startswith("watermark") for kind in manifest.labels or []):
+        raise UserError(f"{folder}: its images may bear a watermark, which raters see; make them with --no-label")
     images: Images = {}
     for row in manifest.images:
         of_prompt = images.setdefault(row.prompt, {})

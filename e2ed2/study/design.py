@@ -62,8 +62,9 @@ def design_study(num_prompts: int, num_models: int, num_raters: int, seed: int) 
 
     With more than two models a rater sees each prompt with one pair of models, in turn: each rater sees all pairs of
     models equally often, within one, and so does each prompt over the raters. All votes together can differ by more,
-    unless prompts or raters are a multiple of the pairs: 4 models, 23 prompts, 3 raters give 9 to 12 of each. Half of
-    a rater's pairs of two models are mirrored, block by block; raters get the six orders of the criteria in turn.
+    unless prompts or raters are a multiple of the pairs: 4 models, 23 prompts (21 count), 3 raters give 9 to 12 of
+    each. Half of a rater's pairs of two models are mirrored, block by block; raters get the six orders of the criteria
+    in turn.
 
     Args:
         num_prompts: at least `LEAST_PROMPTS`. num_models: at least 2.

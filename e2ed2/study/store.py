@@ -266,7 +266,7 @@ def _open(connection: Connection, study: str, raters: Sequence[str], where: str)
     """Make the tables where nothing was kept yet, or see that those that are there are of this study and version."""
     there = inspect(connection).get_table_names()
     about = connection.execute(select(ABOUT)).one_or_none() if ABOUT.name in there else None
-    is_begun = ABOUT.name in there and about is None and set(there) <= TABLES.tables.keys()  # by a start that was killed
+    is_begun = ABOUT.name in there and about is None and set(there) <= TABLES.tables.keys()  # by a start, then a kill
     if not there or is_begun:
         TABLES.create_all(connection)
         for index in DECISIONS.indexes:  # a table that is there already may still lack it
