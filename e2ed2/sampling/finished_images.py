@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -52,11 +53,16 @@ def images_of_prompts(model: str, folder: Path, prompts: list[str]) -> list[Path
             raise UserError(f"model {model}: {what}; give images of its prompts")
         if not os.path.isfile(file):  # False too where no file can have such a name
             raise UserError(f"model {model}: {file.name} of its manifest.json is missing; make the images again")
+    refuse_marked(manifest, files, f"model {model}")
+    return files
+
+
+def refuse_marked(manifest: Manifest | None, files: Sequence[Path], where: str) -> None:
+    """Raise UserError where images of a sample folder bear a mark in their pixels, which nobody asks to be judged."""
     labels = manifest.labels if manifest and manifest.labels else []
     least = min((int(found[1]) for found in map(MARKED.match, labels) if found), default=None)
     if least is not None and any(_least_side(file) >= least for file in files):
-        raise UserError(f"model {model}: a watermark is in its images and would be measured; make them with --no-label")
-    return files
+        raise UserError(f"{where}: a watermark is in its images and would be judged too; make them with --no-label")
 
 
 def name_images(out: Path, model: str, files: list[Path], prompts: list[str]) -> None:

@@ -14,6 +14,7 @@ from argon2 import PasswordHasher
 from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.sampling.baselines import read_baseline
+from e2ed2.sampling.finished_images import refuse_marked
 from e2ed2.sampling.folder import MANIFEST_FILE, make_files, read_manifest
 from e2ed2.sampling.model import load_model
 from e2ed2.study.design import LEAST_PROMPTS, Design, design_study
@@ -132,8 +133,7 @@ def _images_of(folder: Path) -> Images:
     manifest = read_manifest(folder)
     if manifest is None or not manifest.images:
         raise UserError(f"{folder}: {MANIFEST_FILE} is not from e2ed2, or names no image; see `e2ed2 evaluate --out`")
-    if any(kind.startswith("watermark") for kind in manifest.labels or []):
-        raise UserError(f"{folder}: its images may bear a watermark, which raters see; make them with --no-label")
+    refuse_marked(manifest, [folder / row.file for row in manifest.images], str(folder))
     images: Images = {}
     for row in manifest.images:
         of_prompt = images.setdefault(row.prompt, {})

@@ -148,7 +148,7 @@ def foreign_manifest(one: Path, two: Path, out: Path) -> None:
 def watermarked(one: Path, two: Path, out: Path) -> None:
     write_images(two, 3)
     values = json.loads((two / MANIFEST_FILE).read_text())
-    (two / MANIFEST_FILE).write_text(json.dumps(values | {"labels": ["metadata", "c2pa", "watermark from 256 px"]}))
+    (two / MANIFEST_FILE).write_text(json.dumps(values | {"labels": ["metadata", "c2pa", "watermark from 16 px"]}))
 
 
 def a_model(one: Path, two: Path, out: Path) -> None:
@@ -169,7 +169,7 @@ def a_study_there(one: Path, two: Path, out: Path) -> None:
         (broken_image, "3-0.png: cannot be decoded"),
         (lost_image, "3-0.png: cannot be decoded"),
         (foreign_manifest, "manifest.json is not from e2ed2"),
-        (watermarked, "two: its images may bear a watermark, which raters see; make them with --no-label"),
+        (watermarked, "two: a watermark is in its images and would be judged too; make them with --no-label"),
         (a_study_there, "holds a study already"),
         (a_model, "two: no folder of samples, as"),
     ],
