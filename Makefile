@@ -4,20 +4,26 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-EXTRAS := train,emoji,dev
+EXTRAS := train,emoji
+TEST_EXTRAS := $(EXTRAS),dev,study,curate,cluster,provenance
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# The stamp names this folder, so that a moved or copied checkout does not run the code of the old one.
+# A stamp names this folder, so that a moved or copied checkout does not run the code of the old one. The second is of
+# what tests need and the demo does not.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+TEST_STAMP := $(STAMP)-test
 
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-browser fuzz audit lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
+	@echo 'make test-browser  the human study in the system'"'"'s Chromium'
+	@echo 'make fuzz      damages what each reader reads, for ten minutes a reader; FUZZ=20 for 20 seconds'
+	@echo 'make audit     asks a public service for known vulnerabilities of what constraints.txt names'
 	@echo 'make lint      ruff, mypy and import-linter alone'
 	@echo 'make clean     remove .venv and caches; runs/ stays'
 
@@ -30,10 +36,25 @@ PYTEST := CUDA_VISIBLE_DEVICES= $(RUN) pytest --numprocesses logical --maxproces
 test: lint
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-slow: $(TEST_STAMP)
 	$(PYTEST) -m slow
 
-lint: $(STAMP)
+# In the system's Chromium; skipped where there is none.
+test-browser: $(TEST_STAMP)
+	$(RUN) pytest -m browser
+
+# A decoder's crash ends a worker, which pytest-xdist tells and replaces.
+FUZZ ?= 600
+fuzz: $(TEST_STAMP)
+	CUDA_VISIBLE_DEVICES= E2ED2_FUZZ=$(FUZZ) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
+	  -k mangled -m 'slow or not slow'
+
+audit:
+	'$(PYTHON)' -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --require-hashes --disable-pip -r constraints.txt
+
+lint: $(TEST_STAMP)
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
@@ -44,6 +65,10 @@ $(STAMP): pyproject.toml
 	@$(RUN) pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .make-venv
 	$(RUN) pip install '$(TORCH)'
 	$(RUN) pip install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(TEST_STAMP): $(STAMP)
+	$(RUN) pip install --editable '.[$(TEST_EXTRAS)]'
 	@touch $@
 
 .PHONY: .make-venv

@@ -54,7 +54,9 @@ def _run() -> int:
 
 
 def _say_end(kind: str, message: object, status: int) -> int:
-    print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+    from e2ed2.system.errors import one_line
+
+    print(f"{kind}: {one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -46,10 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def known_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [*os.environ]:
-            if name in FOREIGN or name.startswith("GIT_"):
+            if name in FOREIGN or name.startswith(("GIT_", "E2ED2_SIGNING_", "E2ED2_TRUSTED_")):
                 patch.delenv(name)
         base = tmp_path_factory.getbasetemp()  # what is kept, such as drawn emoji, is the same for all workers
         patch.setenv("E2ED2_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        patch.setenv("E2ED2_CONFIG", str(base / "config"))  # no key of the user's, and none for him
         if sys.platform == "linux":
             patch.setenv("GLOO_SOCKET_IFNAME", "lo")  # not what the machine's name resolves to
         yield

@@ -1,6 +1,8 @@
 """Files as a broken disk, another program or a hasty hand leaves them; whoever reads them must say so in one line.
 
-Tests mangle a few times; `E2ED2_MANGLED=2000 python -m pytest -k mangled` mangles each reader so often.
+Tests mangle a few times; `E2ED2_MANGLED=2000 python -m pytest -k mangled` mangles each reader so often. `make fuzz`
+mangles each for `E2ED2_FUZZ` seconds, every time from another seed; a failure names its seed, at which `E2ED2_SEED`
+begins.
 """
 
 import contextlib
@@ -26,9 +28,17 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
-def times(few: int = 40) -> range:
-    """Seeds: `few`, or as many as E2ED2_MANGLED says."""
-    return range(int(os.environ.get("E2ED2_MANGLED", few)))
+def times(few: int = 40) -> Iterator[int]:
+    """Seeds: `few`, or as many as E2ED2_MANGLED says, or new ones for so many seconds as E2ED2_FUZZ says."""
+    seconds, first = os.environ.get("E2ED2_FUZZ"), os.environ.get("E2ED2_SEED")
+    if seconds is None:
+        start = int(first or 0)
+        yield from range(start, start + int(os.environ.get("E2ED2_MANGLED", few)))
+        return
+    until, seed = time.monotonic() + float(seconds), int(first or time.time_ns() // 10**6)
+    while time.monotonic() < until:
+        yield seed
+        seed += 1
 
 
 def mangled_bytes(content: bytes, rng: random.Random) -> bytes:
@@ -103,12 +113,12 @@ def share_taken(damage: Callable[[random.Random], object], read: Callable[[], ob
 
     A test asserts that this is neither 0 nor 1: a reader that refuses everything, or takes everything, was not tried.
     """
-    taken = 0
+    taken = []
     with bounded_memory():
         for seed in times(few):
             damage(random.Random(seed))
-            taken += read_or_refuse(read, seed)
-    return taken / len(times(few))
+            taken.append(read_or_refuse(read, seed))
+    return sum(taken) / len(taken)
 
 
 def read_or_refuse(read: Callable[[], object], seed: int) -> bool:

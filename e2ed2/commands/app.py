@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from e2ed2 import __version__
-from e2ed2.commands import ablate, compare, demo, evaluate, finetune, precompute, sample, train
+from e2ed2.commands import (
+    ablate,
+    compare,
+    curate,
+    demo,
+    evaluate,
+    finetune,
+    precompute,
+    sample,
+    study,
+    train,
+    verify,
+)  # fmt: skip
 
 app = typer.Typer(
     help="Few-step text-to-image generators by end-to-end training of the whole sampler.",
@@ -18,9 +30,10 @@ app = typer.Typer(
 )
 for verb in (
     finetune.finetune, train.train, precompute.precompute, sample.sample, evaluate.evaluate, compare.compare, demo.demo,
-    ablate.ablate,
+    ablate.ablate, curate.curate, verify.verify,
 ):  # fmt: skip
     app.command(epilog=sys.modules[verb.__module__].EXAMPLES)(verb)
+app.add_typer(study.study, name="study")
 
 
 def _say_version(is_asked: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from e2ed2.commands.shared import waiting_for
+from e2ed2.system.errors import harmless
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -42,4 +43,4 @@ def compare(
     if as_json:
         print(json.dumps(comparing.to_json(tables)))
     else:
-        print(comparing.markdown(tables), end="")
+        print(harmless(comparing.markdown(tables)), end="")

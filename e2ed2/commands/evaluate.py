@@ -39,16 +39,18 @@ def evaluate(
 ) -> None:
     """Measure a model under a protocol: distance to real images, alignment, variety, sharpness.
 
+    What is measured bears no mark in its pixels: the images that are made say in their metadata alone what they are.
     The processes of `accelerate launch -m e2ed2.cli evaluate ...` share the work.
     """
     saved = f"the samples so far are in {out or 'runs/evaluations'}; the same command goes on"
     with waiting_for(saved) as waiting:
         import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
         from e2ed2.evaluation.evaluate import evaluate as run
+        from e2ed2.provenance.label import metadata_label
 
         result = run(
             model, protocol, steps=steps, num_images=num_images, batch_size=batch_size, seed=seed, out=out, data=data,
-            keep=keep, watch=waiting,
+            keep=keep, watch=waiting, label=metadata_label(),
         )  # fmt: skip
     if as_json and result:
         print(json.dumps(result))

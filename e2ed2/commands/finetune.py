@@ -47,6 +47,7 @@ def finetune(
     with waiting_for(f"nothing new was saved; the same command goes on from what is in {run_dir}") as waiting:
         from e2ed2.finetune.run import choose_finetune
         from e2ed2.finetune.run import finetune as run
+        from e2ed2.provenance.label import metadata_label
 
         waiting("looking at model and data", 0, 0)
         chosen = choose_finetune(model, data, run_dir, steps=steps, prompt=prompt, overrides=overrides or [])
@@ -55,5 +56,5 @@ def finetune(
         if dry_run:
             print(chosen.config.to_yaml(), end="")
             return
-        model_folder = run(chosen.config, say=waiting.say, watch=waiting, tick=waiting.tick)
+        model_folder = run(chosen.config, say=waiting.say, watch=waiting, tick=waiting.tick, label=metadata_label())
     print(f"model:  {model_folder}\nreport: {run_dir / 'report.html'}")

@@ -30,15 +30,21 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def waiting_for(saved: str) -> Iterator[Any]:
-    """Progress bars for a verb; `saved` tells what Ctrl-C leaves, where the work does not tell it itself."""
+def waiting_for(saved: str, *, loads_models: bool = True) -> Iterator[Any]:
+    """Progress bars for a verb.
+
+    Args:
+        saved: what Ctrl-C leaves, where the work does not tell it itself.
+        loads_models: whether the libraries of models are needed, and told to be quiet; to load them takes seconds.
+    """
     with interruptible(saved):
         from e2ed2.system.console import Waiting, quiet_libraries
 
         try:
             with Waiting() as waiting:
                 waiting("starting", 0, 0)
-                quiet_libraries()
+                if loads_models:
+                    quiet_libraries()
                 yield waiting
         except KeyboardInterrupt as error:
             raise Interrupted(str(error) or saved) from None

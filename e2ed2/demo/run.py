@@ -14,6 +14,7 @@ from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.models.folders import bundled
 from e2ed2.models.folders.card import add_measured
+from e2ed2.provenance.label import metadata_label
 from e2ed2.recipe.load import load_config, refuse_run_dir
 from e2ed2.recipe.shipped import shipped_recipes
 from e2ed2.reports.comparisons import measured_row
@@ -54,9 +55,11 @@ def run_demo(
     refuse_run_dir(overrides)
     config = load_config(shipped_recipes()["demo"], [f"run.dir={json.dumps(str(out))}", *overrides])
 
-    def measure(label: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
-        kept = out / "evaluation" / folder
-        return measured_row(label, model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch)
+    def measure(name: str, model: str, steps: int | None, folder: str) -> dict[str, Any]:
+        kept, label = out / "evaluation" / folder, metadata_label()
+        return measured_row(
+            name, model, PROTOCOL, steps=steps, num_images=num_images, out=kept, watch=watch, label=label
+        )
 
     start, updates = str(config.model.path), config.train.max_train_steps
     say(f"1/3 the model as it is: {start} at {NFE} NFE, {num_images} images")

@@ -5,6 +5,7 @@ out from the training, and on the benchmark that the start was made for. What is
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from e2ed2.evaluation.protocols import read_protocol
 from e2ed2.evaluation.results import evaluation_markdown, read_result
 from e2ed2.finetune.run import choose_finetune
 from e2ed2.models.folders.card import add_measured
+from e2ed2.provenance.label import metadata_label
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import config_of, refuse_run_dir
 from e2ed2.reports.comparisons import changes_of, first_of_each, measured_row, sheet_of, table_of
@@ -80,12 +82,11 @@ def run_style(
     models["ordinary"] = train(ordinary, say, tick, watch)
     say("4/4 both from the same prompts and noise: captions held out, and the benchmark of the start")
     rows = []
-    for label, model in models.items():
+    measure = partial(measured_row, num_images=num_images, watch=watch, label=metadata_label())
+    for name, model in models.items():
         for protocol, nfe in ((PROTOCOL, 4), (PROTOCOL, 1), (OLD, 4)):
-            kept = out / "evaluation" / f"{label}-{protocol}-{nfe}"
-            rows.append(
-                measured_row(label, str(model), protocol, steps=nfe, num_images=num_images, out=kept, watch=watch)
-            )
+            kept = out / "evaluation" / f"{name}-{protocol}-{nfe}"
+            rows.append(measure(name, str(model), protocol, steps=nfe, out=kept))
     add_measured(models["finetuned"], evaluation_markdown(rows[0]))
     rows += [{**read_result(path), "measured": "shipped"} for path in sorted(SHIPPED.glob("*.json"))]
     rows = [{**row, "protocol": "style" if row["protocol"] == PROTOCOL else row["protocol"]} for row in rows]

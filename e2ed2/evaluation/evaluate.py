@@ -28,6 +28,7 @@ from e2ed2.sampling.folder import (
     read_png,
     save_images,
 )
+from e2ed2.sampling.label import UNLABELLED, Label
 from e2ed2.sampling.model import LoadedModel, load_model
 from e2ed2.system.drawing.pictures import labelled_grid, png_bytes
 from e2ed2.system.environment import device_name
@@ -56,6 +57,7 @@ def evaluate(
     keep: Keep = "files",
     share: Share | None = None,
     watch: Watch = silent,
+    label: Label = UNLABELLED,
 ) -> dict[str, Any] | None:
     """Sample a model to files and measure them, or measure images that something else made.
 
@@ -75,6 +77,7 @@ def evaluate(
         data: the folder that a protocol's paths are relative to.
         keep: the images once they are measured: as they are, as WebDataset shards, or not.
         share: of the work; None shares it among the processes of `accelerate launch`.
+        label: of the images that are made; one that leaves their pixels alone, for these are measured.
     Returns:
         The result, `results.Result` as plain values; None in the processes that only help.
     Raises:
@@ -99,12 +102,12 @@ def evaluate(
         out = out or _default_out(model, loaded.sha256, asked, steps, seed)
         claim_folder(out, EVALUATION_FILE)
         real_sha256 = _real_sha256(asked, watch)
-        if (before := _measured_before(loaded, asked, real_sha256, seed, out)) is not None:
+        if (before := _measured_before(loaded, asked, real_sha256, seed, label, out)) is not None:
             return before if share.rank == 0 else None
-        _check_size(loaded, asked, seed, out)
+        _check_size(loaded, asked, seed, label, out)
         # what this refuses, it refuses before sampling; its networks then make room for the sampler
         Measurement(asked, real_sha256, out, watch).store_share(share)
-        about, files = _sampled(loaded, asked, batch_size, seed, out, share, watch)
+        about, files = _sampled(loaded, asked, batch_size, seed, out, share, label, watch)
     measurement = Measurement(asked, real_sha256, out, watch, files)
     if share.world > 1:
         measurement.store_share(share)
@@ -161,10 +164,10 @@ def _finished(
 
 
 def _measured_before(
-    loaded: LoadedModel, asked: Asked, real_sha256: Mapping[str, str], seed: int, out: Path
+    loaded: LoadedModel, asked: Asked, real_sha256: Mapping[str, str], seed: int, label: Label, out: Path
 ) -> dict[str, Any] | None:
     """The result of an earlier run whose images were packed or removed; None where there is none of the same."""
-    files = image_files(loaded, asked.requests(seed), out)
+    files = image_files(loaded, asked.requests(seed), out, label)
     if not (out / EVALUATION_FILE).exists() or any(file.exists() for file in files):
         return None
     try:
@@ -179,12 +182,12 @@ def _measured_before(
     return result if same and is_whole and of_model == (loaded.sha256, loaded.sampler.nfe, seed) else None
 
 
-def _check_size(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> None:
+def _check_size(loaded: LoadedModel, asked: Asked, seed: int, label: Label, out: Path) -> None:
     """Raise UserError where the model makes images that would have to be enlarged."""
     size, request = asked.protocol.images.size, asked.requests(seed)[0]
     if size is None:
         return
-    image = read_png(image_files(loaded, [request], out)[0])
+    image = read_png(image_files(loaded, [request], out, label)[0])
     image = loaded.sampler([request], 1)[0] if image is None else image
     height, width = image.shape[1:]
     if min(height, width) < size:
@@ -193,12 +196,12 @@ def _check_size(loaded: LoadedModel, asked: Asked, seed: int, out: Path) -> None
 
 
 def _sampled(
-    loaded: LoadedModel, asked: Asked, batch_size: int, seed: int, out: Path, share: Share, watch: Watch
+    loaded: LoadedModel, asked: Asked, batch_size: int, seed: int, out: Path, share: Share, label: Label, watch: Watch
 ) -> tuple[About, list[Path]]:
     """What a result says of the model, and the images that all processes have made."""
     model, requests = loaded.name, asked.requests(seed)
     progress = partial(watch, f"{model}, {loaded.num_inference_steps} steps: sampling")
-    made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share)
+    made = make_files(loaded, requests, out, batch_size=batch_size, progress=progress, share=share, label=label)
     about = {
         "model": model,
         "nfe": loaded.sampler.nfe,

@@ -19,6 +19,7 @@ from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import DataConfig
 from e2ed2.recipe.load import apply_override, config_of, flatten, refuse_run_dir
 from e2ed2.reports.run_page import write_report
+from e2ed2.sampling.label import UNLABELLED, Label
 from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.processes import process_state
 from e2ed2.system.readers.typed import checked
@@ -92,17 +93,24 @@ def choose_finetune(
 
 
 def finetune(
-    config: Config, *, say: Say = print, watch: Watch = silent, tick: Tick = lambda step, steps, row: None
+    config: Config,
+    *,
+    say: Say = print,
+    watch: Watch = silent,
+    tick: Tick = lambda step, steps, row: None,
+    label: Label = UNLABELLED,
 ) -> Path:
     """Train by the recipe, measure start and result, write the report; returns the model folder.
 
+    Args:
+        label: of the samples that are measured, which leaves their pixels alone.
     Raises:
         UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
     """
     watch("preparing the training", 0, 0)
     model = train(config, say, tick, watch)
     if process_state().is_main_process:
-        write_report(config.run.dir, shown(config, model, watch))
+        write_report(config.run.dir, shown(config, model, label, watch))
     return model
 
 

@@ -21,6 +21,7 @@ from e2ed2.finetune.near_copies import NUM_COPIED, kept_by_autoencoder, near_cop
 from e2ed2.recipe.config import Config
 from e2ed2.reports.comparisons import changes_of, first_of_each, measured_row, sheet_of, table_of
 from e2ed2.sampling.folder import make_files, read_images, requests_for, save_images
+from e2ed2.sampling.label import Label
 from e2ed2.sampling.model import load_model
 from e2ed2.system.files import atomic_folder, write_file
 from e2ed2.system.watch import Watch
@@ -51,11 +52,12 @@ ABOUT = {  # title and text of a table
 }
 
 
-def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
+def shown(config: Config, model: Path, label: Label, watch: Watch) -> dict[str, Any]:
     """What the run's page says beside the training: pictures and, where their network is installed, figures.
 
     Args:
-        model: the trained one. Samples and figures are kept in `evaluation/` of the run, the rows in `metrics.json`.
+        model: the trained one. label: of samples, which with figures are kept in `evaluation/` of the run; the rows in
+            `metrics.json`.
     Returns:
         As `reports.run_page.NO_COMPARISON`.
     """
@@ -70,20 +72,20 @@ def shown(config: Config, model: Path, watch: Watch) -> dict[str, Any]:
     models = {"start": start, "finetuned": model}
     pictures = _pictures(config, folder / "data", watch)
     prompts = {"new": _some([picture.captions[0] for picture in pictures]), "old": _some(kept_prompts(config)[1])}
-    _samples(start, None, prompts["old"], OTHER_SEED, folder / "again", watch)  # from noise that no row has
+    _samples(start, None, prompts["old"], OTHER_SEED, folder / "again", label, watch)  # from noise that no row has
     references = {"new": folder / "data" / "images", "old": folder / "again" / "images"}
     num_real = {"new": len(pictures), "old": NUM_SAMPLES * len(prompts["old"])}
     rows: dict[str, Rows] = {}
     for kind, asked in prompts.items():
-        outs = {(k, label): folder / kind / f"{label}-{k}" for k in steps for label in models}
+        outs = {(k, name): folder / kind / f"{name}-{k}" for k in steps for name in models}
         if min(num_real[kind], NUM_SAMPLES * len(asked)) < LEAST_IMAGES:  # pictures alone
-            for (k, label), out in outs.items():
-                _samples(models[label], k, asked, 0, out, watch)
+            for (k, name), out in outs.items():
+                _samples(models[name], k, asked, 0, out, label, watch)
             continue
         protocol = _protocol(folder / f"{kind}.yaml", asked, references[kind])
         rows[kind] = [
-            measured_row(label, str(models[label]), str(protocol), steps=k, out=out, watch=watch)
-            for (k, label), out in outs.items()
+            measured_row(name, str(models[name]), str(protocol), steps=k, out=out, watch=watch, label=label)
+            for (k, name), out in outs.items()
         ]
     table = [row for kind in rows.values() for row in kind]
     write_file(config.run.dir / "metrics.json", (json.dumps(table, indent=1) + "\n").encode())
@@ -109,11 +111,14 @@ def _pictures(config: Config, out: Path, watch: Watch) -> list[Picture]:
     return pictures
 
 
-def _samples(model: Path, steps: int | None, prompts: list[str], seed: int, out: Path, watch: Watch) -> None:
+def _samples(
+    model: Path, steps: int | None, prompts: list[str], seed: int, out: Path, label: Label, watch: Watch
+) -> None:
     """Samples of prompts in `out`; nothing of none."""
     if prompts:
         requests = requests_for(prompts, NUM_SAMPLES, seed)
-        make_files(load_model(str(model), steps), requests, out, progress=partial(watch, f"sampling {model.name}"))
+        progress = partial(watch, f"sampling {model.name}")
+        make_files(load_model(str(model), steps), requests, out, progress=progress, label=label)
 
 
 def _protocol(path: Path, prompts: list[str], reference: Path) -> Path:

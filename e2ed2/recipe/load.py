@@ -23,7 +23,7 @@ from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import SCORING_RULES, TERMS
 from e2ed2.recipe.shipped import recipe_file
 from e2ed2.system.errors import UserError
-from e2ed2.system.readers.typed import MAX_SHOWN
+from e2ed2.system.readers.typed import MAX_SHOWN, M
 from e2ed2.system.readers.yaml_file import parse_yaml, read_yaml
 
 MAX_MISTAKES = 10  # in one message
@@ -88,10 +88,19 @@ def build_config(values: dict[str, Any]) -> Config:
     Raises:
         UserError: every mistake, in one line.
     """
+    return validated(Config, values)
+
+
+def validated(model: type[M], values: dict[str, Any]) -> M:
+    """Plain values as a recipe of any kind.
+
+    Raises:
+        UserError: every mistake, in one line.
+    """
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        mistakes = [_explain(item) for item in error.errors()]
+        mistakes = [_explain(item, model) for item in error.errors()]
         more = [f"{len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
         raise UserError("; ".join(mistakes[:MAX_MISTAKES] + more)) from error
 
@@ -160,12 +169,17 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """Set a field of plain values, in place.
 
     Raises:
-        UserError: malformed override.
+        UserError: malformed override; the values are as they were.
     """
     said = f"override {_shown(override)}"
     match = OVERRIDE.fullmatch(override)
     if match is None:
         raise UserError(f"{said}: expected field.path=value, for example train.lr=1e-5")
+    try:
+        value = parse_yaml(match[2])
+    except ValueError as error:
+        remedy = f"quote a text that holds {{}}[]*&#: twice, '{match[1]}=\"...\"'"
+        raise UserError(f"{said}: not a YAML value ({error}); {remedy}") from error
     *parents, leaf = match[1].split(".")
     target = values
     for parent in parents:
@@ -174,23 +188,20 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             raise UserError(f"{said}: {parent} is a value, not a section")
         target[parent] = dict(child)  # a copy: an alias may repeat the section elsewhere
         target = target[parent]
-    try:
-        target[leaf] = parse_yaml(match[2])
-    except ValueError as error:
-        remedy = f"quote a text that holds {{}}[]*&#: twice, '{match[1]}=\"...\"'"
-        raise UserError(f"{said}: not a YAML value ({error}); {remedy}") from error
+    target[leaf] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[BaseModel]) -> str:
     parts = [str(part) if str(part).isprintable() else repr(part) for part in item["loc"]]
     field, value = ".".join(parts) or "recipe", _shown(item["input"])
     if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; allowed here: {', '.join(_section(item['loc'][:-1]).model_fields)}"
+        allowed = ", ".join(_section(item["loc"][:-1], model).model_fields)
+        return f"{field}: unknown field; allowed here: {allowed}"
     if item["type"] == "missing":
         field = {"run": "run.dir"}.get(field, field)
         return f"{field}: missing; add it to the recipe or pass {field}=VALUE"
     if item["type"] == "model_type":
-        allowed = ", ".join(_section(item["loc"]).model_fields)
+        allowed = ", ".join(_section(item["loc"], model).model_fields)
         return f"{field}: {value} is not allowed; expected a section with fields among {allowed}"
     return f"{field}: {value} is not allowed ({item['msg'].removeprefix('Value error, ')})"
 
@@ -200,8 +211,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
-def _section(path: tuple[Any, ...]) -> type[BaseModel]:
-    section: Any = Config
+def _section(path: tuple[Any, ...], model: type[BaseModel]) -> type[BaseModel]:
+    section: Any = model
     for part in path:
-        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
+        kind = section if isinstance(part, int) else section.model_fields[part].annotation
+        section = next((inner for inner in get_args(kind) if inner is not type(None)), kind)
     return section

@@ -12,6 +12,7 @@ from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.metrics.table import is_better, metric_of
 from e2ed2.reports.page import data_uri
 from e2ed2.sampling.folder import read_images
+from e2ed2.sampling.label import UNLABELLED, Label
 from e2ed2.system.drawing.charts import interval_chart
 from e2ed2.system.drawing.figures import figure
 from e2ed2.system.drawing.pictures import png_bytes, to_picture
@@ -22,12 +23,20 @@ Results = Sequence[dict[str, Any]]  # of `evaluation.results`, as plain values
 
 
 def measured_row(
-    label: str, model: str, protocol: str, *, steps: int | None, out: Path, watch: Watch, num_images: int | None = None
+    name: str,
+    model: str,
+    protocol: str,
+    *,
+    steps: int | None,
+    out: Path,
+    watch: Watch,
+    label: Label = UNLABELLED,
+    num_images: int | None = None,
 ) -> dict[str, Any]:
     """A row of a table, measured by this process alone: as `evaluate`, under another name than the model's."""
-    row = evaluate(model, protocol, steps=steps, num_images=num_images, out=out, share=ALONE, watch=watch)
+    row = evaluate(model, protocol, steps=steps, num_images=num_images, out=out, share=ALONE, watch=watch, label=label)
     assert row is not None
-    return {**row, "model": label, "measured": "here"}
+    return {**row, "model": name, "measured": "here"}
 
 
 def table_of(title: str, text: str, evaluations: Results, own: str, floors: Results = ()) -> dict[str, Any]:

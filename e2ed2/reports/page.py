@@ -19,6 +19,6 @@ def write_page(path: Path, template: str, **values: object) -> Path:
     return path
 
 
-def data_uri(png: bytes) -> str:
+def data_uri(content: bytes, kind: str = "png") -> str:
     """A picture for a page's own text."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()

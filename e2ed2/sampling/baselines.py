@@ -39,6 +39,8 @@ from e2ed2.system.readers.yaml_file import read_yaml
 FOLDER = Path(__file__).parent / "assets"
 TRIED = [Request("a photo of a cat", 0), Request("two dogs", 1)]
 FEW = 2  # steps, after which a mixture of two images shows
+# A black image in place of a sample is no sample, and SDXL marks its own wherever invisible-watermark is installed.
+UNUSED = ("safety_checker", "watermark", "watermarker")
 MAX_DIFFERENCE = 0.01  # of 0 to 1, on average: between batches of two sizes, in half precision too
 
 
@@ -101,6 +103,7 @@ class PipelineSampler:
         nfe: network evaluations an image costs, guidance and second-order steps included; num_inference_steps: steps.
         dtype: of the network. how_sha256: of all that decides the pixels beside weights, prompt and seed.
         tokenizer, max_sequence_length: of the text encoder that sees most of a prompt.
+        has_filter: whether the folder has a safety checker, which is not run.
     Raises:
         UserError: a model that cannot be loaded or that no prompt alone is enough for, or steps beside `timesteps` or
             `sigmas` of another number.
@@ -115,7 +118,12 @@ class PipelineSampler:
         is_known = self._kind in FAMILIES
         asked_dtype = baseline.dtype or ("float16" if is_known else "bfloat16")
         dtype = getattr(torch, asked_dtype) if device == "cuda" else torch.float32
-        self.pipeline = _pipeline(self.folder, baseline, dtype).to(device)
+        self.pipeline = _pipeline(self.folder, baseline, dtype)
+        self.has_filter = getattr(self.pipeline, "safety_checker", None) is not None
+        for name in UNUSED:
+            if getattr(self.pipeline, name, None) is not None:
+                setattr(self.pipeline, name, None)
+        self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.networks = denoisers_of(self.pipeline)
         self.dtype = next((p.dtype for network in self.networks for p in network.parameters()), dtype)
@@ -197,7 +205,7 @@ class PipelineSampler:
 
 
 def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
-    """The pipeline with the baseline's network and scheduler, safetensors only; nothing filters or marks its images."""
+    """The pipeline with the baseline's network and scheduler, safetensors only."""
     import diffusers
 
     pipeline = open_pipeline(folder, baseline.variant, dtype, dtype, any_class=True)
@@ -210,9 +218,6 @@ def _pipeline(folder: Path, baseline: Baseline, dtype: torch.dtype) -> Any:
             if not (inspect.isclass(scheduler) and issubclass(scheduler, diffusers.SchedulerMixin)):
                 raise ValueError(f"scheduler.class: {name} is no scheduler of diffusers")
             pipeline.scheduler = cast(Any, scheduler).from_config(pipeline.scheduler.config, **changes)
-    for name in ("safety_checker", "watermark", "watermarker"):  # a black image in place of a sample is no sample,
-        if getattr(pipeline, name, None) is not None:  # and SDXL marks its own wherever invisible-watermark is there
-            setattr(pipeline, name, None)
     return pipeline
 
 

@@ -1,13 +1,19 @@
 """A folder of images in place of a model: which files they are, and which prompt each is of."""
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from e2ed2.data.image_set import list_images
 from e2ed2.models.folders.misnamed import refuse_run
 from e2ed2.models.folders.parts import INDEX_FILE
 from e2ed2.sampling.folder import MAKER, Manifest, ManifestRow, read_manifest, write_manifest
 from e2ed2.system.errors import UserError
+
+MARKED = re.compile(r"watermark from (\d+) px")  # of a manifest's labels
 
 
 def finished_images(model: str) -> Path | None:
@@ -31,7 +37,8 @@ def images_of_prompts(model: str, folder: Path, prompts: list[str]) -> list[Path
     Args:
         model: as it was given; folder: where its images lie.
     Raises:
-        UserError: another number of images, one of our own that is missing, or of another prompt.
+        UserError: another number of images, one of our own that is missing, of another prompt, or with a mark in its
+            pixels.
     """
     home = folder.parent if folder.name == "images" else folder
     manifest = read_manifest(home)
@@ -46,10 +53,28 @@ def images_of_prompts(model: str, folder: Path, prompts: list[str]) -> list[Path
             raise UserError(f"model {model}: {what}; give images of its prompts")
         if not os.path.isfile(file):  # False too where no file can have such a name
             raise UserError(f"model {model}: {file.name} of its manifest.json is missing; make the images again")
+    refuse_marked(manifest, files, f"model {model}")
     return files
+
+
+def refuse_marked(manifest: Manifest | None, files: Sequence[Path], where: str) -> None:
+    """Raise UserError where images of a sample folder bear a mark in their pixels, which nobody asks to be judged."""
+    labels = manifest.labels if manifest and manifest.labels else []
+    least = min((int(found[1]) for found in map(MARKED.match, labels) if found), default=None)
+    if least is not None and any(_least_side(file) >= least for file in files):
+        raise UserError(f"{where}: a watermark is in its images and would be judged too; make them with --no-label")
 
 
 def name_images(out: Path, model: str, files: list[Path], prompts: list[str]) -> None:
     """Write the manifest of images that lie elsewhere."""
     rows = [ManifestRow(file=str(f.resolve()), prompt=p) for f, p in zip(files, prompts, strict=True)]
     write_manifest(out, Manifest(made_by=MAKER, model=model, images=rows))
+
+
+def _least_side(path: Path) -> int:
+    """In pixels; 0 where the file is no image, which is told when it is read."""
+    try:
+        with Image.open(path) as picture:
+            return min(picture.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0

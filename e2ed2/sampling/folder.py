@@ -25,6 +25,7 @@ from torch import Tensor
 from e2ed2 import __version__
 from e2ed2.data.sources.shards import write_tar
 from e2ed2.sampling.generate import Request
+from e2ed2.sampling.label import UNLABELLED, Label, made_by
 from e2ed2.sampling.model import LoadedModel
 from e2ed2.system.drawing.pictures import captioned, png_bytes, shown, to_picture
 from e2ed2.system.errors import UserError, check_range
@@ -53,7 +54,7 @@ class ManifestRow(Record):
 
 
 class Manifest(Record):
-    """`manifest.json`: whose images these are, and each of them."""
+    """`manifest.json`: whose images these are, each of them, and what labels them; None where nobody said."""
 
     made_by: str
     model: str | None = None
@@ -61,6 +62,7 @@ class Manifest(Record):
     num_inference_steps: int | None = None
     nfe: int | None = None
     images_per_second: float | None = None
+    labels: list[str] | None = None
     images: list[ManifestRow] = []
 
 
@@ -103,6 +105,7 @@ def make_files(
     batch_size: int = 32,
     progress: Progress = lambda done, total: None,
     share: Share = ALONE,
+    label: Label = UNLABELLED,
 ) -> SampleFiles:
     """One image per request in `out/images`; those that are there, and whole, stay.
 
@@ -112,25 +115,30 @@ def make_files(
         UserError: `out` holds somebody else's files, or cannot be written.
     """
     check_batch_size(batch_size)
-    files = image_files(model, requests, out)
-    rate = rate_before(claim_folder(out, MANIFEST_FILE, GRID_FILE), model)
+    files = image_files(model, requests, out, label)
+    before = claim_folder(out, MANIFEST_FILE, GRID_FILE)
+    rate = rate_before(before, model)
+    if before is not None and any(file.exists() for file in files):
+        label = label.beside(before.labels or ())
     if share.rank == 0:
-        _describe(model, requests, files, rate, out)
+        _describe(model, requests, files, rate, label, out)
     batches = [range(s, min(s + batch_size, len(requests))) for s in range(0, len(requests), batch_size)]
     own = [(batch, lost) for batch in batches[share.rank :: share.world] if (lost := _missing(files, batch))]
     started, made, total = time.perf_counter(), 0, sum(len(batch) for batch, _ in own)
     for batch, lost in own:
         for i, image in zip(batch, model.sampler([requests[i] for i in batch], batch_size), strict=True):
             if i in lost:
-                write_file(files[i], png_bytes(to_picture(image)))
+                made_from = made_by(model, requests[i].prompt, requests[i].seed)
+                write_file(files[i], label.png(to_picture(image), made_from))
         made += len(batch)
         progress(made, total)
         rate = share.world * made / (time.perf_counter() - started)
     share.wait()
     if share.rank == 0:
-        _describe(model, requests, files, rate, out)
+        _describe(model, requests, files, rate, label, out)
         first = zip(requests[:GRID_IMAGES], map(read_png, files[:GRID_IMAGES]), strict=True)
-        write_grid(out, [(request.prompt, image) for request, image in first if image is not None])
+        sheet = grid([(request.prompt, image) for request, image in first if image is not None])
+        write_file(out / GRID_FILE, label.png(sheet, made_by(model)))
     return SampleFiles(files, rate)
 
 
@@ -146,7 +154,7 @@ def save_images(out: Path, name: str, images: Tensor, prompts: Sequence[str]) ->
         rows.append(ManifestRow(file=f"images/{i:06d}-{_words(prompt)}-{name}.png", prompt=prompt))
         write_file(out / rows[-1].file, png_bytes(to_picture(image)))
     write_manifest(out, Manifest(made_by=MAKER, model=name, images=rows))
-    write_grid(out, list(zip(prompts, images[:GRID_IMAGES], strict=False)))
+    write_file(out / GRID_FILE, png_bytes(grid(list(zip(prompts, images[:GRID_IMAGES], strict=False)))))
     return [out / row.file for row in rows]
 
 
@@ -205,8 +213,8 @@ def write_manifest(out: Path, manifest: Manifest) -> None:
     write_file(out / MANIFEST_FILE, (json.dumps(manifest.model_dump(), indent=1) + "\n").encode())
 
 
-def write_grid(out: Path, images: Sequence[tuple[str, Tensor]]) -> None:
-    """`grid.png` of the first (prompt, uint8 [3, H, W]): each prompt in rows of its own, under its words."""
+def grid(images: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    """`grid.png`, of the first (prompt, uint8 [3, H, W]): each prompt in rows of its own, under its words."""
     by_prompt: dict[str, list[Image.Image]] = {}
     for prompt, image in images:
         by_prompt.setdefault(prompt, []).append(shown(to_picture(image)))
@@ -215,7 +223,7 @@ def write_grid(out: Path, images: Sequence[tuple[str, Tensor]]) -> None:
         for prompt, pictures in by_prompt.items()
         for start in range(0, len(pictures), GRID_COLUMNS)
     ]
-    write_file(out / GRID_FILE, png_bytes(captioned(rows[:GRID_ROWS])[0]))
+    return captioned(rows[:GRID_ROWS])[0]
 
 
 def read_images(out: Path) -> list[tuple[ManifestRow, Tensor]]:
@@ -234,14 +242,14 @@ def read_png(path: Path) -> Tensor | None:
         return None
 
 
-def image_files(model: LoadedModel, requests: list[Request], out: Path) -> list[Path]:
+def image_files(model: LoadedModel, requests: list[Request], out: Path, label: Label = UNLABELLED) -> list[Path]:
     """Where the image of each request lies in a sample folder; in the order of their names up to a million."""
-    return [out / "images" / file_name(model, i, request) for i, request in enumerate(requests)]
+    return [out / "images" / file_name(model, i, request, label) for i, request in enumerate(requests)]
 
 
-def file_name(model: LoadedModel, index: int, request: Request) -> str:
-    """Number, words of the prompt, and the hash of all that decides the pixels."""
-    made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__]
+def file_name(model: LoadedModel, index: int, request: Request, label: Label = UNLABELLED) -> str:
+    """Number, words of the prompt, and the hash of all that decides the file's pixels, and of labels it must bear."""
+    made_from = [model.sha256, model.num_inference_steps, request.prompt, request.seed, __version__, *label.named]
     digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
     return f"{index:06d}-{_words(request.prompt)}-{digest}.png"
 
@@ -253,7 +261,9 @@ def rate_before(manifest: Manifest | None, model: LoadedModel) -> float | None:
     return manifest.images_per_second
 
 
-def _describe(model: LoadedModel, requests: list[Request], files: list[Path], rate: float | None, out: Path) -> None:
+def _describe(
+    model: LoadedModel, requests: list[Request], files: list[Path], rate: float | None, label: Label, out: Path
+) -> None:
     rows = [
         ManifestRow(file=f"images/{path.name}", prompt=request.prompt, seed=request.seed)
         for path, request in zip(files, requests, strict=True)
@@ -265,6 +275,7 @@ def _describe(model: LoadedModel, requests: list[Request], files: list[Path], ra
         num_inference_steps=model.num_inference_steps,
         nfe=model.sampler.nfe,
         images_per_second=rate,
+        labels=list(label.kinds),
         images=rows,
     )
     write_manifest(out, manifest)

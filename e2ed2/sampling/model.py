@@ -18,7 +18,12 @@ from e2ed2.system.errors import check_range
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to sample. `sha256` is `model_sha256` of its folder; `num_parameters` of what denoises."""
+    """A model ready to sample.
+
+    Attributes:
+        sha256: `model_sha256` of its folder. num_parameters: of what denoises.
+        has_filter: whether a safety checker lies in its folder, which no sample passes.
+    """
 
     name: str
     sha256: str
@@ -27,6 +32,7 @@ class LoadedModel:
     sampler: Sampler | PipelineSampler
     tokenizer: Any
     max_sequence_length: int
+    has_filter: bool = False
 
     def too_long(self, prompts: list[str]) -> list[str]:
         """The prompts of which the text encoder sees only the beginning."""
@@ -61,6 +67,7 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
         sampler=sampler,
         tokenizer=longest_tokenizer(pipeline),
         max_sequence_length=inference.max_sequence_length,
+        has_filter=getattr(pipeline, "safety_checker", None) is not None,
     )
 
 
@@ -79,4 +86,5 @@ def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedMode
         sampler=sampler,
         tokenizer=sampler.tokenizer,
         max_sequence_length=sampler.max_sequence_length,
+        has_filter=sampler.has_filter,
     )

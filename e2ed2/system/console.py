@@ -14,6 +14,7 @@ from rich.progress import (
 )
 
 from e2ed2.system.drawing.figures import duration, figure
+from e2ed2.system.errors import harmless
 
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
@@ -61,7 +62,7 @@ class Waiting:
 
     def say(self, line: str) -> None:
         """One line above the bars."""
-        self._console.print(line, markup=False)
+        self._console.print(harmless(line), markup=False)
 
     def tick(self, step: int, steps: int, row: dict[str, float]) -> None:
         """`train`'s callback: the bar with loss and speed."""

@@ -13,6 +13,8 @@ REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EL
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # what packages are called whose modules have other names
 
 UNPRINTABLE = re.compile(r"[\ud800-\udfff\x00]")  # half of a character, and NUL: nothing can encode or hold them
+# What moves a terminal's cursor, changes its colours or turns the direction of writing; newlines and tabs are left.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MAX_SAID = 300  # letters of a library's message
 
 
@@ -29,7 +31,12 @@ class NonFiniteError(RuntimeError):
 
 def one_line(text: object) -> str:
     """A text that any terminal prints on one line, whatever it quotes."""
-    return " ".join(UNPRINTABLE.sub("?", str(text)).split())
+    return harmless(" ".join(str(text).split()))
+
+
+def harmless(text: str) -> str:
+    """A text that any terminal prints and none is steered by, its lines kept."""
+    return STEERING.sub("?", text)
 
 
 def said(error: BaseException) -> str:

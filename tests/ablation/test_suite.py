@@ -89,6 +89,7 @@ def test_a_wrong_suite_is_one_line(suite_file, change, message):
     assert isinstance(CliRunner().invoke(app, ["ablate", str(suite_file)]).exception, UserError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("quick", [False, True])
 def test_shipped_suites_are_valid_in_every_row(path, quick, calls, tmp_path):

@@ -124,6 +124,7 @@ def test_mean_and_interval_over_seeds_by_hand():
     assert over_seeds([alone]) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [b"", b"{", b"\xff", b"null", b"[1]", b'{"metrics": {}}'])
 def test_figures_that_cannot_be_read_are_made_again(suite_file, calls, tmp_path, torn):
     suite = load_suite(suite_file)

@@ -11,6 +11,7 @@ from e2ed2.demo.run import ROWS, run_demo
 QUICK = ["train.max_train_steps=4", "train.micro_batch_size=8", "train.preview_every=2", "train.checkpoint_every=2"]
 
 
+@pytest.mark.slow
 def test_the_demo_measures_trains_measures_and_reports(tmp_path, tiny_bundle, num_sampled):
     out = tmp_path / "demo run"
     ticks: list[int] = []

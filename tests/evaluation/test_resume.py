@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from e2ed2.evaluation.evaluate import evaluate
+from e2ed2.provenance.label import metadata_label
 
 
 def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
     """The same in this process."""
-    result = evaluate(str(model), str(protocol), steps=1, num_images=num_images, batch_size=4, out=out)
+    asked = {"steps": 1, "num_images": num_images, "batch_size": 4, "label": metadata_label()}
+    result = evaluate(str(model), str(protocol), out=out, **asked)
     assert result is not None
     return result
 

@@ -13,6 +13,7 @@ from e2ed2.training.loop import train
 from tests.evaluation.tiny import LINE, draw_images
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_evaluate(tiny_model, protocol, tmp_path):
     path, run_dir = protocol(metrics=["kid", "clip_score"]), tmp_path / "run"
     for i, word in enumerate(LINE.split()):

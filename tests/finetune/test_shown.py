@@ -48,6 +48,7 @@ def move(model: Path, data: Path, out: Path, overrides: list[str], **options: ob
     return (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_start_and_result_are_measured_on_new_and_old_prompts(tiny_model, tmp_path, quick, num_sampled):
     """A sampler of two steps alone: four rows."""
     out, fixed = tmp_path / "run", ["trajectory.random_num_steps=false", "trajectory.num_steps_weights=[]"]

@@ -51,6 +51,7 @@ KINDS = {  # what is beside the pipeline's class -> options of the tiny copy, th
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_card_of_every_kind_of_run_draws_what_we_sample(kind, recipe, tmp_path, monkeypatch):
     case, options, trajectory = KINDS[kind]
@@ -64,6 +65,7 @@ def test_the_card_of_every_kind_of_run_draws_what_we_sample(kind, recipe, tmp_pa
     assert ("safety_checker=None" in card) == bool(options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["SD 1.5", "PixArt-Sigma", "SDXL", "SD 3"])
 def test_the_card_of_a_start_in_half_precision_without_a_variant(case, recipe, tmp_path, monkeypatch):
     from diffusers import DiffusionPipeline
@@ -75,6 +77,7 @@ def test_the_card_of_a_start_in_half_precision_without_a_variant(case, recipe, t
     assert difference(load_model(".").sampler([request]), theirs) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "caption",
     ['a "red" cat', "it's 5$ & `ls`", "back\\slash \\n", "```python\nx```", "\N{WOMAN}\u200d\N{ROCKET}'", "a\tb\x85c"],
@@ -94,6 +97,7 @@ def test_any_caption_is_python_and_leaves_the_card_whole(caption, tiny_model, tm
 CARDS = ["PixArt-alpha", "SD 1.5", "SD 1.5 guided in the chain", "LCM", "SDXL", "SDXL-Lightning", "SD 3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "is_sharded"), [*((case, True) for case in CARDS), ("SD 1.5", False), ("PixArt-alpha", False)]
 )
@@ -109,6 +113,7 @@ def test_the_card_of_a_start_in_half_precision_draws_what_we_sample(case, is_sha
     assert difference(load_model(".").sampler([request]), theirs) <= 1  # of 255: each rounds its own pixels
 
 
+@pytest.mark.slow
 def test_stages_on_data_of_one_s_own_draw_a_prompt_of_it(tiny_bundle, pictures, tmp_path, monkeypatch):
     """A new network on the bundled autoencoder, and what is made of it: no card tells the bundled models' prompt."""
     architecture = tiny_transformer(caption_channels=384).config

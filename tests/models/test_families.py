@@ -116,6 +116,7 @@ def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_
     assert difference(ours, in_diffusers(folder)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["PixArt-alpha", "PixArt-Sigma", "SD 1.5", "LCM", "SDXL", "SD 3"])
 def test_an_interrupted_run_ends_with_the_same_weights(case, recipe, tmp_path):
     start, class_name = start_of(case, tmp_path / "start"), CASES[case][0]
@@ -198,6 +199,7 @@ def test_every_family_has_a_tiny_copy():
     assert MAKERS.keys() == FAMILIES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, is_mixed, recipe, tmp_path):
@@ -223,6 +225,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {name: x for file in folder.glob("*.safetensors") for name, x in load_file(file).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_text_encoders_leave_as_they_came(class_name, is_sharded, recipe, tmp_path):

@@ -37,6 +37,7 @@ LORA_CLASSES = [f"{kind}Pipeline" for kind in KINDS]
 PREFIXES = ["base_model.model.base_model.model.", "transformer.unet.", "text_encoder_2.", "_orig_mod."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", LORA_CLASSES)
 @pytest.mark.parametrize(("prefix", "is_partial"), [*((prefix, False) for prefix in PREFIXES), (PREFIXES[2], True)])
 def test_tensors_that_fit_no_layer_are_counted_and_named(class_name, prefix, is_partial, made, tmp_path):

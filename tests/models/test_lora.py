@@ -26,6 +26,7 @@ def sample(pipeline, inference) -> torch.Tensor:
     return pipeline(PROMPT, generator=torch.Generator().manual_seed(0), output_type="pt", **call).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["PixArtSigma", "StableDiffusion", "StableDiffusionXL", "StableDiffusion3"])
 def test_start_and_adapter_in_plain_diffusers_sample_as_the_merged_model(class_name, recipe, tmp_path):
     from diffusers import DiffusionPipeline
@@ -84,6 +85,7 @@ def test_an_adapter_of_the_asked_layers_alone_comes_off_again(recipe, tmp_path):
     assert all(torch.allclose(after[name], value, atol=1e-5) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_a_fused_start_is_the_merged_model_and_is_exported_whole(recipe, tmp_path):
     """LCM-LoRA's way: adapter and start, one network, trained on in full."""
     start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
@@ -115,6 +117,7 @@ def test_an_adapter_that_does_not_exist_or_fit_is_named(recipe, tmp_path):
         train(recipe(tmp_path / "run", start, parameters="lora", lora_targets=["to_nowhere"]), quiet)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_alone_and_a_resumed_run_ends_the_same(recipe, tmp_path):
     start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
     lora = {"parameters": "lora", "lora_rank": 2}

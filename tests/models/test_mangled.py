@@ -93,6 +93,7 @@ def sample(folder: Path) -> None:
     Sampler(pipeline, inference, None, load_transformers(folder, pipeline, inference))([Request("a cat", 1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", FOLDERS)
 def test_a_mangled_model_folder_is_sampled_or_refused(class_name, folder_of, tmp_path):
     whole = folder_of(class_name)

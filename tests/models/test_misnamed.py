@@ -77,6 +77,7 @@ def test_a_checkpoint_is_known_from_within(runs, monkeypatch):
             resolve_model(named)
 
 
+@pytest.mark.slow
 def test_every_way_to_name_a_model_goes_through_one_place(runs, recipe, tmp_path, monkeypatch, capfd):
     message = "a run folder; its model is runs/done/model"
     with pytest.raises(UserError, match=message):

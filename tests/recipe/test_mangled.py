@@ -11,7 +11,7 @@ from e2ed2.system.errors import UserError
 from tests.mangle import ODD, mangled_bytes, mangled_values, share_taken
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-FILES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.parent.name != "ablation"]
+FILES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.parent.name not in ("ablation", "curation")]
 MINIMAL = {"stage": "e2ed2", "run": {"dir": "runs/x"}, "model": {"path": "x"}, "objective": {"l2": {"weight": 1}}}
 MISTAKES = {
     "train: {lr: !!bool banana}": "line 1, column 13: 'banana' is no bool",

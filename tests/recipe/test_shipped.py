@@ -23,10 +23,12 @@ def test_every_shipped_file_has_a_name_and_suites_find_their_recipe(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert len(shipped_recipes()) == len([*SHIPPED.rglob("*.yaml")]) > 10
     for name, file in shipped_recipes().items():
-        own, other = ("suite", "recipe") if name.startswith("ablation/") else ("recipe", "suite")
+        own = {"ablation": "suite", "curation": "pipeline"}.get(name.partition("/")[0], "recipe")
+        verb = {"suite": "ablate", "pipeline": "curate"}.get(own, "train")
         assert recipe_file(Path(name), own) == file
-        with pytest.raises(UserError, match=f"^{other} {name}: is a {own}: `e2ed2 (train|ablate) {name}`$"):
-            recipe_file(Path(name), other)
+        for other in {"recipe", "suite", "pipeline"} - {own}:
+            with pytest.raises(UserError, match=f"^{other} {name}: is a {own}: `e2ed2 {verb} {name}`$"):
+                recipe_file(Path(name), other)
     assert load_suite(Path("ablation/table2")).recipe.is_file()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MOST_FILES = 13  # of a folder, its __init__ among them
+MOST_FILES = 13  # of a folder, its __init__ among them; commands/ has one for each verb
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,6 +42,8 @@ def test_every_contract_is_kept(copy):
         ("training/stages/terms.py", "from e2ed2.evaluation.features.efficientnet import FEATURE_DIM", "No loss can"),
         ("models/text.py", "import efficientnet_lite_pytorch", "No loss can"),
         ("models/text.py", "from e2ed2.models import secret", "No loss can"),
+        ("study/analysis/analyze.py", "from e2ed2.study.store import Store", "What votes show"),
+        ("study/store.py", "def late():\n    import e2ed2.study.app", "Design and store"),
     ],
 )
 def test_a_broken_contract_fails(copy, file, line, contract):
@@ -57,7 +59,7 @@ def test_a_broken_contract_fails(copy, file, line, contract):
 def test_every_room_says_what_it_is_and_can_be_seen_at_a_glance():
     for folder in [path for path in (ROOT / "e2ed2").rglob("*") if (path / "__init__.py").exists()]:
         files = list(folder.glob("*.py"))
-        assert len(files) <= MOST_FILES, folder
+        assert len(files) <= MOST_FILES or folder.name == "commands", folder
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 

@@ -265,6 +265,7 @@ def test_two_trainings_in_one_folder_are_refused(tiny):
 PLACES = [("config.yaml", 0), ("metrics.jsonl", 7), ("step-000006.png", 6), ("step-10", 10), ("run/model", 12)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "step"), PLACES)
 def test_a_full_disk_anywhere_is_named_and_the_run_goes_on_afterwards(
     tiny, tmp_path, monkeypatch, without_time, place, step

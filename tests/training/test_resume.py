@@ -168,6 +168,7 @@ def killed(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_changes_nothing(killed):
     assert (killed["rows"], killed["files"]) == (12, 6)  # model, EMA, optimizer, state; the exported weights and note
     for moment, found in killed["outcome"].items():

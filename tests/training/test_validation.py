@@ -90,6 +90,7 @@ def test_the_run_ends_when_nothing_gets_better(tiny, scripted):
     assert json.loads((config.run.dir / "best" / "training.json").read_text())["global_step"] == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 7, 15])
 def test_interrupted_it_measures_and_ends_as_uninterrupted(tiny, scripted, tmp_path, stop):
     config = with_evaluation(tiny(max_train_steps=30), patience=3)

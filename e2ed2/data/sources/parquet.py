@@ -18,7 +18,7 @@ def check_parquet(path: str, columns: Columns) -> list[str]:
     Raises:
         UserError: it cannot be opened, or has rows without such columns.
     """
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         return _asked(file, path, columns)
 
 
@@ -51,7 +51,7 @@ def parquet_items(path: str, columns: Columns, number: int, first: int) -> Itera
     Raises:
         UserError: the file cannot be read so far, or lacks a column.
     """
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         row, names = 0, _asked(file, path, columns)
         for group in range(file.num_row_groups):
             end = row + file.metadata.row_group(group).num_rows
@@ -73,8 +73,8 @@ def _item(row: Any, columns: Columns, key: str, place: str) -> RawItem | Skipped
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile`."""
+def opened_parquet(path: str) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`; UserError where it cannot be opened."""
     import pyarrow.parquet as pq
 
     with in_one_line(path), _open(path) as content:

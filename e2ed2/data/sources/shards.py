@@ -31,6 +31,7 @@ BRACES, MOST_SHARDS = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}"), 100_000
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 HTTP_TIMEOUT = 60.0  # seconds without a byte
 RETRY_WAITS = (1.0, 2.0, 4.0)  # seconds before a remote shard is opened again, as long as no new item comes
+PLACES = "__places__"
 NUM_PROBED = 5  # items of the first shard that has any, whose fields must hold image and caption
 
 
@@ -39,6 +40,18 @@ def tar_shards(path: str, columns: Columns) -> list[Shard]:
 
     Raises:
         UserError: none there, no access, a local one cut off, no item in any, or a column that the first items lack.
+    """
+    urls = shard_urls(path)
+    names, url = first_fields(urls, path)
+    columns.check(names, url)
+    return [partial(_read_shard, url, columns) for url in urls]
+
+
+def shard_urls(path: str) -> list[str]:
+    """Every shard of a folder, a pattern or a URL, by name.
+
+    Raises:
+        UserError: none there, no access, or a local one cut off.
     """
     urls = _list_urls(path)
     if not urls:
@@ -49,12 +62,21 @@ def tar_shards(path: str, columns: Columns) -> list[Shard]:
             raise UserError(f"data.path: shard {url}: {ENDLESS}: remove it")
         if "://" not in url and url.endswith(".tar"):
             _check_end(Path(url))
+    return urls
+
+
+def first_fields(urls: Iterable[str], path: str) -> tuple[set[str], str]:
+    """(The fields of the first items that there are, their shard).
+
+    Raises:
+        UserError: one cannot be read, or no item in any.
+    """
+    urls = list(urls)
     for url in urls:
         with in_one_line(url):
-            first = list(islice(_samples(url), NUM_PROBED))
+            first = list(islice(samples(url), NUM_PROBED))
         if first:
-            columns.check({name for sample in first for name in _field_names(sample)}, url)
-            return [partial(_read_shard, url, columns) for url in urls]
+            return {name for sample in first for name in _field_names(sample)}, url
     raise UserError(f"data.path '{path}': no item in any of {len(urls)} shards; name others")
 
 
@@ -103,7 +125,7 @@ def _read_shard(url: str, columns: Columns, first: int) -> Iterator[RawItem | Sk
             continue
         place = f"{url}/{sample['__key__']}"
         try:
-            yield columns.item(_parsed(sample), sample["__key__"], place)
+            yield columns.item(parsed(sample), sample["__key__"], place)
         except ValueError as error:
             yield SkippedItem(place, str(error))
 
@@ -120,7 +142,7 @@ def _samples_from(url: str, first: int) -> Iterator[dict[str, Any] | SkippedItem
     while True:
         count = 0
         try:
-            for sample in _samples(url):
+            for sample in samples(url):
                 count += 1
                 if count > first:
                     first, num_failures = count, 0
@@ -139,8 +161,11 @@ def _samples_from(url: str, first: int) -> Iterator[dict[str, Any] | SkippedItem
             return
 
 
-def _samples(url: str) -> Iterator[dict[str, Any]]:
-    """Fields by extension, as bytes, of files that follow each other and share all before the first dot."""
+def samples(url: str) -> Iterator[dict[str, Any]]:
+    """Fields by extension, as bytes, of files that follow each other and share all before the first dot.
+
+    `__key__` is what they share, `__places__` where each begins in the unpacked shard.
+    """
     sample: dict[str, Any] = {}
     with _open(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
         for member in tar:
@@ -155,6 +180,7 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
             content = tar.extractfile(member)
             assert content is not None  # a file
             sample |= {extension.lower(): content.read() if member.size <= MAX_BYTES else None, "__key__": key}
+            sample.setdefault(PLACES, {})[extension.lower()] = member.offset_data
         assert tar.fileobj is not None
         if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # no zeros at the end, which tarfile does not mind
             raise tarfile.ReadError("unexpected end of data")
@@ -177,7 +203,7 @@ def _is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _parsed(sample: dict[str, Any]) -> dict[str, Any]:
+def parsed(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample with its JSON decoded; ValueError where it cannot be."""
     if sample.get(JSON_COLUMN) is None:
         return sample
@@ -188,9 +214,9 @@ def _parsed(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_names(sample: dict[str, Any]) -> list[str]:
-    names = [name for name in sample if name != "__key__"]
+    names = [name for name in sample if name not in ("__key__", PLACES)]
     try:
-        fields = _parsed(sample).get(JSON_COLUMN)
+        fields = parsed(sample).get(JSON_COLUMN)
     except ValueError:
         return names
     return names + [f"{JSON_COLUMN}.{name}" for name in fields] if isinstance(fields, dict) else names

@@ -77,6 +77,15 @@ def table_shards(
     return [partial(_read_shard, undecoded, i, columns, path) for i in range(table.num_shards)]
 
 
+def parquet_files(path: str, kind: str, revision: str | None = None, split: str = "train") -> list[str]:
+    """The files behind a table, as paths or URLs, in order; raises as `TableSource` does, or where it has none."""
+    with in_one_line(path):
+        files = _parquet_files(_builder(_named(path, kind, revision))).get(_split(kind, split), [])
+    if not files:
+        raise UserError(f"data.path '{path}' is not made of parquet files: name a data set that is")
+    return files
+
+
 def _named(path: str, kind: str, revision: str | None) -> dict[str, Any]:
     """What the package calls it; a path that exists is itself, whatever its characters."""
     if kind == "hub":

@@ -69,10 +69,15 @@ def share_estimate(inside: Tensor, groups: Groups = None, resampled: Tensor | No
         effective = min(of_one / variance, len(inside))
     else:
         effective, degrees = float(group.max() + 1), float(group.max())
+    return Estimate(share, *wilson_interval(share, effective, degrees), tuple(without))
+
+
+def wilson_interval(share: float, effective: float, degrees: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share: from a number of independent points, by Student's t in the normal's place."""
     z2 = t_quantile(degrees) ** 2 / effective
     centre = (share + z2 / 2) / (1 + z2)
-    half = (of_one * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), tuple(without))
+    half = (share * (1 - share) * z2 + z2**2 / 4) ** 0.5 / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def jackknife_estimate(value: Tensor, *without: Tensor) -> Estimate:
@@ -113,7 +118,8 @@ def _sum_of_variances(without: Sequence[Tensor]) -> tuple[float, float]:
     """The variances of independent sources added, and the degrees of freedom of their sum (Welch-Satterthwaite)."""
     variances, counts = zip(*(_jackknife_variance(replicates) for replicates in without), strict=True)
     shares = sum(v * v / (count - 1) for v, count in zip(variances, counts, strict=True))
-    return sum(variances), sum(variances) ** 2 / shares if shares > 0 else 0.0
+    total = sum(variances)
+    return total, total * total / shares if shares > 0 else 0.0
 
 
 def _as_left_out(resampled: Tensor) -> Tensor:

@@ -1,17 +1,21 @@
 """Small SVG charts, drawn by hand so that a page's style sheet colours them in light and dark.
 
 Classes that a page must style: `axis` (lines), `tick` (text), `raw`, `smooth` (curves), `points`, `line` (of several,
-in their own colours), `band`, `whisker`, `dot`, `mark`, `own` (the highlighted row).
+in their own colours), `band`, `whisker`, `dot`, `mark`, `own` (the highlighted row); `win`, `tie`, `loss` (areas,
+`limits` of them, and text `within`).
 """
 
 import math
 from collections.abc import Callable, Mapping
 from html import escape
 from itertools import accumulate
+from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26  # LEFT: at least, where labels need no more
 ROW_HEIGHT, LABEL_WIDTH, LETTER = 20, 76, 6.5  # LETTER: width of one at the size of a tick
+OUTCOMES = ("win", "tie", "loss")
+BAR, BAR_ROW, BAR_WIDTH, LEAST_LABELLED = 24, 45, 440, 30  # heights of a bar and its row; widths of all and of a label
 STYLE = """
 svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
 .title { font-size: 13px; font-weight: 600; fill: #1a1a1a }
@@ -21,7 +25,18 @@ svg { font-family: system-ui, sans-serif; font-size: 11px; background: #fff }
 .points { fill: none; stroke-width: 3.5; stroke-linecap: round; opacity: 0.45 } .line { fill: none; stroke-width: 2 }
 .raw, .smooth { fill: none; stroke: #33528c; stroke-width: 2 } .raw { opacity: 0.3 }
 .tick.own { font-weight: 600 } .whisker.own { stroke: #d98a3d } .dot.own { fill: #b35c00 }
+.win { fill: #33528c } .tie { fill: #d5d7dd } .loss { fill: #e2924a } .limits { fill: none; stroke-width: 1.5 }
+.limits.win { stroke: #33528c } .limits.loss { stroke: #c06a1d }
+.within { fill: #1a1a1a; font-weight: 600 } .within.win { fill: #fff }
 """  # of charts that stand alone
+
+
+class Outcome(NamedTuple):
+    """A bar: shares of win, tie and loss; the interval of where `win` ends and `loss` begins along it, 0 to 1."""
+
+    label: str
+    shares: tuple[float, float, float]
+    limits: Mapping[str, tuple[float, float]]
 
 
 def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: bool = True) -> str:
@@ -32,9 +47,9 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
         description: what a reader who cannot see the picture should know.
     """
     curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
-    axes, place = _axes(xs, *_limits(ys, is_noisy))
+    axes, place = axes_for(xs, *_limits(ys, is_noisy))
     parts = [_polyline(kind, [place(x, y) for x, y in zip(xs, values, strict=True)]) for kind, values in curves]
-    return _svg(axes + parts, HEIGHT, description)
+    return svg_of(axes + parts, HEIGHT, description)
 
 
 def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], description: str) -> str:
@@ -45,7 +60,7 @@ def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], descriptio
         description: as in `line_chart`.
     """
     every = [y for _, ys in lines.values() for y in ys]
-    axes, place = _axes([x for xs, _ in lines.values() for x in xs], *_limits(every))
+    axes, place = axes_for([x for xs, _ in lines.values() for x in xs], *_limits(every))
     dots, curves, names = [], [], []
     left, top = 0.0, float(HEIGHT)
     for i, (name, (xs, ys)) in enumerate(lines.items()):
@@ -60,7 +75,7 @@ def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], descriptio
         names.append(f'<path class="line" stroke="{colour}" d="M{left:g},{top + 4:g}h14"/>')
         names.append(f'<text class="tick" x="{left + 19:g}" y="{top + 8:g}">{escape(name)}</text>')
         left += width
-    return _svg(axes + dots + curves + names, top + ROW_HEIGHT, description)
+    return svg_of(axes + dots + curves + names, top + ROW_HEIGHT, description)
 
 
 def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: int, description: str) -> str:
@@ -72,7 +87,7 @@ def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: in
     """
     values, lows, highs = (list(column) for column in zip(*rows, strict=True))
     pad = (max(highs) - min(lows) or 1) * 0.06
-    axes, place = _axes(xs, min(lows) - pad, max(highs) + pad)
+    axes, place = axes_for(xs, min(lows) - pad, max(highs) + pad)
     edge = list(zip([*xs, *reversed(xs)], [*highs, *reversed(lows)], strict=True))
     outline = " ".join(place(x, y) for x, y in edge)
     points = [place(x, y) for x, y in zip(xs, values, strict=True)]
@@ -80,7 +95,7 @@ def band_chart(xs: list[float], rows: list[tuple[float, float, float]], best: in
     for i, point in enumerate(points):
         (cx, cy), (own, radius) = point.split(","), (" own", 5) if i == best else ("", 3)
         parts.append(f'<circle class="dot{own}" cx="{cx}" cy="{cy}" r="{radius}"/>')
-    return _svg(axes + parts, HEIGHT, description)
+    return svg_of(axes + parts, HEIGHT, description)
 
 
 def interval_chart(
@@ -115,7 +130,44 @@ def interval_chart(
         parts.append(f'<text class="tick{own}" x="0" y="{y}" dy="4">{escape(label)}</text>')
         parts.append(f'<line class="whisker{own}" x1="{place(low)}" x2="{place(high)}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot{own}" cx="{place(value)}" cy="{y}" r="4"/>')
-    return _svg(parts, bottom + BOTTOM, description, width)
+    return svg_of(parts, bottom + BOTTOM, description, width)
+
+
+def outcome_chart(rows: list[Outcome], names: tuple[str, str, str], description: str) -> str:
+    """Stacked bars of win, tie and loss, one below the other, with intervals of win and loss under them.
+
+    Args:
+        names: of the three, for the legend.
+    """
+    label_width = max(LABEL_WIDTH, LETTER * max(len(row.label) for row in rows) + 12)
+    width = label_width + BAR_WIDTH + RIGHT + 8
+    parts, left = [], label_width
+    for kind, name in zip(OUTCOMES, names, strict=True):
+        parts.append(f'<rect class="{kind}" x="{left:g}" y="2" width="11" height="11" rx="2"/>')
+        parts.append(f'<text class="tick" x="{left + 16:g}" y="12">{escape(name)}</text>')
+        left += LETTER * len(name) + 36
+    width, top = max(width, left), 26
+    bottom = top + BAR_ROW * len(rows) + 2
+    for tenth in range(0, 11, 2):
+        x = f"{label_width + BAR_WIDTH * tenth / 10:g}"
+        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{bottom + 16}" text-anchor="middle">{tenth * 10}%</text>')
+    for i, row in enumerate(rows):
+        y = top + BAR_ROW * i + 4
+        parts.append(f'<text class="tick" x="0" y="{y + BAR / 2:g}" dy="4">{escape(row.label)}</text>')
+        begin = label_width
+        for kind, share in zip(OUTCOMES, row.shares, strict=True):
+            long = BAR_WIDTH * share
+            parts.append(f'<rect class="{kind}" x="{begin:.1f}" y="{y}" width="{long:.1f}" height="{BAR}"/>')
+            if long >= LEAST_LABELLED:
+                at = f'x="{begin + long / 2:.1f}" y="{y + BAR / 2:g}" dy="4" text-anchor="middle"'
+                parts.append(f'<text class="within {kind}" {at}>{100 * share:.0f}%</text>')
+            begin += long
+        for kind, (low, high) in row.limits.items():
+            x1, x2 = label_width + BAR_WIDTH * low, label_width + BAR_WIDTH * high
+            below = y + BAR + (4 if kind == "win" else 9)
+            parts.append(f'<path class="limits {kind}" d="M{x1:.1f},{below - 2}v4m0,-2H{x2:.1f}m0,-2v4"/>')
+    return svg_of(parts, bottom + BOTTOM, description, width)
 
 
 def figure(charts: list[tuple[str, str]]) -> str:
@@ -150,7 +202,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def _axes(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
+def axes_for(xs: list[float], low: float, high: float) -> tuple[list[str], Callable[[float, float], str]]:
     """Grid lines and labels for steps `xs` and values from low to high, and where (x, y) then lies: `12.3,45.6`."""
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     labels = {y: _label(y) for y in ticks(low, high, 4)}
@@ -191,6 +243,6 @@ def _limits(ys: list[float], is_noisy: bool = True) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _svg(parts: list[str], height: float, description: str, width: float = WIDTH) -> str:
+def svg_of(parts: list[str], height: float, description: str, width: float = WIDTH) -> str:
     label = escape(description, quote=True)
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

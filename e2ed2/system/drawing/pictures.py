@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from tempfile import NamedTemporaryFile
 
 import torch
 from PIL import Image, ImageDraw
@@ -38,6 +39,19 @@ def png_bytes(image: Image.Image, about: PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=about)
     return buffer.getvalue()
+
+
+def svg_png(svg: str, zoom: int = 3) -> bytes:
+    """An SVG file as a PNG file's content, its words in the font of captions."""
+    import resvg_py
+
+    with NamedTemporaryFile(suffix=".ttf") as file:  # the font of a Pillow without others lies in no file
+        path = font().path
+        if isinstance(path, io.BytesIO):
+            file.write(path.getvalue())
+            file.flush()
+        files = [file.name if isinstance(path, io.BytesIO) else str(path)]
+        return bytes(resvg_py.svg_to_bytes(svg, zoom=zoom, font_files=files, sans_serif_family=font().getname()[0]))
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -1,6 +1,7 @@
 """JSON from outside, as plain values within bounds or as a typed object; all else is one line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40  # of a whole number
 
 
-def parse_json(content: str | bytes) -> Any:
+def parse_json(content: str | bytes, *, finite: bool = False) -> Any:
     """The values of a JSON text.
 
+    Args:
+        finite: refuse NaN and what is infinite, which no JSON that is written anew can hold.
     Raises:
         ValueError: no JSON, no UTF-8, nested too deeply, or a number or text that nothing can hold.
     """
     text = decode_text(content) if isinstance(content, bytes) else content
     try:
-        return fit_values(json.loads(text, parse_int=_whole_number))
+        number = _finite if finite else float
+        return fit_values(json.loads(text, parse_int=_whole_number, parse_float=number, parse_constant=number))
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
 
@@ -96,3 +100,9 @@ def _whole_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS + 1:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number

@@ -4,7 +4,19 @@ import re
 
 import pytest
 
-from e2ed2.system.drawing.charts import HEIGHT, LEFT, LETTER, WIDTH, line_chart, lines_chart, ticks
+from e2ed2.system.drawing.charts import (
+    BAR,
+    BAR_WIDTH,
+    HEIGHT,
+    LEFT,
+    LETTER,
+    WIDTH,
+    Outcome,
+    line_chart,
+    lines_chart,
+    outcome_chart,
+    ticks,
+)
 
 LABEL = re.compile(r'<text class="tick" x="([\d.]+)" y="[\d.]+" dy="4" text-anchor="end">([^<]+)</text>')
 UPDATES = [float(i) for i in range(1, 201)]
@@ -49,3 +61,16 @@ def test_names_take_as_many_rows_as_they_need():
     assert HEIGHT < heights[0] < heights[1]
     names = re.findall(r'<text class="tick" x="([\d.]+)" y="[\d.]+">([^<]+)<', many)
     assert len(names) == 12 and all(float(x) + LETTER * len(name) <= WIDTH for x, name in names)
+
+
+def test_bars_of_outcomes_fill_the_row_and_lie_beside_each_other():
+    first = Outcome("a <b>", (0.5, 0.2, 0.3), {"win": (0.4, 0.6), "loss": (0.65, 0.75)})
+    svg = outcome_chart([first, Outcome("c", (1.0, 0.0, 0.0), {})], ("one", "neither", "other"), "two rows")
+    bars = re.findall(rf'<rect class="(\w+)" x="([\d.]+)" y="\d+" width="([\d.]+)" height="{BAR}"/>', svg)
+    assert [kind for kind, *_ in bars] == ["win", "tie", "loss"] * 2
+    for row in (bars[:3], bars[3:]):
+        ends = [(float(x), float(x) + float(width)) for _, x, width in row]
+        assert ends[-1][1] - ends[0][0] == pytest.approx(BAR_WIDTH) and ends[0][1] == ends[1][0]
+    assert re.findall(r">(\d+)%</text>", svg)[6:] == ["50", "20", "30", "100"], "after six ticks"
+    starts = [float(x) - float(bars[0][1]) for x in re.findall(r'class="limits \w+" d="M([\d.]+)', svg)]
+    assert starts == pytest.approx([0.4 * BAR_WIDTH, 0.65 * BAR_WIDTH]) and "a &lt;b&gt;" in svg

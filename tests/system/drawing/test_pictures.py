@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from e2ed2.sampling.folder import GRID_COLUMNS, write_grid
+from e2ed2.sampling.folder import GRID_COLUMNS, grid
 from e2ed2.system.drawing.pictures import CELL, GAP, HEAD, ROW_GAP, captioned, font, image_grid, shown, wrapped
 from e2ed2.system.drawing.sheets import KEY, Sheet, read_sheet, sheet_png
 
@@ -62,11 +62,9 @@ def test_any_letters_can_be_written(tmp_path, text):
     assert caption == {WORDS[-1]: "a?b [31m"}.get(text, text.strip())
 
 
-def test_a_prompt_never_shares_a_row_and_a_grid_is_bounded(tmp_path):
+def test_a_prompt_never_shares_a_row_and_a_grid_is_bounded():
     def height(prompts):
-        write_grid(tmp_path, [(prompt, torch.zeros(3, 128, 128, dtype=torch.uint8)) for prompt in prompts])
-        with Image.open(tmp_path / "grid.png") as grid:
-            return grid.height
+        return grid([(prompt, torch.zeros(3, 128, 128, dtype=torch.uint8)) for prompt in prompts]).height
 
     assert height(["cat", "dog"]) == 2 * (HEAD + 128) + ROW_GAP
     assert height(["cat", "dog", "cat"]) == height(["cat", "dog"]), "a prompt's images stand together"

@@ -98,6 +98,7 @@ def weights_of(run_dir):
     return load_file(run_dir / "checkpoints" / "step-6" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "webdataset", "cache"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     kind, tiny_model, photos, shards, tmp_path, online, without_time
@@ -119,6 +120,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert (tmp_path / "whole" / "checkpoints" / "step-6" / "data.json").exists() == (kind == "webdataset")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["webdataset", "folder with buckets", "cache with buckets"])
 def test_a_recipe_with_class_batches_trains_without_them_where_there_can_be_none(
     kind, tiny_model, photos, shards, tmp_path
@@ -162,6 +164,7 @@ def test_what_class_batches_allow_is_checked_again_without_them(tiny_model, phot
         without_groups(tiny_model, photos, **rule, latent_lpips={"weight": 1}, intermediate_weight=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [{"l2": {"weight": 1}}, {"l2": {"weight": 1}, "lpips": {"weight": 1}}])
 def test_a_cache_gives_the_losses_of_encoding_on_the_fly(
     objective, tiny_model, photos, tmp_path, online, monkeypatch
@@ -239,6 +242,7 @@ def test_micro_conditioning_reaches_a_network_that_takes_it(tiny_model, photos, 
     assert wide.cond.micro.tolist() == [[80, 128, 1, 0, 48, 80]] * 2  # it covers 48 x 80 as 50 x 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", MAKERS)
 def test_a_cache_holds_what_any_family_is_conditioned_on(class_name, photos, tmp_path):
     model, shapes = save_tiny(class_name, tmp_path / "model"), {"max_ratio": 2, "step": 8, "sizes": [2 * SIDE]}

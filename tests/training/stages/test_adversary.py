@@ -155,6 +155,7 @@ def test_a_discriminator_that_wins_is_reported_once(tmp_path, monkeypatch):
     assert [won_for[s] for s in range(step - 50, step + 1)] == list(range(51))
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_goes_on_winning_is_reported_after_a_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "create_stage", lambda *args: GanStage())
     monkeypatch.setattr(loop, "load_training_set", lambda *args: range(NUM_ITEMS))

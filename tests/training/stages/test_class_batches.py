@@ -125,6 +125,7 @@ def test_without_the_class_batches_asked_for_samples_that_are_one_and_the_same_a
         make(tiny_model, unique, **options, **both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "cache"])
 def test_a_plain_caption_that_is_the_item_s_own_is_a_full_one(tiny_model, tiny_emoji, tmp_path, monkeypatch, kind):
     """Of unique captions in a folder MMD sees all rows but the empty ones; groups of a shared caption it does not."""

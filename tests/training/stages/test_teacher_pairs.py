@@ -175,6 +175,7 @@ def broken(folder, problem):
     save_pipeline(pipeline, inference, folder, later)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "message"),
     [

@@ -1,0 +1,155 @@
+"""A pipeline from beginning to end. What an earlier run has done is on disk and not done again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+from e2ed2.curation.audit import Audit
+from e2ed2.curation.engine import run_units, use_engine
+from e2ed2.curation.items import Item, kept, write_part
+from e2ed2.curation.manifest import Funnel, write_manifest
+from e2ed2.curation.overlap import EvaluationSet
+from e2ed2.curation.passes import deduplicate, deduplicate_meanings, select_best
+from e2ed2.curation.pipeline import Pipeline
+from e2ed2.curation.report import write_report
+from e2ed2.curation.sources.row import check_named
+from e2ed2.curation.sources.table import SOURCES
+from e2ed2.curation.stages.filter import check_conditions
+from e2ed2.curation.stages.models import check_models
+from e2ed2.curation.stages.read import read_fragment
+from e2ed2.curation.stages.table import part_step
+from e2ed2.curation.stages.write import write
+from e2ed2.curation.work import Work
+from e2ed2.system.errors import UserError
+from e2ed2.system.files import locked
+from e2ed2.system.watch import Watch
+
+MODELS = ("score", "caption")  # steps that ask one
+LAST = "caption"  # the step after which a row's fate is known
+
+
+def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
+    """Read, check, choose and write; see `pipeline` for what may be asked. Returns what became of the rows.
+
+    Raises:
+        UserError: nothing to read, a column that is not there, another pipeline's folder, no row left, a full disk.
+    """
+    fragments = _look(pipeline)
+    work = Work(pipeline.output.path)
+    work.claim(pipeline)
+    try:
+        with locked(work.out, wait=False):
+            if not work.report.exists():  # which is written last
+                _run(pipeline, work, fragments, watch)
+            else:
+                work.check_report(pipeline)
+            shutil.rmtree(work.folder, ignore_errors=True)
+            return Funnel.of(work.manifest)
+    except BlockingIOError:
+        raise UserError(f"output.path {work.out}: another process works in it; wait for it, or end it") from None
+
+
+def _look(pipeline: Pipeline) -> list[str]:
+    """The fragments of the input; what is asked of its columns is checked before any work."""
+    source, asked = SOURCES[pipeline.input.source], pipeline.input
+    names, where = source.columns(asked)
+    check_named(asked.columns, names, where)
+    check_conditions(pipeline.filter, names, where)
+    if pipeline.score is not None or pipeline.caption is not None:
+        check_models(pipeline)
+    return source.fragments(asked)
+
+
+def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> None:
+    sets = [EvaluationSet(name, path) for name, path in pipeline.report.evaluation_sets.items()]
+    use_engine(pipeline.engine)
+    work.keep_fragments(fragments)
+    units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
+    run_units(
+        "read", units, lambda unit: work.fragment(int(unit.partition(" ")[0])).exists(),
+        partial(_reader, pipeline), pipeline.engine, watch,
+    )  # fmt: skip
+    parts = work.parts(len(fragments))
+    done = ["read"]
+    for step in _steps(pipeline):
+        if step not in PASSES:
+            make = partial(_doer, pipeline, step, tuple(done))
+            gpus = pipeline.engine.gpus if step in MODELS else 0
+            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus)
+        elif not work.step(step).exists():
+            watch(step, 0, 0)
+            PASSES[step](pipeline, work, done)
+        done.append(step)
+    shards = work.plan_shards(parts, LAST, pipeline.output.items_per_shard)
+    run_units(
+        "write", shards, lambda shard: work.written(shard).exists(), partial(_writer, pipeline), pipeline.engine, watch
+    )
+    audit = Audit()
+
+    def see(items: list[Item]) -> None:
+        audit.add(items)
+        for one in sets:
+            one.add(items)
+
+    write_manifest(work, parts, LAST, watch, see)
+    work.keep(pipeline)  # its report may be another than when the work began
+    write_report(work, pipeline, audit, sets, LAST)
+
+
+PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {
+    "deduplicate": deduplicate,
+    "similar": deduplicate_meanings,
+    "select": select_best,
+}
+
+
+def _is_done(work: Work, step: str, part: str) -> bool:
+    return work.part(step, part).exists()
+
+
+def _steps(pipeline: Pipeline) -> list[str]:
+    """Those that this pipeline asks for, in order."""
+    asked = {
+        "check": True,
+        "deduplicate": pipeline.deduplicate is not None,
+        "score": pipeline.score is not None,
+        "similar": pipeline.deduplicate is not None and pipeline.deduplicate.max_embedding_distance is not None,
+        "select": True,
+        LAST: True,
+    }
+    return [step for step, is_asked in asked.items() if is_asked]
+
+
+def _reader(pipeline: Pipeline) -> Callable[[str], None]:
+    work = Work(pipeline.output.path)
+
+    def read(unit: str) -> None:
+        number, _, fragment = unit.partition(" ")
+        read_fragment(pipeline, work, int(number), fragment)
+
+    return read
+
+
+def _doer(pipeline: Pipeline, step: str, done: tuple[str, ...]) -> Callable[[str], None]:
+    work = Work(pipeline.output.path)
+    run = part_step(step, pipeline, work)
+
+    def do(part: str) -> None:
+        items = work.items(part, done)
+        run(items)
+        write_part(work.part(step, part), items)
+
+    return do
+
+
+def _writer(pipeline: Pipeline) -> Callable[[str], None]:
+    work = Work(pipeline.output.path)
+
+    def write_shard(unit: str) -> None:
+        shard = json.loads(unit)
+        items = [item for part, first, last in shard["slices"] for item in kept(work.items(part, [LAST]))[first:last]]
+        write(items, work.shards / f"{shard['number']:05d}.tar", shard["first"])
+        work.write_lost(unit, [item for item in items if not item.kept])
+
+    return write_shard

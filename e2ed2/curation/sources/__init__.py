@@ -1,0 +1,1 @@
+"""Where rows come from: a folder, tar shards, tables of addresses or of images."""

@@ -1,0 +1,44 @@
+"""A folder of images, with captions or without, as training reads it: one fragment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from e2ed2.curation.pipeline import InputConfig
+from e2ed2.curation.sources.row import NO_CAPTION_YET, Row
+from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.sources.folder import FolderSource
+from e2ed2.system.errors import one_line
+
+COLUMNS: list[str] = []  # a row of a folder has none to filter by
+
+
+def fragments(asked: InputConfig) -> list[str]:
+    """The folder itself; UserError where it is none, or holds no images."""
+    FolderSource(Path(asked.path), NO_CAPTION_YET)
+    return [asked.path]
+
+
+def columns(asked: InputConfig) -> tuple[list[str], str]:
+    """(None, the folder)."""
+    return COLUMNS, asked.path
+
+
+def rows(fragment: str, asked: InputConfig) -> Iterator[Row]:
+    """Every image by its path, then what cannot be used."""
+    folder = Path(fragment)
+    source = FolderSource(folder, NO_CAPTION_YET)
+    read: list[RawItem | SkippedItem] = [*(source[row] for row in range(len(source))), *source.skipped]
+    for item in sorted(read, key=lambda item: _id(item, folder)):
+        name = _id(item, folder)
+        domain = name.partition("/")[0] if "/" in name else None
+        if isinstance(item, SkippedItem):
+            yield Row(name, str(item.path), domain=domain, problem=one_line(item.reason))
+        else:
+            yield Row(name, str(item.place), caption=item.captions[0], file=str(item.image), domain=domain)
+
+
+def _id(item: RawItem | SkippedItem, folder: Path) -> str:
+    if isinstance(item, RawItem):
+        return item.key
+    path = Path(item.path)
+    return one_line(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path)

@@ -1,0 +1,46 @@
+"""The app of one study: its routes, and what is answered where there is none."""
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from e2ed2.study.app.guard import Guard
+from e2ed2.study.app.organiser import organiser_routes
+from e2ed2.study.app.pages import page, static_response
+from e2ed2.study.app.rater import NO_LINK, rater_routes
+from e2ed2.study.folder import Study
+from e2ed2.study.store import Store
+
+
+def create_app(study: Study, store: Store) -> ASGIApp:
+    """The whole app; it keeps nothing in memory that a kill could lose."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(rater_routes(study, store))
+    app.include_router(organiser_routes(study, store))
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_values)
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        if (response := static_response(name)) is None:
+            raise HTTPException(404)
+        return response
+
+    return Guard(app)
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    """A page for a person, one word for our own script."""
+    assert isinstance(error, HTTPException)
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    why = "link" if error.detail == NO_LINK else "page" if error.status_code == 404 else "refused"
+    return page(request, "error.html.j2", error.status_code, why=why)
+
+
+def _refuse_values(request: Request, error: Exception) -> Response:
+    """Without what was sent: a page of ours never repeats it."""
+    return JSONResponse({"error": "not understood"}, 422)
