@@ -1,6 +1,7 @@
 """The steps that look at all rows at once: as data frames of few, narrow columns, in the engine."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,6 @@ def _write_seen(seen: Iterable[tuple[int, str | None]], folder: Path) -> None:
 
 
 def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    from itertools import islice
-
     rows = iter(rows)
     while chunk := list(islice(rows, ROWS_A_FILE)):
         yield chunk

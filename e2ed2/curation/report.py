@@ -23,18 +23,17 @@ from e2ed2.system.drawing.pictures import printable
 THUMBNAIL = 160  # pixels
 NUM_WORDS, NUM_ROWS, NUM_PAIRS = 60, 12, 16
 NUM_BARS = 40
-ORDER = ("read", "filter", "download", "check", "deduplicate", "score", "similar", "select", "caption", "write")
-TOLD = {
-    "filter": "its columns", "download": "downloaded", "check": "a whole, still image", "deduplicate": "no copy",
-    "score": "scored", "similar": "no near meaning", "select": "selected", "caption": "captioned", "write": "written",
-    "read": "readable",
+TOLD = {  # the stages in order, and what a row is that has passed one
+    "read": "readable", "filter": "its columns", "download": "downloaded", "check": "a whole, still image",
+    "deduplicate": "no copy", "score": "scored", "similar": "no near meaning", "select": "selected",
+    "caption": "captioned", "write": "written",
 }  # fmt: skip
 
 
 def write_report(work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[EvaluationSet], last: str) -> None:
     """Write the page; `last` is the step whose parts say where images are."""
     sheets = [("Kept", "A few of what was kept, evenly.", _sheet(audit, "kept"))]
-    for stage in ORDER:
+    for stage in TOLD:
         if stage in audit.sheets and stage != "deduplicate" and (pictures := _sheet(audit, stage)):
             sheets.append((f"Dropped by {stage}", "A few of what was dropped, evenly, and why.", pictures))
     write_page(
@@ -66,7 +65,7 @@ def _facts(audit: Audit, pipeline: Pipeline) -> list[str]:
 
 
 def _funnel(audit: Audit) -> str:
-    dropped = {stage: 0 for stage in ORDER}
+    dropped = {stage: 0 for stage in TOLD}
     for (stage, _), count in audit.reasons.items():
         dropped[stage] += count
     rows, left = [("rows of the input", float(audit.read), f"{audit.read:,}", False)], audit.read

@@ -13,6 +13,7 @@ from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.evaluation.results import read_jackknife, read_result
 from e2ed2.reports.published import Published, published_figures, published_for
 from e2ed2.system.drawing.figures import bracketed, figure
+from e2ed2.system.drawing.markdown import markdown_table
 from e2ed2.system.errors import UserError
 
 
@@ -184,12 +185,6 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         own = {f"{note}.\n": None for row in c.rows for note in row.result.get("notes", [])}
         parts += list(own)
     return "\n".join(parts)
-
-
-def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
 def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:

@@ -101,39 +101,35 @@ def test_a_key_of_ones_own_signs(algorithm, tmp_path, user, monkeypatch):
     assert not list(user.iterdir()), "none is made beside it"
 
 
-def refused(message):
-    return pytest.raises(UserError, match=message)
-
-
 def test_what_is_wrong_with_a_key_is_one_line(tmp_path, monkeypatch):
     key = KEYS["es256"]()
     write_pair(tmp_path, monkeypatch, key, NOW - 3 * DAY, NOW - DAY)
-    with refused(r"chain.pem: valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, not now"):
+    with pytest.raises(UserError, match=r"chain.pem: valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, not now"):
         full_label()
     write_pair(tmp_path, monkeypatch, key, of=KEYS["es256"]())
-    with refused("its first certificate is not of the key"):
+    with pytest.raises(UserError, match="its first certificate is not of the key"):
         full_label()
     write_pair(tmp_path, monkeypatch, key, password=b"secret")
-    with refused("key.pem: is encrypted"):
+    with pytest.raises(UserError, match="key.pem: is encrypted"):
         full_label()
     write_pair(tmp_path, monkeypatch, rsa.generate_private_key(65537, 1024))
-    with refused("C2PA signs with"):
+    with pytest.raises(UserError, match="C2PA signs with"):
         full_label()
     write_pair(tmp_path, monkeypatch, key, usage=False)
-    with refused("C2PA refuses it"):
+    with pytest.raises(UserError, match="C2PA refuses it"):
         full_label()
     write_pair(tmp_path, monkeypatch, key)
     (tmp_path / "chain.pem").write_text("no certificate")
-    with refused("chain.pem: none in PEM"):
+    with pytest.raises(UserError, match="chain.pem: none in PEM"):
         full_label()
     (tmp_path / "key.pem").write_text("no key")
-    with refused("key.pem: no private key in PEM"):
+    with pytest.raises(UserError, match="key.pem: no private key in PEM"):
         full_label()
     (tmp_path / "key.pem").unlink()
-    with refused("key.pem: No such file"):
+    with pytest.raises(UserError, match="key.pem: No such file"):
         full_label()
     monkeypatch.delenv("E2ED2_SIGNING_KEY")
-    with refused("E2ED2_SIGNING_CERTIFICATE is set, but E2ED2_SIGNING_KEY is not"):
+    with pytest.raises(UserError, match="E2ED2_SIGNING_CERTIFICATE is set, but E2ED2_SIGNING_KEY is not"):
         full_label()
 
 
@@ -142,7 +138,7 @@ def test_key_and_certificate_may_lie_in_one_file_which_is_never_made(tmp_path, m
     both = tmp_path / "both.pem"
     for name in ("E2ED2_SIGNING_KEY", "E2ED2_SIGNING_CERTIFICATE"):
         monkeypatch.setenv(name, str(both))
-    with refused("both.pem: No such file"):
+    with pytest.raises(UserError, match="both.pem: No such file"):
         full_label()
     both.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "chain.pem").read_bytes())
     (tmp_path / "x.png").write_bytes(full_label().png(picture(), MADE))
@@ -152,18 +148,19 @@ def test_key_and_certificate_may_lie_in_one_file_which_is_never_made(tmp_path, m
 def test_a_damaged_key_that_was_made_says_how_to_get_another(user):
     signing_key()
     (user / "signing.pem").write_text("x")
-    with refused("signing.pem: no private key in PEM .*; remove it, and the next image is signed with a new key"):
+    told = "signing.pem: no private key in PEM .*; remove it, and the next image is signed with a new key"
+    with pytest.raises(UserError, match=told):
         full_label()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("E2ED2_CONFIG")
     monkeypatch.setattr("pathlib.Path.home", lambda: Path("~nobody-here").expanduser())
-    with refused("this user has no home folder; set E2ED2_CONFIG to a folder"):
+    with pytest.raises(UserError, match="this user has no home folder; set E2ED2_CONFIG to a folder"):
         full_label()
     (tmp_path / "file").touch()
     monkeypatch.setenv("E2ED2_CONFIG", str(tmp_path / "file" / "x"))
-    with refused("configuration folder .*: Not a directory; set E2ED2_CONFIG to another"):
+    with pytest.raises(UserError, match="configuration folder .*: Not a directory; set E2ED2_CONFIG to another"):
         full_label()
 
 

@@ -56,7 +56,8 @@ def test_mangled_by_chance_anything_is_read_or_refused(content):
         try:
             read(content)
         except ValueError as error:
-            one_line(error).encode()
+            line = one_line(error)
+            assert line.encode() and "\n" not in line and not STEERING.search(line)
 
 
 @looked_at

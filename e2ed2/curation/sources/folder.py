@@ -9,8 +9,6 @@ from e2ed2.data.batch import RawItem, SkippedItem
 from e2ed2.data.sources.folder import FolderSource
 from e2ed2.system.errors import one_line
 
-COLUMNS: list[str] = []  # a row of a folder has none to filter by
-
 
 def fragments(asked: InputConfig) -> list[str]:
     """The folder itself; UserError where it is none, or holds no images."""
@@ -19,8 +17,8 @@ def fragments(asked: InputConfig) -> list[str]:
 
 
 def columns(asked: InputConfig) -> tuple[list[str], str]:
-    """(None, the folder)."""
-    return COLUMNS, asked.path
+    """No names, as a row of a folder has nothing to filter by; and the folder."""
+    return [], asked.path
 
 
 def rows(fragment: str, asked: InputConfig) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Fragments of the input to parts; rows that cannot be used, or do not meet the filter, are marked."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from e2ed2.curation.items import ROWS_OF_FRAGMENT, Item, part_name, write_part
@@ -17,15 +17,30 @@ NAME = "read"
 
 def read_fragment(pipeline: Pipeline, work: Work, number: int, fragment: str) -> None:
     """Write every part of one fragment, `engine.part_rows` rows each, and then how many there are."""
-    rows: Iterator[Row] = SOURCES[pipeline.input.source].rows(fragment, pipeline.input)
-    part, first = 0, number * ROWS_OF_FRAGMENT
-    while chunk := list(islice(rows, pipeline.engine.part_rows)):
-        name = part_name(number, part)
-        items = [_item(row, first + i, pipeline) for i, row in enumerate(chunk)]
-        _keep_images(items, chunk, work, name)
-        write_part(work.part(NAME, name), items)
-        part, first = part + 1, first + len(chunk)
-    write_count(work.fragment(number), part)
+    rows = enumerate(SOURCES[pipeline.input.source].rows(fragment, pipeline.input), number * ROWS_OF_FRAGMENT)
+    parts = 0
+    while _read_part(islice(rows, pipeline.engine.part_rows), pipeline, work, part_name(number, parts)):
+        parts += 1
+    write_count(work.fragment(number), parts)
+
+
+def _read_part(rows: Iterable[tuple[int, Row]], pipeline: Pipeline, work: Work, part: str) -> int:
+    """Write the part of some numbered rows, none of none; returns how many there were.
+
+    Images that have no file of their own go into one as they come: memory holds a single one.
+    """
+    items, images = [], work.images(part)
+    with atomic_file(images) as temporary, temporary.open("wb") as file:
+        for number, row in rows:
+            items.append(item := _item(row, number, pipeline))
+            if row.image and item.kept:
+                item.file, item.offset, item.size = str(images), file.tell(), len(row.image)
+                file.write(row.image)
+    if not images.stat().st_size:
+        images.unlink()
+    if items:
+        write_part(work.part(NAME, part), items)
+    return len(items)
 
 
 def _item(row: Row, number: int, pipeline: Pipeline) -> Item:
@@ -50,14 +65,3 @@ def _finite(value: object) -> float | None:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
     except OverflowError:  # an integer of hundreds of digits
         return None
-
-
-def _keep_images(items: list[Item], rows: list[Row], work: Work, part: str) -> None:
-    """Write images that have no file of their own one after another."""
-    if not any(row.image for row in rows):
-        return
-    with atomic_file(work.images(part)) as temporary, temporary.open("wb") as file:
-        for item, row in zip(items, rows, strict=True):
-            if row.image and item.kept:
-                item.file, item.offset, item.size = str(work.images(part)), file.tell(), len(row.image)
-                file.write(row.image)

@@ -7,6 +7,7 @@ from scipy.stats import nct
 
 from e2ed2.evaluation.metrics.intervals import t_quantile
 from e2ed2.study.analysis.crossed import LEAST
+from e2ed2.system.drawing.markdown import markdown_table
 from e2ed2.system.errors import UserError, check_range
 
 
@@ -57,9 +58,5 @@ def power(assumed: Assumed, raters: int, prompts: int) -> float:
 
 def power_table(assumed: Assumed, raters: Sequence[int], prompts: Sequence[int]) -> str:
     """Markdown: a row for each number of raters, a column for each number of prompts."""
-    lines = ["| raters | " + " | ".join(f"{count} prompts" for count in prompts) + " |"]
-    lines.append("|---:" * (len(prompts) + 1) + "|")
-    for count in raters:
-        cells = [f"{power(assumed, count, columns):.0%}" for columns in prompts]
-        lines.append(f"| {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [[f"{count}", *(f"{power(assumed, count, columns):.0%}" for columns in prompts)] for count in raters]
+    return markdown_table(["raters", *(f"{count} prompts" for count in prompts)], rows)

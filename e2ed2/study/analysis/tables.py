@@ -1,12 +1,12 @@
 """Figures of a study in words and tables: for the terminal, for a paper, for the page."""
 
 import re
-from collections.abc import Sequence
 
 from e2ed2.study.analysis.analyze import Analysis, ByCriterion, Contest
 from e2ed2.study.analysis.crossed import LEAST, Interval
 from e2ed2.study.analysis.preferences import Preference
 from e2ed2.study.analysis.reliability import MOST_FAILED
+from e2ed2.system.drawing.markdown import markdown_table
 
 TITLES = {"alignment": "Text-image alignment", "faithfulness": "Faithfulness", "quality": "Overall quality"}
 HEADS = ("criterion", "win", "tie", "loss", "preference", "prompts for / against", "raters for / against")
@@ -71,8 +71,8 @@ def notes(analysis: Analysis) -> list[str]:
     sides = analysis.side_bias.limits if analysis.side_bias else None
     if sides and not sides[0] <= 0.5 <= sides[1]:
         found.append(
-            f"Raters chose the left image in {percent(analysis.side_bias)} of their decisions. As each model is on the "
-            "left as often as on the right, this widens intervals and favours none."
+            f"Raters chose the left image in {percent(analysis.side_bias)} of their decisions. Where each model is on "
+            "the left as often as on the right, this widens intervals and favours none."
         )
     return found
 
@@ -81,13 +81,13 @@ def markdown(analysis: Analysis) -> str:
     """All of it that fits a terminal."""
     parts = []
     for contest in analysis.contests:
-        parts.append(f"{contest.first} against {contest.second}:\n\n{_markdown(HEADS, cells(contest.overall))}")
+        parts.append(f"{contest.first} against {contest.second}:\n\n{markdown_table(HEADS, cells(contest.overall))}")
         if contest.attentive:
             rows = [row[:5] for row in cells(contest.attentive)]
-            parts.append(f"Without {', '.join(analysis.careless)}:\n\n{_markdown(HEADS[:5], rows)}")
+            parts.append(f"Without {', '.join(analysis.careless)}:\n\n{markdown_table(HEADS[:5], rows)}")
     if any(analysis.strengths.values()):
         heads, rows = strength_cells(analysis)
-        parts.append(f"Strength (Bradley-Terry-Davidson, natural logarithm):\n\n{_markdown(heads, rows)}")
+        parts.append(f"Strength (Bradley-Terry-Davidson, natural logarithm):\n\n{markdown_table(heads, rows)}")
     agreement = ", ".join(
         f"{criterion} {'-' if alpha is None else f'{alpha:.2f}'}" for criterion, alpha in analysis.agreement.items()
     )
@@ -126,8 +126,3 @@ def latex(analysis: Analysis) -> str:
 
 def _tex(name: str) -> str:
     return re.sub(r"[&%$#_{}~^\\]", lambda found: LATEX[found[0]], name)
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)

@@ -7,10 +7,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from e2ed2.study.app import organiser, rater
+from e2ed2.study.app.door import Door
 from e2ed2.study.app.guard import Guard
-from e2ed2.study.app.organiser import organiser_routes
+from e2ed2.study.app.live import Agreement
+from e2ed2.study.app.organiser import Desk
 from e2ed2.study.app.pages import page, static_response
-from e2ed2.study.app.rater import NO_LINK, rater_routes
+from e2ed2.study.app.rater import NO_LINK
 from e2ed2.study.folder import Study
 from e2ed2.study.store import Store
 
@@ -18,8 +21,10 @@ from e2ed2.study.store import Store
 def create_app(study: Study, store: Store) -> ASGIApp:
     """The whole app; it keeps nothing in memory that a kill could lose."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(rater_routes(study, store))
-    app.include_router(organiser_routes(study, store))
+    app.state.study, app.state.store = study, store
+    app.state.desk = Desk(study, store, Door(study.secret), Agreement(study, store))
+    for routes in (rater.routes, organiser.outside, organiser.inside):
+        app.include_router(routes)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_values)
 

@@ -51,105 +51,119 @@ class SentHand(Sent):
 class Visit:
     """A request with a valid link. link: the path that all pages of the rater begin with."""
 
+    study: Study
+    store: Store
     rater: Rater
     standing: Standing
     link: str
 
 
-def rater_routes(study: Study, store: Store) -> APIRouter:
-    """The routes below `/r/LINK`.
+async def _visit(request: Request, link: str) -> Visit:
+    study, store = request.app.state.study, request.app.state.store
+    signed = study.read_link(link)
+    if signed is None:
+        raise HTTPException(404, NO_LINK)
+    name, issue = signed
+    standing = store.standing(name)
+    if standing.is_revoked or standing.issue != issue:
+        raise HTTPException(404, NO_LINK)
+    return Visit(study, store, study.raters[name], standing, f"/r/{link}")
 
-    What reads runs in the event loop: that takes a fraction of a millisecond, less than a thread's turn.
-    """
 
-    async def visit(link: str) -> Visit:
-        signed = study.read_link(link)
-        if signed is None:
-            raise HTTPException(404, NO_LINK)
-        name, issue = signed
-        standing = store.standing(name)
-        if standing.is_revoked or standing.issue != issue:
-            raise HTTPException(404, NO_LINK)
-        return Visit(study.raters[name], standing, f"/r/{link}")
+Guest = Annotated[Visit, Depends(_visit)]
+# What reads runs in the event loop: that takes a fraction of a millisecond, less than a thread's turn.
+routes = APIRouter(prefix="/r/{link}")
 
-    Guest = Annotated[Visit, Depends(visit)]
-    routes = APIRouter(prefix="/r/{link}")
 
-    @routes.get("")
-    async def guidelines(request: Request, guest: Guest) -> Response:
-        return page(request, "guidelines.html.j2", **_guidelines(guest))
+@routes.get("")
+async def guidelines(request: Request, guest: Guest) -> Response:
+    """What the study asks, before the first pair."""
+    return page(request, "guidelines.html.j2", **_guidelines(guest))
 
-    @routes.get("/{screen:int}")
-    async def whole_page(request: Request, guest: Guest, screen: int) -> Response:
-        total, reached = len(guest.rater.screens), guest.standing.num_decided
-        if screen > reached or screen > total:
-            return RedirectResponse(f"{guest.link}/{min(reached, total)}", 303)
-        values = _screen(store, guest, screen) | _guidelines(guest)
-        return page(request, "rater.html.j2", **values, hands=store.hands(guest.rater.name))
 
-    @routes.get("/{screen:int}/part")
-    async def part(request: Request, guest: Guest, screen: int) -> Response:
-        _refuse_ahead(guest, screen)
-        if screen > len(guest.rater.screens):
-            raise HTTPException(404)
-        return page(request, "screen.html.j2", **_screen(store, guest, screen))
+@routes.get("/{screen:int}")
+async def whole_page(request: Request, guest: Guest, screen: int) -> Response:
+    """A screen with all around it."""
+    total, reached = len(guest.rater.screens), guest.standing.num_decided
+    if screen > reached or screen > total:
+        return RedirectResponse(f"{guest.link}/{min(reached, total)}", 303)
+    values = _screen(guest, screen) | _guidelines(guest)
+    return page(request, "rater.html.j2", **values, hands=guest.store.hands(guest.rater.name))
 
-    @routes.get("/{screen:int}/{side}.png")
-    async def picture(guest: Guest, screen: int, side: Literal["left", "right"]) -> Response:
-        _refuse_ahead(guest, screen)
-        if screen >= len(guest.rater.screens):
-            raise HTTPException(404)
-        file = guest.rater.screens[screen].files[side == "right"]
-        content = (study.folder / PICTURES / file).read_bytes()
-        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400, immutable"})
 
-    @routes.put("/votes/{id}")
-    async def vote(guest: Guest, id: Id, sent: SentVote) -> dict[str, Any]:
-        total, reached = len(guest.rater.screens), guest.standing.num_decided
-        if guest.standing.is_finished:
-            raise HTTPException(409, HANDED_IN)
-        if guest.standing.is_paused:
-            raise HTTPException(503, PAUSED)
-        if sent.screen > reached or sent.screen >= total:
-            raise HTTPException(409, NOT_YET)
-        decided_at = time.time() - min(sent.waited, LONGEST)
-        try:
-            decision = Decision(id, sent.screen, sent.choice, sent.seconds, decided_at)
-            await asyncio.wrap_future(store.decide(guest.rater.name, decision))
-        except Conflict:
-            raise HTTPException(409, TAKEN) from None
-        return {"reached": max(reached, sent.screen + 1)}
+@routes.get("/{screen:int}/part")
+async def part(request: Request, guest: Guest, screen: int) -> Response:
+    """A screen alone, for the page that is open."""
+    _refuse_ahead(guest, screen)
+    if screen > len(guest.rater.screens):
+        raise HTTPException(404)
+    return page(request, "screen.html.j2", **_screen(guest, screen))
 
-    @routes.post("/hands")
-    def raise_hand(guest: Guest, sent: SentHand) -> dict[str, Any]:
-        if sent.screen > len(guest.rater.screens) or len(store.hands(guest.rater.name)) >= MOST_HANDS:
-            raise HTTPException(409, NOT_YET)
-        try:
-            store.raise_hand(guest.rater.name, sent.id, sent.screen, sent.text.strip())
-        except Conflict:
-            raise HTTPException(409, TAKEN) from None
-        return {}
 
-    @routes.get("/news")
-    async def news(request: Request, guest: Guest) -> Response:
-        hands = store.hands(guest.rater.name)
-        return page(request, "news.html.j2", hands=hands, standing=guest.standing)
+@routes.get("/{screen:int}/{side}.png")
+async def picture(guest: Guest, screen: int, side: Literal["left", "right"]) -> Response:
+    """One of a screen's two pictures."""
+    _refuse_ahead(guest, screen)
+    if screen >= len(guest.rater.screens):
+        raise HTTPException(404)
+    file = guest.rater.screens[screen].files[side == "right"]
+    content = (guest.study.folder / PICTURES / file).read_bytes()
+    return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400, immutable"})
 
-    @routes.post("/news/read")
-    def read(guest: Guest) -> dict[str, Any]:
-        store.read_replies(guest.rater.name)
-        return {}
 
-    @routes.post("/finish")
-    def finish(guest: Guest) -> Response:
-        if guest.standing.is_paused:
-            raise HTTPException(503, PAUSED)
-        if guest.standing.num_decided < len(guest.rater.screens):
-            raise HTTPException(409, NOT_YET)
-        store.finish(guest.rater.name)
-        return RedirectResponse(f"{guest.link}/{len(guest.rater.screens)}", 303)
+@routes.put("/votes/{id}")
+async def vote(guest: Guest, id: Id, sent: SentVote) -> dict[str, Any]:
+    """Keep a choice: when this answers it is on the disk."""
+    total, reached = len(guest.rater.screens), guest.standing.num_decided
+    if guest.standing.is_finished:
+        raise HTTPException(409, HANDED_IN)
+    if guest.standing.is_paused:
+        raise HTTPException(503, PAUSED)
+    if sent.screen > reached or sent.screen >= total:
+        raise HTTPException(409, NOT_YET)
+    decided_at = time.time() - min(sent.waited, LONGEST)
+    try:
+        decision = Decision(id, sent.screen, sent.choice, sent.seconds, decided_at)
+        await asyncio.wrap_future(guest.store.decide(guest.rater.name, decision))
+    except Conflict:
+        raise HTTPException(409, TAKEN) from None
+    return {"reached": max(reached, sent.screen + 1)}
 
-    return routes
+
+@routes.post("/hands")
+def raise_hand(guest: Guest, sent: SentHand) -> dict[str, Any]:
+    """Keep a question to the organiser."""
+    if sent.screen > len(guest.rater.screens) or len(guest.store.hands(guest.rater.name)) >= MOST_HANDS:
+        raise HTTPException(409, NOT_YET)
+    try:
+        guest.store.raise_hand(guest.rater.name, sent.id, sent.screen, sent.text.strip())
+    except Conflict:
+        raise HTTPException(409, TAKEN) from None
+    return {}
+
+
+@routes.get("/news")
+async def news(request: Request, guest: Guest) -> Response:
+    """Replies, and whether the study is paused."""
+    return page(request, "news.html.j2", hands=guest.store.hands(guest.rater.name), standing=guest.standing)
+
+
+@routes.post("/news/read")
+def read(guest: Guest) -> dict[str, Any]:
+    """The replies have been seen."""
+    guest.store.read_replies(guest.rater.name)
+    return {}
+
+
+@routes.post("/finish")
+def finish(guest: Guest) -> Response:
+    """Hand in."""
+    if guest.standing.is_paused:
+        raise HTTPException(503, PAUSED)
+    if guest.standing.num_decided < len(guest.rater.screens):
+        raise HTTPException(409, NOT_YET)
+    guest.store.finish(guest.rater.name)
+    return RedirectResponse(f"{guest.link}/{len(guest.rater.screens)}", 303)
 
 
 def _refuse_ahead(guest: Visit, screen: int) -> None:
@@ -157,12 +171,11 @@ def _refuse_ahead(guest: Visit, screen: int) -> None:
         raise HTTPException(404)
 
 
-def _screen(store: Store, guest: Visit, screen: int) -> dict[str, Any]:
+def _screen(guest: Visit, screen: int) -> dict[str, Any]:
     """What the page of a screen shows; the one after the last is where to hand in."""
-    screens, shown = guest.rater.screens, None
-    if screen < len(screens):
-        shown = screens[screen]
-    choice = store.choice(guest.rater.name, screen) if screen < guest.standing.num_decided else None
+    screens = guest.rater.screens
+    shown = screens[screen] if screen < len(screens) else None
+    choice = guest.store.choice(guest.rater.name, screen) if screen < guest.standing.num_decided else None
     return {
         "link": guest.link, "number": screen, "total": len(screens), "standing": guest.standing, "shown": shown,
         "choice": choice, "place": _place(screens, shown) if shown else None,
