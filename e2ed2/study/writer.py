@@ -63,23 +63,32 @@ class Writer:
             is_open = len(rows) == len(waiting)
             try:
                 with self._engine.begin() as connection:
-                    conflicts = [self._is_conflict(connection, row) for row in rows]
+                    conflicts = self._conflicts(connection, rows)
             except Exception as error:  # whatever it is, none of them is kept, and all who wait must hear it
                 for row in rows:
                     row.end.set_exception(error)
                 continue
-            for row, is_conflict in zip(rows, conflicts, strict=True):
-                if is_conflict:
+            for row in rows:
+                if row in conflicts:
                     row.end.set_exception(Conflict(row.values["id"]))
                 else:
                     row.end.set_result(None)
 
-    def _is_conflict(self, connection: Connection, row: _Row) -> bool:
-        """Insert the row, unless its id is there; whether it is there with something else."""
-        statement = self._dialect.insert(row.table).values(row.values).on_conflict_do_nothing()
-        if connection.execute(statement).rowcount == 1:
-            return False
-        columns, values = row.table.c, row.values
-        mine = (columns.rater == values["rater"]) & (columns.id == values["id"])
-        there = connection.execute(select(*(columns[name] for name in row.same)).where(mine)).one()
-        return tuple(there) != tuple(values[name] for name in row.same)
+    def _conflicts(self, connection: Connection, rows: Sequence[_Row]) -> list[_Row]:
+        """Insert the rows whose ids are not there; those whose id is there with something else."""
+        conflicts = []
+        for table in {row.table: None for row in rows}:
+            mine = [row for row in rows if row.table is table]
+            key = table.c.rater, table.c.id
+            insert = self._dialect.insert(table).on_conflict_do_nothing().returning(*key)
+            # One statement for all: each turn that this thread waits for costs more than the row.
+            new = {tuple(found) for found in connection.execute(insert, [row.values for row in mine])}
+            for row in mine:
+                if (sent := (row.values["rater"], row.values["id"])) in new:
+                    new.remove(sent)  # of two that wait together the first
+                    continue
+                there = select(*(table.c[name] for name in row.same))
+                found = connection.execute(there.where(key[0] == row.values["rater"], key[1] == row.values["id"])).one()
+                if tuple(found) != tuple(row.values[name] for name in row.same):
+                    conflicts.append(row)
+        return conflicts

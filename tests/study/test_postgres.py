@@ -12,6 +12,7 @@ from e2ed2.study.store import Decision, Store, default_url
 from e2ed2.study.writer import Conflict
 from e2ed2.system.errors import UserError
 from tests.study.test_serve import put
+from tests.study.test_store import keep_together
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +80,13 @@ def test_many_writers_of_one_id_leave_one_decision(url):
     assert stores[0].num_decisions() == 1
     for store in stores:
         store.close()
+
+
+def test_rows_that_wait_together_are_kept_in_their_order_and_each_is_told(url):
+    Store(url, "study", ["ann"]).close()
+    screens, kept = keep_together(url.replace("postgresql:", "postgresql+psycopg:"))
+    assert screens == [0, 1, *range(3, 60)]
+    assert kept == [True, True, True, False, *[True] * 57]
 
 
 def test_a_server_of_pages_killed_in_the_middle(url, folder):

@@ -63,6 +63,31 @@ def test_a_database_that_fails_is_heard_by_all_who_wait_and_the_next_rows_are_ke
     engine.dispose()
 
 
+def keep_together(url):
+    """Rows that wait for the writer together: (screens by number, whether each was told to be kept)."""
+    engine = create_engine(url)
+    writer = Writer(engine)
+    writer.close()  # its thread has ended: what is sent now waits
+    values = {"rater": "ann", "choice": "left", "seconds": 1.0, "decided_at": 0.0}
+    sent = [("first", 0), ("second", 1), ("first", 0), ("first", 2), *((f"row-{i}", i) for i in range(3, 60))]
+    ends = [writer.keep(DECISIONS, {**values, "id": id, "screen": screen}, ("screen",)) for id, screen in sent]
+    writer._waiting.put(None)
+    writer._work()
+    with engine.connect() as connection:
+        screens = connection.execute(select(DECISIONS.c.screen).order_by(DECISIONS.c.number)).scalars().all()
+    engine.dispose()
+    return list(screens), [end.exception(timeout=10) is None for end in ends]
+
+
+def test_rows_that_wait_together_are_kept_in_their_order_and_each_is_told(tmp_path):
+    """`first` came three times: as it was, once more the same, and as another decision."""
+    url = f"sqlite:///{tmp_path / 'votes.db'}"
+    Store(url, "study", ["ann"]).close()
+    screens, kept = keep_together(url)
+    assert screens == [0, 1, *range(3, 60)]
+    assert kept == [True, True, True, False, *[True] * 57]
+
+
 @pytest.mark.parametrize("made", [[ABOUT], [ABOUT, DECISIONS], list(TABLES.tables.values())])
 def test_a_start_killed_before_its_first_row_is_gone_on_with(made, tmp_path):
     url = f"sqlite:///{tmp_path / 'votes.db'}"
