@@ -23,6 +23,7 @@ from PIL import Image
 from e2ed2.emoji.dataset import STYLES, EmojiSet, styled_caption
 from e2ed2.models.folders import bundled
 from e2ed2.sampling.generate import Sampler
+from tests import mangle
 from tests.models.tiny import SIDE
 
 pytest_plugins = ["tests.evaluation.tiny"]  # fixtures of several rooms
@@ -40,6 +41,10 @@ def quick_garbage_collection() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/golden anew, see training/test_golden.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mangle.CASES.update(item.nodeid.partition("[")[0] for item in items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,7 @@
 
 Tests mangle a few times; `E2ED2_MANGLED=2000 python -m pytest -k mangled` mangles each reader so often. `make fuzz`
 mangles each for `E2ED2_FUZZ` seconds, every time from another seed; a failure names its seed, at which `E2ED2_SEED`
-begins.
+begins. A reader is a test: the cases of one share its time.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from e2ed2.system.errors import UserError, refusal
 
 MAX_SECONDS = 20.0  # of one reading
 MAX_GROWTH = 2**30  # of the process, over all readings of a test
+CASES: Counter[str] = Counter()  # test -> how many cases it has, which `conftest.py` counts
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2**63, 10**39, 1.5, -0.0, 1e308, float("inf"), float("nan"),
     "", "x", "\0", "a cat \ud83d", "../../x", "/", "é" * 300, "9" * 5000,
@@ -35,7 +37,8 @@ def times(few: int = 40) -> Iterator[int]:
         start = int(first or 0)
         yield from range(start, start + int(os.environ.get("E2ED2_MANGLED", few)))
         return
-    until, seed = time.monotonic() + float(seconds), int(first or time.time_ns() // 10**6)
+    test = os.environ["PYTEST_CURRENT_TEST"].partition("[")[0]
+    until, seed = time.monotonic() + float(seconds) / max(1, CASES[test]), int(first or time.time_ns() // 10**6)
     while time.monotonic() < until:
         yield seed
         seed += 1
