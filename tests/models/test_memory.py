@@ -11,7 +11,7 @@ from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.memory import Memory, _kept, count_memory, device_memory
+from e2ed2.models.memory import Memory, _taken, count_memory, device_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from tests.models.tiny import SIDE, autoencoder, save_tiny
 
@@ -61,11 +61,11 @@ def test_what_autograd_keeps_is_counted_once(device):
     """The input [5, 3] and the one tensor [5, 4] that tanh and the second layer both keep, no weights; in float32."""
     with torch.device(device):
         network, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.ones(5, 3)
-    assert _kept(lambda: network(x), network) == 4 * (5 * 3 + 5 * 4)
+    assert _taken(lambda: network(x), network)[0] == 4 * (5 * 3 + 5 * 4)
     network.requires_grad_(False)
-    assert _kept(lambda: network(x), network) == 0
+    assert _taken(lambda: network(x), network)[0] == 0
     x.requires_grad_(True)
-    assert _kept(lambda: network(x), network) == 4 * 5 * 4
+    assert _taken(lambda: network(x), network)[0] == 4 * 5 * 4
 
 
 def held(run: Callable[[], torch.Tensor], network: nn.Module) -> int:

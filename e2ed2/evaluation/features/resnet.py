@@ -50,8 +50,9 @@ def _apply(node: Any, *inputs: Tensor) -> Tensor:
     settings = {setting.name: list(setting.ints) for setting in node.attribute}
     match node.op_type:
         case "Conv":
+            x, weight, bias = inputs
             padding = settings.get("pads", [0])[0]  # the same on all sides
-            return F.conv2d(*inputs, stride=settings["strides"], padding=padding)
+            return F.conv2d(x, weight, bias, stride=settings["strides"], padding=padding)
         case "MaxPool":
             top, left, bottom, right = settings["pads"]
             padded = F.pad(inputs[0], (left, right, top, bottom), value=float("-inf"))
