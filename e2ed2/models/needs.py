@@ -52,32 +52,32 @@ def needs(config: Config, folder: Path, *, half: bool) -> Needs:
     rank = trajectory.lora_rank if trajectory.parameters.startswith("lora") else None
     crop = config.objective.crop
     window = None if crop.size is None else crop.size + 2 * crop.halo
-    counts = _counted(folder, config.data.size, rank, window, config.model.gradient_checkpointing)
+    counts = _counted(folder, config.data.size, rank, half, window, config.model.gradient_checkpointing)
     sets = trajectory.num_inference_steps if trajectory.has_set_per_step else 1
     return Needs(_memory(config, counts, sets, 2 if half else 4), _arithmetic(config, counts, rank is not None))
 
 
 @cache
-def _counted(folder: Path, side: int, rank: int | None, window: int | None, recomputes_blocks: bool) -> Counts:
-    return count_model(folder, side, rank, window=window, recomputes_blocks=recomputes_blocks)
+def _counted(folder: Path, side: int, rank: int | None, half: bool, window: int | None, blocks: bool) -> Counts:
+    return count_model(folder, side, rank, half=half, window=window, recomputes_blocks=blocks)
 
 
 def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, int]:
-    """Bytes by part; size: of a number in what is not trained, and in what is computed."""
+    """Bytes by part; size: of a frozen weight."""
     trajectory, weights = config.trajectory, objective_weights(config)
     trained = sets * counts.num_trained
     rows = config.train.micro_batch_size * config.objective.num_samples
     through = min(max(trajectory.step_counts), trajectory.num_backprop_steps or trajectory.num_inference_steps)
     evaluations = 1 if trajectory.gradient_checkpointing else through
     guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
-    one = guided * rows * counts.evaluation * size // 4
+    one = guided * rows * counts.evaluation
     chain = evaluations * one
     frozen = size * (counts.num_frozen + counts.num_decoder)
     if "keep" in weights:
         beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
-        chain += evaluations * beside * counts.evaluation * size // 4
+        chain += evaluations * beside * counts.evaluation
         frozen += 0 if counts.num_frozen else size * trained  # an adapter's start is itself without the adapter
-    decoded = rows * _decoded(config, counts) * size // 4
+    decoded = rows * _decoded(config, counts)
     gradients = 4 * trained
     kept, late = chain + decoded, chain - (0 if trajectory.gradient_checkpointing else one)
     if kept * ON_ITS_WAY >= gradients + late * ON_ITS_WAY:
@@ -85,7 +85,7 @@ def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, i
     else:
         chain, decoded = late, 0
     return {
-        "weights": (4 + (2 if size == 2 else 0)) * trained,
+        "weights": 4 * trained + counts.copies,
         "optimizer": 8 * trained,
         "average": 4 * trained,
         "gradients": gradients,
@@ -97,7 +97,7 @@ def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, i
 
 
 def _decoded(config: Config, counts: Counts) -> int:
-    """Bytes in float32 that autograd keeps of what the loss sees of one sample beyond its latents."""
+    """Bytes that autograd keeps of what the loss sees of one sample beyond its latents."""
     weights = objective_weights(config)
     kept = counts.decoder_features if DECODER_TERMS & weights.keys() else 0
     if _decodes(config):

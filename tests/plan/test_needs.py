@@ -11,8 +11,8 @@ from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
 
 COUNTS = Counts(
-    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, evaluation=400, evaluation_flops=10, decoding=40,
-    decoding_flops=5, decoder_features=8, decoder_features_flops=3, features=20, features_flops=2,
+    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, copies=2000, evaluation=400, evaluation_flops=10,
+    decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3, features=20, features_flops=2,
 )  # fmt: skip
 PLAIN = ["trajectory.start=pure_noise", "trajectory.random_num_steps=false", "trajectory.num_steps_weights=[]",
          "trajectory.timesteps=[[999, 828, 617, 97]]", "train.micro_batch_size=8", "data.images_per_caption=1",
@@ -21,7 +21,7 @@ PLAIN = ["trajectory.start=pure_noise", "trajectory.random_num_steps=false", "tr
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch):
-    monkeypatch.setattr(module, "_counted", lambda folder, side, rank, window, blocks: COUNTS)
+    monkeypatch.setattr(module, "_counted", lambda folder, side, rank, half, window, blocks: COUNTS)
 
 
 def config(*overrides, recipe="emoji/e2ed2"):
@@ -32,16 +32,16 @@ def test_four_steps_of_eight_images_in_float32(tmp_path):
     """Four evaluations of 400 bytes for each image; when the last one's are gone there are more of gradients."""
     found = needs(config(), tmp_path, half=False)
     assert found.parts == {
-        "weights": 4000, "optimizer": 8000, "average": 4000, "gradients": 4000, "frozen networks": 4 * 300,
+        "weights": 4000 + 2000, "optimizer": 8000, "average": 4000, "gradients": 4000, "frozen networks": 4 * 300,
         "chain": int(3 * 8 * 400 * ON_ITS_WAY), "decoding": 0, "text encoders": 0,
     }  # fmt: skip
     assert found.peak_memory_bytes == sum(found.parts.values())
     assert found.flops == 8 * 4 * 3 * 10
 
 
-def test_in_half_precision_there_is_a_copy_of_the_weights(tmp_path):
+def test_in_half_precision_what_is_frozen_takes_half(tmp_path):
     parts = needs(config(), tmp_path, half=True).parts
-    assert (parts["weights"], parts["chain"]) == (6000, int(3 * 8 * 200 * ON_ITS_WAY))
+    assert (parts["weights"], parts["frozen networks"]) == (6000, 2 * 300)
 
 
 def test_recomputed_steps_keep_one_evaluation_and_cost_one_more(tmp_path):
