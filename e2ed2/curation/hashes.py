@@ -61,11 +61,11 @@ def distances(one: Bits, others: Bits, mirror: Bits) -> NDArray[np.int64]:
     mean colours are further apart than `MOST_COLOUR`.
 
     Args:
-        one: a hash. others: [N, its length].
+        one: a hash, or [N] of them, each beside its own other. others: [N, its length].
     """
-    apart = one[: len(mirror)] ^ others[:, : len(mirror)]
-    bits = np.minimum(*(np.bitwise_count(each).sum(1, dtype=np.int64) for each in (apart, apart ^ mirror)))
-    colours = np.abs(one[len(mirror) :].astype(np.int64) - others[:, len(mirror) :])
+    signs = np.ascontiguousarray(one[..., : len(mirror)] ^ others[:, : len(mirror)]).view(np.uint64)
+    bits = np.minimum(*(np.bitwise_count(each).sum(1, np.int64) for each in (signs, signs ^ mirror.view(np.uint64))))
+    colours = np.abs(one[..., len(mirror) :].astype(np.int16) - others[:, len(mirror) :])
     return np.where((colours > MOST_COLOUR).any(1), HASH_BITS, bits)
 
 

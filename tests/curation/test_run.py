@@ -85,7 +85,10 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
     curate(whole, lambda *step: told.append(step))
     cut = pipeline_of(tmp_path / "cut", *small)
     steps = [*dict.fromkeys(step for step, _, _ in told)]
-    assert steps == ["read", "check", "deduplicate", "select", "caption", "write", "manifest"]
+    assert steps == [
+        "read", "check", "deduplicate keys", "deduplicate pairs", "deduplicate", "select", "caption", "write",
+        "manifest",
+    ]  # fmt: skip
     for last in steps:  # each run gets one step further
 
         def watch(step, done, total, last=last):
@@ -100,19 +103,26 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(passes, "_write_dropped"), (passes, "copies"), (running, "write_manifest")]
-)
+    ("place", "name"),
+    [(passes, "scatter"), (passes.copies, "losses"), (passes, "write_rows"), (passes, "_write_seen"),
+     (running, "write_manifest")],
+)  # fmt: skip
 def test_cut_off_within_what_looks_at_all_rows(place, name, photos, tmp_path, monkeypatch):
     add(photos, "000b.jpg", (photos / "000.jpg").read_bytes())
-    run(pipeline_of(tmp_path / "whole", f"input.path={photos}"))
-    cut = pipeline_of(tmp_path / "cut", f"input.path={photos}")
+    asked = (f"input.path={photos}", "engine.part_rows=4", "select.count=7")
+    run(pipeline_of(tmp_path / "whole", *asked))
+    cut = pipeline_of(tmp_path / "cut", *asked)
+    real, calls = getattr(place, name), []
 
     def stop(*args):
-        raise KeyboardInterrupt
+        calls.append(args)
+        if len(calls) == (1 if name in ("_write_seen", "write_manifest", "losses") else 2):
+            raise UserError("the disk is full")
+        return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(UserError, match="the disk is full"):
             curate(cut, silent)
     curate(cut, silent)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
