@@ -37,16 +37,19 @@ def _lowest() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.array(vertical), np.array(horizontal)
 
 
-COSINES = _cosines()
 VERTICAL, HORIZONTAL = _lowest()
+COSINES = _cosines()[: max(VERTICAL.max(), HORIZONTAL.max()) + 1]
+PLACES = VERTICAL * len(COSINES) + HORIZONTAL
+MEAN = np.full(HASHED_SIDE**2, HASHED_SIDE**-2, dtype=np.float32)
 MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the other way
 
 
 def perceptual_hash(small: NDArray[np.uint8]) -> bytes:
     """Of an image brought to [HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of its shapes, and its mean colour."""
-    grey = small.astype(np.float32) @ LUMA
-    signs = np.packbits((COSINES @ grey @ COSINES.T)[VERTICAL, HORIZONTAL] > 0)
-    return signs.tobytes() + small.mean((0, 1)).round().astype(np.uint8).tobytes()
+    pixels = small.reshape(-1, 3).astype(np.float32)
+    grey = (pixels @ LUMA).reshape(HASHED_SIDE, HASHED_SIDE)
+    signs = np.packbits((COSINES @ grey @ COSINES.T).ravel()[PLACES] > 0)
+    return signs.tobytes() + (MEAN @ pixels).round().astype(np.uint8).tobytes()
 
 
 def band_keys(hashes: Bits, mirror: Bits) -> NDArray[np.int64]:

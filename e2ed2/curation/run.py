@@ -40,6 +40,7 @@ def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
     work.claim(pipeline)
     try:
         with locked(work.out, wait=False):
+            work.keep_fragments(fragments)
             if not work.report.exists():  # which is written last
                 _run(pipeline, work, fragments, watch)
             else:
@@ -64,7 +65,6 @@ def _look(pipeline: Pipeline) -> list[str]:
 def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> None:
     sets = [EvaluationSet(name, path) for name, path in pipeline.report.evaluation_sets.items()]
     use_engine(pipeline.engine)
-    work.keep_fragments(fragments)
     units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
     run_units(
         "read", units, lambda unit: work.fragment(int(unit.partition(" ")[0])).exists(),

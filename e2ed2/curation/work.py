@@ -59,16 +59,16 @@ class Work:
         return self.step("read") / f"{number:06d}.json"
 
     def keep_fragments(self, fragments: Sequence[str]) -> None:
-        """Remember what the input is made of, by whose numbers is known what is done.
+        """Remember in `input.json` what the input is made of, by whose numbers is known what is done.
 
         Raises:
             UserError: it was made of something else when this folder's work began.
         """
-        path = self.folder / "fragments.json"
+        path = self.out / "input.json"
         if not path.exists():
             write_file(path, json.dumps([*fragments]).encode())
             return
-        before = read_json(path, "work", "remove the folder")
+        before = read_json(path, "input", "remove the folder")
         for number, (one, other) in enumerate(zip_longest(before, fragments)):
             if one != other:
                 raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 import pytest
@@ -178,6 +179,29 @@ def test_an_input_that_changed_before_the_resume_is_refused(tmp_path):
         work.keep_fragments(["a.tar", "b.tar", "c.tar"])
     with pytest.raises(UserError, match="part 1 was c.tar and is none now"):
         work.keep_fragments(["a.tar"])
+
+
+@pytest.mark.parametrize("last", ["read", "caption", None])
+def test_a_folder_that_has_other_files_or_captions_than_when_its_work_began_is_refused(last, photos, tmp_path):
+    asked = pipeline_of(tmp_path / "out", f"input.path={photos}")
+
+    def watch(step, done, total):
+        if step == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if last else nullcontext():
+        curate(asked, watch)
+    add(photos, "later.jpg", encoded(picture(70)))
+    with pytest.raises(UserError, match=r"whose part 0 was .*photos \(10 images, .* and is .*photos \(11 images, "):
+        curate(asked, silent)
+    (photos / "later.jpg").unlink()
+    (photos / "later.txt").unlink()
+    before = (photos / "003.txt").read_text()
+    (photos / "003.txt").write_text("another")
+    with pytest.raises(UserError, match="begun with another input"):
+        curate(asked, silent)
+    (photos / "003.txt").write_text(before)
+    assert curate(asked, silent).kept == 10
 
 
 def test_units_whose_files_are_not_seen_here_end(tmp_path):

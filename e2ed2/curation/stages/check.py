@@ -4,7 +4,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -22,11 +22,14 @@ MAY_MOVE = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further frames are a 
 MEGA = 1e6
 
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-
-
 class Unfit(ValueError):
     """Why an image is not used."""
+
+
+def decoders() -> ThreadPoolExecutor:
+    """The threads of `check`, one for each of a worker; from now on Pillow does not warn of large images."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below; filters are the process's
+    return ThreadPoolExecutor(THREADS)
 
 
 def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:
