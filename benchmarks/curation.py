@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from PIL import Image, ImageOps
 
-from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash
+from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hashes
 from e2ed2.curation.pipeline import load_pipeline
 from e2ed2.curation.run import curate
 from e2ed2.data.sources.shards import write_tar
@@ -77,23 +77,25 @@ def run(folder: Path, out: Path, *overrides: str, watch: Watch = silent) -> None
     curate(load_pipeline(Path("curation/folder"), fields), watch)
 
 
-def decode_rate(folder: Path) -> float:
-    """Images a second of reading shards and decoding their images, a thread for each core."""
+def decode_all(folder: Path) -> None:
+    """Read shards and decode their images, a thread for each core."""
 
-    def decode(shard: Path) -> int:
-        count = 0
+    def decode(shard: Path) -> None:
         with tarfile.open(shard, "r|") as tar:
             for member in tar:
                 if member.name.endswith(".jpg") and (file := tar.extractfile(member)):
                     with Image.open(io.BytesIO(file.read())) as image:
                         image.load()
-                    count += 1
-        return count
 
-    start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        count = sum(pool.map(decode, sorted(folder.glob("*.tar"))))
-    return count / (time.perf_counter() - start)
+        list(pool.map(decode, sorted(folder.glob("*.tar"))))
+
+
+def speed(work: Callable[[], None]) -> tuple[float, float]:
+    """(Images a second, milliseconds of a core for an image)."""
+    start, busy = time.perf_counter(), time.process_time()
+    work()
+    return RATE_ITEMS / (time.perf_counter() - start), 1000 * (time.process_time() - busy) / RATE_ITEMS
 
 
 def rate() -> None:
@@ -102,14 +104,14 @@ def rate() -> None:
         write_shards(folder / "shards", RATE_TILES, RATE_ITEMS)
         write_shards(folder / "few", RATE_TILES, 200)
         run(folder / "few", folder / "first")  # what is loaded once
-        before = decode_rate(folder / "shards")
-        start = time.perf_counter()
-        run(folder / "shards", folder / "out", "deduplicate=null", f"select.count={RATE_ITEMS // 2}")
-        curated = RATE_ITEMS / (time.perf_counter() - start)
-        after = decode_rate(folder / "shards")
-    plain = (before + after) / 2
-    print(f"decoding alone {before:.0f} and {after:.0f} images/s; check, hash, select by score and write {curated:.0f}")
-    print(f"{curated / plain:.2f} times")
+        asked = ("deduplicate=null", f"select.count={RATE_ITEMS // 2}")
+        before = speed(lambda: decode_all(folder / "shards"))
+        curated = speed(lambda: run(folder / "shards", folder / "out", *asked))
+        after = speed(lambda: decode_all(folder / "shards"))
+    plain, core = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+    print(f"decoding alone {before[0]:.0f} and {after[0]:.0f} images/s, {core:.2f} ms of a core an image")
+    print(f"check, hash, select by score and write {curated[0]:.0f} images/s, {curated[1]:.2f} ms")
+    print(f"{curated[0] / plain:.2f} times; of processor time {core / curated[1]:.2f}")
 
 
 def memory() -> None:
@@ -174,7 +176,7 @@ def cropped(image: Image.Image, share: float) -> Image.Image:
 
 def hashed(image: Image.Image) -> bytes:
     small = image.convert("RGB").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    return perceptual_hash(np.asarray(small))
+    return perceptual_hashes(np.asarray(small)[None])[0]
 
 
 def copies() -> None:

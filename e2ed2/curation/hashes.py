@@ -17,7 +17,7 @@ HASHED_SIDE = 32  # pixels
 BAND_BITS = 16
 NUM_BANDS = HASH_BITS // BAND_BITS
 MOST_COLOUR = 16  # of 255, between the means of copies
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([299, 587, 114], dtype=np.float32)  # whole, so that no sum is rounded
 
 LARGEST = 2**64 - 1
 
@@ -39,17 +39,17 @@ def _lowest() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 VERTICAL, HORIZONTAL = _lowest()
 COSINES = _cosines()[: max(VERTICAL.max(), HORIZONTAL.max()) + 1]
-PLACES = VERTICAL * len(COSINES) + HORIZONTAL
 MEAN = np.full(HASHED_SIDE**2, HASHED_SIDE**-2, dtype=np.float32)
 MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the other way
 
 
-def perceptual_hash(small: NDArray[np.uint8]) -> bytes:
-    """Of an image brought to [HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of its shapes, and its mean colour."""
-    pixels = small.reshape(-1, 3).astype(np.float32)
-    grey = (pixels @ LUMA).reshape(HASHED_SIDE, HASHED_SIDE)
-    signs = np.packbits((COSINES @ grey @ COSINES.T).ravel()[PLACES] > 0)
-    return signs.tobytes() + (MEAN @ pixels).round().astype(np.uint8).tobytes()
+def perceptual_hashes(small: NDArray[np.uint8]) -> list[bytes]:
+    """Of images brought to [N, HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of their shapes, and their mean colours."""
+    pixels = small.reshape(len(small), -1, 3).astype(np.float32)
+    grey = (pixels @ LUMA).reshape(small.shape[:3])
+    signs = (COSINES @ grey @ COSINES.T)[:, VERTICAL, HORIZONTAL] > 0
+    means = (MEAN @ pixels).round().astype(np.uint8)
+    return [row.tobytes() for row in np.hstack([np.packbits(signs, axis=1), means])]
 
 
 def band_keys(hashes: Bits, mirror: Bits) -> NDArray[np.int64]:

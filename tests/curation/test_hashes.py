@@ -6,7 +6,16 @@ import pytest
 from PIL import Image, ImageOps
 
 from e2ed2.curation.exchange import gather, scatter
-from e2ed2.curation.hashes import HASH_BITS, HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash, rank, share_of
+from e2ed2.curation.hashes import (
+    HASH_BITS,
+    HASHED_SIDE,
+    MIRROR,
+    band_keys,
+    distances,
+    perceptual_hashes,
+    rank,
+    share_of,
+)
 from e2ed2.curation.stages.deduplicate import LOOKS, NEAR_LOOKS, keyed, losses, num_buckets, pairs
 from tests.curation.conftest import picture
 
@@ -14,7 +23,7 @@ MOST = 10
 
 
 def hash_of(image):
-    return perceptual_hash(np.asarray(image.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX)))
+    return perceptual_hashes(np.asarray(image.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX))[None])[0]
 
 
 def bits_of(*hashes):
@@ -36,15 +45,23 @@ def test_the_hash_is_the_signs_of_the_cosine_transform_of_luma():
     small = np.asarray(picture(5, HASHED_SIDE))
     grey = small.astype(float) @ [0.299, 0.587, 0.114]
     low = dctn(grey, type=2)
-    assert np.unpackbits(bits_of(perceptual_hash(small))[0])[:5].tolist() == [
+    assert np.unpackbits(bits_of(*perceptual_hashes(small[None]))[0])[:5].tolist() == [
         int(low[v, h] > 0) for v, h in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
     ]
+
+
+def test_a_hash_is_the_same_whatever_images_are_beside_it():
+    small = np.random.default_rng(0).integers(0, 256, (300, HASHED_SIDE, HASHED_SIDE, 3), dtype=np.uint8)
+    small[::2] = small[::2, :1, :1]  # of one colour: only rounding tells their signs
+    alone = [perceptual_hashes(each[None])[0] for each in small]
+    assert perceptual_hashes(small) == alone and perceptual_hashes(small[7:90]) == alone[7:90]
 
 
 def test_other_colours_are_another_image():
     image = np.asarray(picture(5, HASHED_SIDE)).astype(int)
     redder = (image + [30, 0, 0]).clip(0, 255).astype(np.uint8)
-    far = distances(bits_of(perceptual_hash(image.astype(np.uint8)))[0], bits_of(perceptual_hash(redder)), MIRROR)
+    one, other = perceptual_hashes(np.stack([image.astype(np.uint8), redder]))
+    far = distances(bits_of(one)[0], bits_of(other), MIRROR)
     assert far.tolist() == [HASH_BITS]
 
 
