@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hashes
@@ -91,11 +92,11 @@ def decode_all(folder: Path) -> None:
         list(pool.map(decode, sorted(folder.glob("*.tar"))))
 
 
-def speed(work: Callable[[], None]) -> tuple[float, float]:
-    """(Images a second, milliseconds of a core for an image)."""
-    start, busy = time.perf_counter(), time.process_time()
+def spent(work: Callable[[], None]) -> NDArray[np.float64]:
+    """Seconds, and seconds of a core."""
+    start = np.array([time.perf_counter(), time.process_time()])
     work()
-    return RATE_ITEMS / (time.perf_counter() - start), 1000 * (time.process_time() - busy) / RATE_ITEMS
+    return np.array([time.perf_counter(), time.process_time()]) - start
 
 
 def rate() -> None:
@@ -105,13 +106,13 @@ def rate() -> None:
         write_shards(folder / "few", RATE_TILES, 200)
         run(folder / "few", folder / "first")  # what is loaded once
         asked = ("deduplicate=null", f"select.count={RATE_ITEMS // 2}")
-        before = speed(lambda: decode_all(folder / "shards"))
-        curated = speed(lambda: run(folder / "shards", folder / "out", *asked))
-        after = speed(lambda: decode_all(folder / "shards"))
-    plain, core = ((one + other) / 2 for one, other in zip(before, after, strict=True))
-    print(f"decoding alone {before[0]:.0f} and {after[0]:.0f} images/s, {core:.2f} ms of a core an image")
-    print(f"check, hash, select by score and write {curated[0]:.0f} images/s, {curated[1]:.2f} ms")
-    print(f"{curated[0] / plain:.2f} times; of processor time {core / curated[1]:.2f}")
+        before = spent(lambda: decode_all(folder / "shards"))
+        curated = spent(lambda: run(folder / "shards", folder / "out", *asked))
+        after = spent(lambda: decode_all(folder / "shards"))
+    for what, seconds in (("decoding before", before), ("curating", curated), ("decoding after", after)):
+        print(f"{what}: {RATE_ITEMS / seconds[0]:.0f} images/s, {1000 * seconds[1] / RATE_ITEMS:.2f} ms of a core each")
+    times, of_cores = (before + after) / 2 / curated
+    print(f"{times:.2f} times the rate of decoding; of processor time {of_cores:.2f}")
 
 
 def memory() -> None:

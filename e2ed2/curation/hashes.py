@@ -45,7 +45,7 @@ MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the 
 
 def perceptual_hashes(small: NDArray[np.uint8]) -> list[bytes]:
     """Of images brought to [N, HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of their shapes, and their mean colours."""
-    pixels = small.reshape(len(small), -1, 3).astype(np.float32)
+    pixels = small.reshape(-1, HASHED_SIDE**2, 3).astype(np.float32)
     grey = (pixels @ LUMA).reshape(small.shape[:3])
     signs = (COSINES @ grey @ COSINES.T)[:, VERTICAL, HORIZONTAL] > 0
     means = (MEAN @ pixels).round().astype(np.uint8)

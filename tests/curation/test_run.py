@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import warnings
 from contextlib import nullcontext
 
 import pyarrow.parquet as pq
@@ -11,8 +12,10 @@ from PIL import Image, ImageOps
 from e2ed2.curation import passes
 from e2ed2.curation import run as running
 from e2ed2.curation.engine import run_units
-from e2ed2.curation.pipeline import EngineConfig
+from e2ed2.curation.items import Item
+from e2ed2.curation.pipeline import CheckConfig, EngineConfig
 from e2ed2.curation.run import curate
+from e2ed2.curation.stages.check import check, decoders
 from e2ed2.curation.work import Work
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.shards import tar_shards
@@ -66,6 +69,16 @@ def test_every_row_of_a_folder_is_kept_or_says_why_not(photos, tmp_path):
     read = [item for shard in tar_shards(str(tmp_path / "out" / "shards"), Columns()) for item in shard(0)]
     assert [item.captions[0] for item in read] == [row["caption"] for row in kept.values()]
     assert whole in [item.image for item in read]
+
+
+def test_pillow_does_not_warn_of_images_within_our_own_limit(photos, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 96 - 1)
+    item = Item(0, "000", "here", str(photos / "000.jpg"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with decoders() as pool:
+            check([item], CheckConfig(), pool)
+    assert item.kept and item.perceptual_hash is not None
 
 
 def test_a_shard_tells_of_each_item_where_it_came_from(photos, tmp_path):
