@@ -37,7 +37,7 @@ NOTO = Path(__file__).parents[1] / "e2ed2" / "emoji" / "noto" / "images.tar"
 ITEMS_A_SHARD = 2000
 RATE_ITEMS, MEMORY_ITEMS, KEPT = 12_000, (100_000, 1_000_000), 10_000
 RATE_TILES, MEMORY_TILES = (4, 64), (2, 16)  # drawings along a side of an image, and their pixels
-EVERY = 0.1  # seconds between two looks at memory
+EVERY = 0.2  # seconds between two looks at memory
 
 
 def drawings() -> list[Image.Image]:

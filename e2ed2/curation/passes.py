@@ -1,5 +1,5 @@
-"""The steps that look at all rows: in units, each of which holds the rows of a part, a bucket of keys, or a group of
-parts, however many rows there are.
+"""The steps that look at all rows: in units, each of which holds the rows of a few parts or a bucket of keys,
+however many rows there are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,37 +23,44 @@ from e2ed2.curation.work import Work
 from e2ed2.system.files import atomic_folder
 from e2ed2.system.watch import Watch
 
+ROWS_A_BLOCK, ROWS_A_GROUP = 8192, 100_000
 KEYS_A_BUCKET = 2**18
-ROWS_A_GROUP = 100_000
 ENOUGH = "better ones were enough"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a step looks at: every part, after the steps that are `done`."""
+    """What a step looks at: `num` rows, which are kept after the steps that are `done`.
+
+    Attributes:
+        blocks, groups: parts one after another that hold up to `ROWS_A_BLOCK` and `ROWS_A_GROUP` of them together.
+    """
 
     pipeline: Pipeline
-    parts: tuple[str, ...]
-    done: tuple[str, ...]
+    done: Sequence[str]
+    num: int
+    blocks: Sequence[Sequence[str]]
+    groups: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, parts: Sequence[str], done: Sequence[str]) -> "Rows":
+        """Those of all parts; UserError where none is kept."""
+        counts = Work(pipeline.output.path).num_live(parts, done)
+        blocks, groups = (_together(parts, counts, most) for most in (ROWS_A_BLOCK, ROWS_A_GROUP))
+        return cls(pipeline, [*done], sum(counts), blocks, groups)
 
     @property
     def work(self) -> Work:
         return Work(self.pipeline.output.path)
-
-    @property
-    def groups(self) -> list[tuple[str, ...]]:
-        """Parts that are dealt with together."""
-        size = -(-ROWS_A_GROUP // self.pipeline.engine.part_rows)
-        return [self.parts[first : first + size] for first in range(0, len(self.parts), size)]
 
     def group_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """[N]: which of the groups each row is in."""
         starts = [first_number(group[0], self.pipeline.engine.part_rows) for group in self.groups]
         return np.searchsorted(np.array(starts), numbers, side="right") - 1
 
-    def live(self, part: str, columns: Sequence[str]) -> pa.Table:
-        """`number` and some columns of what is kept of a part."""
-        return self.work.live(part, self.done, columns)
+    def live(self, parts: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """`number` and some columns of what is kept of some parts."""
+        return pa.concat_tables([self.work.live(part, self.done, columns) for part in parts])
 
     def run(self, what: str, units: Sequence[str], made: Callable[[str], Path], task: Task, watch: Watch) -> None:
         """Do those units whose file is not there."""
@@ -66,6 +73,18 @@ class Rows:
             step, [*map(str, range(len(groups)))], lambda unit: self.work.losses(step, groups[int(unit)][-1]),
             partial(_drop_of_group, self, step, task), watch,
         )  # fmt: skip
+
+
+def _together(parts: Sequence[str], counts: Sequence[int], most: int) -> list[list[str]]:
+    groups: list[list[str]] = []
+    held = most
+    for part, count in zip(parts, counts, strict=True):
+        if held + count > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(part)
+        held += count
+    return groups
 
 
 def _drop_of_group(rows: Rows, step: str, task: Callable[[int], pa.Table], unit: str) -> None:
@@ -90,37 +109,37 @@ def deduplicate_meanings(rows: Rows, watch: Watch) -> None:
 
 
 def _drop_copies(rows: Rows, likeness: copies.Likeness, most: int | None, watch: Watch) -> None:
-    """Keys go from each part to buckets, pairs from each bucket to groups of parts."""
+    """Keys go from each block of parts to buckets, pairs from each bucket to groups of parts."""
     step = likeness.step
     keys, pairs = (partial(rows.work.exchanged, f"{step}-{what}") for what in ("keys", "pairs"))
-    num_buckets = copies.num_buckets(rows.work.num_live(rows.parts, rows.done), KEYS_A_BUCKET)
-    buckets = [*map(str, range(num_buckets))]
-    all_keys, all_pairs = [*map(keys, rows.parts)], [*map(pairs, buckets)]
+    num_buckets = copies.num_buckets(rows.num, KEYS_A_BUCKET)
+    blocks, buckets = ([*map(str, range(count))] for count in (len(rows.blocks), num_buckets))
+    all_keys, all_pairs = [*map(keys, blocks)], [*map(pairs, buckets)]
 
-    def find_keys(part: str) -> None:
-        live = rows.live(part, [*copies.COLUMNS, likeness.hash])
+    def find_keys(block: str) -> None:
+        live = rows.live(rows.blocks[int(block)], [*copies.COLUMNS, likeness.hash])
         found = copies.keyed(live, likeness, most is not None)
-        scatter(found, found["key"].to_numpy() % num_buckets, num_buckets, keys(part))
+        scatter(found, found["key"].to_numpy() % num_buckets, num_buckets, keys(block))
 
     def find_pairs(bucket: str) -> None:
         found = copies.pairs(gather(all_keys, int(bucket)), most or 0, likeness.mirror)
         scatter(found, rows.group_of(found["number"].to_numpy()), len(rows.groups), pairs(bucket))
 
-    rows.run(f"{step} keys", rows.parts, keys, find_keys, watch)
+    rows.run(f"{step} keys", blocks, keys, find_keys, watch)
     rows.run(f"{step} pairs", buckets, pairs, find_pairs, watch)
     rows.drop(step, lambda group: copies.losses(gather(all_pairs, group), likeness), watch)
 
 
 def select_best(rows: Rows, watch: Watch) -> None:
     """Drop what is not among the best."""
-    asked, num_rows = rows.pipeline.select, rows.work.num_live(rows.parts, rows.done)
+    asked = rows.pipeline.select
     if asked.count is None and not asked.quotas:
         return
     folder = rows.work.step("select-seen")
     if not folder.exists():
         watch("select", 0, 0)
         with atomic_folder(folder) as temporary:
-            seen = best.select(lambda: (rows.live(part, best.COLUMNS) for part in rows.parts), asked, num_rows)
+            seen = best.select(lambda: (rows.live(block, best.COLUMNS) for block in rows.blocks), asked, rows.num)
             _write_seen(rows, seen, temporary)
     rows.drop("select", partial(_not_taken, rows, sorted(folder.glob("*.arrow"))), watch)
 
@@ -138,7 +157,7 @@ def _not_taken(rows: Rows, seen: Sequence[Path], group: int) -> pa.Table:
     """What goes of a group: what was refused, and all that was not looked at."""
     looked_at = gather(seen, group)
     refused = looked_at.filter(pc.field("reason").is_valid())
-    live = pa.concat_tables([rows.live(part, []) for part in rows.groups[group]])
+    live = rows.live(rows.groups[group], [])
     beyond = live.filter(~pc.field("number").isin(looked_at["number"]))
     beyond = beyond.append_column("reason", pa.repeat(ENOUGH, len(beyond)))
     lost = pa.concat_tables([refused, beyond])

@@ -78,7 +78,7 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
             gpus = pipeline.engine.gpus if step in MODELS else 0
             run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus)
         else:
-            PASSES[step](Rows(pipeline, tuple(parts), tuple(done)), watch)
+            PASSES[step](Rows.of(pipeline, parts, done), watch)
         done.append(step)
     shards = work.plan_shards(parts, LAST, pipeline.output.items_per_shard)
     run_units(

@@ -100,14 +100,14 @@ class Work:
             rows = rows.filter(~pc.field("number").isin(self._dropped(step, part)["number"]))
         return rows.drop_columns("stage")
 
-    def num_live(self, parts: Sequence[str], steps: Sequence[str]) -> int:
-        """Rows that are kept so far.
+    def num_live(self, parts: Sequence[str], steps: Sequence[str]) -> list[int]:
+        """Rows of each part that are kept so far.
 
         Raises:
             UserError: none is; says why the last ones went.
         """
-        if count := sum(len(self.live(part, steps, [])) for part in parts):
-            return count
+        if any(counts := [len(self.live(part, steps, [])) for part in parts]):
+            return counts
         gone: Counter[tuple[str, str]] = Counter()
         for part in parts:
             rows = pq.read_table(self._written(part, steps)[0], columns=["stage", "reason"])

@@ -24,6 +24,7 @@ PART, KEPT, BUCKET = 100, 100, 1000
 def small_units(monkeypatch):
     """As many units for a few hundred rows as there are otherwise for a million."""
     monkeypatch.setattr(passes, "KEYS_A_BUCKET", BUCKET)
+    monkeypatch.setattr(passes, "ROWS_A_BLOCK", PART)
     monkeypatch.setattr(passes, "ROWS_A_GROUP", 2 * PART)
     monkeypatch.setattr(select, "RANKED_AT_A_TIME", KEPT)
 

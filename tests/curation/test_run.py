@@ -123,7 +123,9 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
 )  # fmt: skip
 def test_cut_off_within_what_looks_at_all_rows(place, name, photos, tmp_path, monkeypatch):
     add(photos, "000b.jpg", (photos / "000.jpg").read_bytes())
-    asked = (f"input.path={photos}", "engine.part_rows=4", "select.count=7")
+    asked = (f"input.path={photos}", "engine.part_rows=2", "select.count=7")
+    for size in ("ROWS_A_BLOCK", "ROWS_A_GROUP"):
+        monkeypatch.setattr(passes, size, 4)
     run(pipeline_of(tmp_path / "whole", *asked))
     cut = pipeline_of(tmp_path / "cut", *asked)
     real, calls = getattr(place, name), []
