@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
 from e2ed2.recipe.objective import AdversarialConfig
+from e2ed2.training.cluster.sharding import shard_model
 from e2ed2.training.saved import adamw_state, content_of, read_torch
 
 Draw = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -29,6 +30,7 @@ class Adversary:
         look: (stack, generator) -> the maps that the discriminator is shown of it, [(m + 1) B, C, h, w] each.
     Attributes:
         weights: of the discriminator's own terms by name.
+        past: the stacks that are kept.
     """
 
     def __init__(self, settings: AdversarialConfig, network: nn.Module, device: torch.device, draw: Draw, look: Look):
@@ -36,22 +38,25 @@ class Adversary:
         self.network = network.to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, betas=(0.5, 0.99))
         self.weights = {"discriminator": 1.0} | ({"r1": settings.r1_weight} if settings.r1_weight > 0 else {})
-        self._draw, self._look, self._device = draw, look, device
-        self._buffer: list[Tensor] = []
+        self._draw, self._look, self.device = draw, look, device
+        self.past: list[Tensor] = []
         self._training: nn.Module = self.network
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Its updates average over the processes, like the sampler's."""
-        self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
+        if accelerator.is_fsdp2:
+            self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
+        else:
+            self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 
     def remember(self, stack: Tensor) -> None:
         """Keep what the sampler was just trained on, for `buffer_size` micro-batches (at least one)."""
-        self._buffer = [*self._buffer, stack.detach()][-self.settings.buffer_size :]
+        self.past = [*self.past, stack.detach()][-self.settings.buffer_size :]
 
     def loss_terms(self, sampler: nn.Module, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """`discriminator`, and with a weight `r1`, on a stack from the buffer, or on a new one where there is none."""
-        if self._buffer:
-            stack = self._buffer[int(torch.randint(len(self._buffer), (), generator=generator))]
+        if self.past:
+            stack = self.past[int(torch.randint(len(self.past), (), generator=generator))]
         else:
             stack = self._draw(sampler, rows, generator)
         with torch.no_grad():
@@ -80,7 +85,7 @@ class Adversary:
     def save(self, folder: Path) -> None:
         with (folder / FILE).open("wb") as file:
             states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save({**states, "buffer": self._buffer}, file)
+            torch.save({**states, "buffer": self.past}, file)
 
     def load(self, folder: Path) -> None:
         """Raises UserError when `folder` holds no state of this discriminator."""
@@ -93,4 +98,4 @@ class Adversary:
             if any(stack.dim() != 5 or not stack.is_floating_point() for stack in buffer):
                 raise ValueError("no stacks of samples")
         self.optimizer.load_state_dict(state)
-        self._buffer = [stack.to(self._device) for stack in buffer]
+        self.past = [stack.to(self.device) for stack in buffer]
