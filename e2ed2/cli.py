@@ -6,12 +6,13 @@
 import os
 import sys
 
+from e2ed2.system.launched import about_process, num_started
 from e2ed2.system.signals import interruptible
 
 
 def main() -> None:
     """The entry point: runs a verb and turns every end into its exit status."""
-    if _is_one_of_several():  # torch tells at length of every connection that another process's end breaks
+    if num_started() > 1:  # torch tells at length of every connection that another process's end breaks
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with interruptible(""):
@@ -63,7 +64,7 @@ def _read(error: Exception) -> tuple[str, object, int]:
         message = refusal(error)
     elif isinstance(error, RuntimeError | MemoryError | ImportError):
         message = out_of_memory(error) or missing_extra(error)
-        if message is None and _is_one_of_several():
+        if message is None and num_started() > 1:
             from e2ed2.system.together import lost
 
             if (message := lost(error)) is not None:
@@ -71,13 +72,9 @@ def _read(error: Exception) -> tuple[str, object, int]:
     return "error", message, 1 if message is None else 2
 
 
-def _is_one_of_several() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
-
-
 def _tell_others(status: int) -> tuple[bool, int]:
     """Whether this process is to say how it ends, and its exit status, which the first to end decides for all."""
-    if not _is_one_of_several():
+    if num_started() == 1:
         return True, status
     from e2ed2.system.together import tell
 
@@ -87,9 +84,7 @@ def _tell_others(status: int) -> tuple[bool, int]:
 def _say_end(kind: str, message: object) -> None:
     from e2ed2.system.errors import one_line
 
-    if _is_one_of_several():
-        from e2ed2.system.together import about_process
-
+    if num_started() > 1:
         message = f"{message} ({about_process()})"
     print(f"{kind}: {one_line(message)}", file=sys.stderr)
 

@@ -6,7 +6,6 @@ status, also those that wait in a collective for one that will never come.
 
 import atexit
 import os
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from e2ed2.system.errors import UserError, said
+from e2ed2.system.launched import is_first, num_started
 
 JOIN = timedelta(minutes=10)  # until all have come
 GRACE = 5.0  # seconds to end in order once another has ended
@@ -57,22 +57,6 @@ def meet() -> _Others | None:
         listener.start()
         atexit.register(_stop, _others, listener)  # a thread that outlives the interpreter may end it by a crash
     return _others
-
-
-def num_started() -> int:
-    """How many processes the launcher says there are."""
-    number = os.environ.get("WORLD_SIZE", "1")
-    return int(number) if number.isdecimal() else 1
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all where they are of one mind."""
-    return num_started() == 1 or os.environ.get("RANK") == "0"
-
-
-def about_process() -> str:
-    """Which of the processes this is."""
-    return f"process {os.environ.get('RANK')} of {num_started()}, on {socket.gethostname()}"
 
 
 def tell(status: int) -> tuple[bool, int]:

@@ -17,6 +17,7 @@ from e2ed2.objectives.total import total
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import NonFiniteError
+from e2ed2.training.cluster.tensors import own
 from e2ed2.training.stages.adversary import Adversary
 
 
@@ -61,7 +62,9 @@ class Trained:
     def begin(cls, network: nn.Module, config: TrainConfig) -> "Trained":
         """A network with its average, which begins as the same, and AdamW."""
         average = get_ema_multi_avg_fn(config.ema_decay)
-        ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
+        ema = AveragedModel(
+            network, multi_avg_fn=lambda ema, now, n: average(own(ema), own(now), n), use_buffers=True
+        ).eval()
         return cls(network, ema, torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.lr))
 
 

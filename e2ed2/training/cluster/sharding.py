@@ -30,6 +30,17 @@ def shard_model(
     return network, prepared
 
 
+@contextmanager
+def in_one_piece(accelerator: Accelerator) -> Iterator[None]:
+    """Meanwhile models are not divided into layers, each a shard of its own, whose names the launcher gave."""
+    plugin = accelerator.state.fsdp_plugin
+    policy, plugin.auto_wrap_policy = plugin.auto_wrap_policy, None
+    try:
+        yield
+    finally:
+        plugin.auto_wrap_policy = policy
+
+
 def shard_average(accelerator: Accelerator, average: nn.Module) -> None:
     """The average of a network in shards, in place: as the network's are, so that each process averages its own."""
     sharded = fsdp2_prepare_model(accelerator, average)

@@ -1,9 +1,10 @@
 """The tensors of a training by their names, whole or in shards."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
@@ -14,6 +15,11 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
     parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     once = dict([*parameters, *module.named_buffers()])
     return {name: x for name, x in module.state_dict().items() if name in once}
+
+
+def own(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's shard of each, or all of one that is whole."""
+    return [x.to_local() if isinstance(x, DTensor) else x for x in tensors]
 
 
 def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

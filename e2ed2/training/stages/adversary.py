@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
 from e2ed2.recipe.objective import AdversarialConfig
-from e2ed2.training.cluster.sharding import shard_model
+from e2ed2.training.cluster.sharding import in_one_piece, shard_model
 from e2ed2.training.saved import adamw_state, content_of, read_torch
 
 Draw = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -45,7 +45,8 @@ class Adversary:
     def prepare(self, accelerator: Accelerator) -> None:
         """Its updates average over the processes, like the sampler's."""
         if accelerator.is_fsdp2:
-            self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
+            with in_one_piece(accelerator):
+                self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
         else:
             self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 

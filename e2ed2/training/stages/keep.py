@@ -66,14 +66,15 @@ class Keep:
         rows = torch.randint(len(self._prompts.embeds), (self._batch_size,), generator=generator)
         cond = self._prompts.select(rows).to(like.device)
         noises = draw_noises((self._batch_size, *like.shape[1:]), num_steps, generator).to(like)
-        with torch.no_grad(), self._as_it_was() as start:
+        with torch.no_grad(), self._as_it_was(network) as start:
             kept = start(noises, cond, num_steps=num_steps)
         samples = network(noises, cond, num_steps=num_steps, **options)
         return (samples.float() - kept.float()).square().mean()
 
     @contextmanager
-    def _as_it_was(self) -> Iterator[FewStepNetwork]:
+    def _as_it_was(self, network: nn.Module) -> Iterator[nn.Module]:
         with ExitStack() as stack:
             for transformer in self._start.transformers if self._has_adapter else []:
                 stack.enter_context(cast("PeftModel", transformer).disable_adapter())
-            yield self._start
+            is_network = self._has_adapter and not len(self._start.time_grids)
+            yield network if is_network else self._start  # in shards (FSDP) only the network as a whole can be run
