@@ -47,11 +47,16 @@ def meet() -> _Others | None:
     global _others
     if _others is None and num_started() > 1 and "MASTER_ADDR" in os.environ:
         os.environ.setdefault("MASTER_PORT", "29500")
+        limit = threading.Timer(JOIN.total_seconds() + GRACE, os._exit, [2])  # what listens there may never answer
+        limit.daemon = True
+        limit.start()
         try:
             store, rank, world = next(rendezvous("env://", timeout=JOIN))
         except (RuntimeError, ValueError) as error:
             where = "MASTER_ADDR {MASTER_ADDR}, MASTER_PORT {MASTER_PORT}".format_map(os.environ)
             raise UserError(f"{where}: {_refused(error)}") from error
+        finally:
+            limit.cancel()
         _others = _Others(store, rank, world)
         listener = threading.Thread(target=_listen, args=(_others, store.clone()), daemon=True)
         listener.start()

@@ -28,15 +28,18 @@ def run(
     said: Path,
     env: Mapping[str, str] = {},
     kill: tuple[int, float] | None = None,
+    meanwhile: Callable[[list[int]], None] = lambda pids: None,
+    port: int | None = None,
     limit: float = 120,
 ) -> list[int]:
     """Do `work(rank)` in `world` processes; their exit statuses, minus a signal's number where one ended them.
 
     Args:
-        said: where their stderr goes. kill: (rank, seconds) when to kill it, unless it is done before.
+        said: the file that their output goes to; with `RANK` in its name each to its own. kill: (rank, seconds) when to kill it, unless it is done before.
         limit: seconds after which all are killed.
     """
-    pids = [_begin(work, rank, said, {**env, **own}) for rank, own in enumerate(variables(world, free_port()))]
+    pids = [_begin(work, rank, said, {**env, **own}) for rank, own in enumerate(variables(world, port or free_port()))]
+    meanwhile(pids)
     statuses: dict[int, int] = {}
     began = time.monotonic()
     while len(statuses) < world:
@@ -63,7 +66,7 @@ def _begin(work: Callable[[int], object], rank: int, said: Path, env: Mapping[st
     status = 1
     try:
         os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", **env)
-        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        output = os.open(str(said).replace("RANK", str(rank)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         work(rank)

@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[3]
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch --use_fsdp --fsdp_version 2`
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "training")))
-ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": PATHS}
+ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": PATHS, "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def free_port() -> int:
