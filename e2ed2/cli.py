@@ -19,6 +19,11 @@ def main() -> None:
             status = _run()
     except KeyboardInterrupt:  # there was nothing to save
         status = _tell_others(130)[1]
+    finally:
+        if num_started() > 1:
+            from e2ed2.system.together import leave
+
+            leave()
     sys.exit(status)
 
 

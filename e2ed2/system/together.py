@@ -8,6 +8,7 @@ import atexit
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -21,16 +22,21 @@ JOIN = timedelta(minutes=10)  # until all have come
 GRACE = 5.0  # seconds to end in order once another has ended
 GRACE_INTERRUPTED = 60.0  # what an interruption saves may be large
 LISTENS_EVERY = 0.5  # seconds
-ENDS, STATUS, HEARD = "e2ed2/ends", "e2ed2/status", "e2ed2/heard"
+ENDS, STATUS, HEARD = "ends", "status", "heard"
 
 
 @dataclass
 class _Others:
-    """The store that all processes share. `heard`: with which status another has ended."""
+    """The store that all processes share.
 
-    store: dist.Store
+    Attributes:
+        status: with which this one ends. heard: with which another has ended.
+    """
+
+    store: dist.Store  # with keys of their own
     rank: int
     world: int
+    status: int = 0
     heard: int | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -57,11 +63,17 @@ def meet() -> _Others | None:
             raise UserError(f"{where}: {_refused(error)}") from error
         finally:
             limit.cancel()
-        _others = _Others(store, rank, world)
-        listener = threading.Thread(target=_listen, args=(_others, store.clone()), daemon=True)
+        _others = _Others(dist.PrefixStore(_generation(store, world), store), rank, world)
+        listener = threading.Thread(target=_listen, args=(_others, _others.store.clone()), daemon=True)
         listener.start()
         atexit.register(_stop, _others, listener)  # a thread that outlives the interpreter may end it by a crash
     return _others
+
+
+def _generation(store: dist.Store, world: int) -> str:
+    """A prefix of keys. The store of `torchrun` outlives its processes, and holds how those before a restart ended."""
+    attempt = f"e2ed2/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world}"
+    return f"{attempt}/{(store.add(attempt, 1) - 1) // world}"
 
 
 def tell(status: int) -> tuple[bool, int]:
@@ -76,6 +88,7 @@ def tell(status: int) -> tuple[bool, int]:
     if others is None:  # before they have met the first one has the word: without it the others cannot meet
         return is_first(), status
     others.over.set()
+    others.status = status
     if status == 0:
         return True, 0
     is_first_end = others.heard is None
@@ -85,8 +98,6 @@ def tell(status: int) -> tuple[bool, int]:
         elif others.heard is None:
             others.heard = int(others.store.get(STATUS))
             others.store.add(HEARD, 1)
-        if others.rank == 0:  # whose end may be the store's
-            _wait_until_heard(others)
     except dist.DistError:  # the first process is gone, and the store with it
         pass
     return is_first_end, status if others.heard is None or is_first_end else others.heard
@@ -102,10 +113,15 @@ def lost(error: BaseException) -> str | None:
     return None
 
 
-def _wait_until_heard(others: _Others) -> None:
+def leave() -> None:
+    """The last of this process: the first one stays, as the store may end with it, until the others have heard."""
+    others = _others
+    if others is None or others.rank > 0 or others.status == 0:
+        return
     until = time.monotonic() + GRACE
-    while others.store.add(HEARD, 0) < others.world - 1 and time.monotonic() < until:
-        time.sleep(0.01)
+    with suppress(dist.DistError):
+        while others.store.add(HEARD, 0) < others.world - 1 and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def _listen(others: _Others, store: dist.Store) -> None:

@@ -17,6 +17,11 @@ from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.inputs import check_trackers
 
+NOT_TAKEN = {  # what of FSDP the recipe says, or nobody has tried
+    "fsdp_activation_checkpointing": "set model.gradient_checkpointing and trajectory.gradient_checkpointing in the recipe",
+    "fsdp_offload_params": "leave it out, and run more processes or train a LoRA (trajectory.parameters)",
+}
+
 
 def create_accelerator(config: Config) -> Accelerator:
     """Accelerate as the launcher and the recipe ask for it.
@@ -53,9 +58,16 @@ def check_launch() -> None:
             "nothing can be checked first, and takes one model; `--use_fsdp --fsdp_version 2 "
             "--fsdp_reshard_after_forward false` shards what ZeRO-2 does"
         )
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
     version = os.environ.get("FSDP_VERSION", "1")
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and version != "2":
+    if version != "2":
         raise UserError(f"accelerate launch --use_fsdp: fsdp_version {version}, but it must be 2: `--fsdp_version 2`")
+    for option, remedy in NOT_TAKEN.items():
+        if parse_flag_from_env(option.upper()):
+            raise UserError(f"accelerate launch --{option} true: not supported; {remedy}")
+    # By default `accelerate launch` has all processes but the first load nothing, text encoders too, which stay whole.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def _use_plugin(accelerator: Accelerator) -> None:
