@@ -1,7 +1,7 @@
 """The processes of one command, as `accelerate launch` or `torchrun` starts them, begin and end together.
 
-They meet in torch's store. What ends one of them ends all: the first says why, on one line, and the others leave with its
-status, also those that wait in a collective for one that will never come.
+They meet in torch's store. What ends one of them ends all: the first says why, on one line, and the others leave with
+its status, also those that wait in a collective for one that will never come.
 """
 
 import atexit
@@ -33,7 +33,7 @@ class _Others:
         status: with which this one ends. heard: with which another has ended.
     """
 
-    store: dist.Store  # with keys of their own
+    store: dist.PrefixStore
     rank: int
     world: int
     status: int = 0
@@ -64,7 +64,8 @@ def meet() -> _Others | None:
         finally:
             limit.cancel()
         _others = _Others(dist.PrefixStore(_generation(store, world), store), rank, world)
-        listener = threading.Thread(target=_listen, args=(_others, _others.store.clone()), daemon=True)
+        clone = _others.store.clone()  # type: ignore[attr-defined]  # the stubs lack it
+        listener = threading.Thread(target=_listen, args=(_others, clone), daemon=True)
         listener.start()
         atexit.register(_stop, _others, listener)  # a thread that outlives the interpreter may end it by a crash
     return _others
@@ -107,8 +108,8 @@ def lost(error: BaseException) -> str | None:
     """One line on another process that is gone without a word; None on all else."""
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return (
-            f"another process was lost ({said(error)}); run the same command again, or let `torchrun --max-restarts` do "
-            "so: it goes on from the last checkpoint"
+            f"another process was lost ({said(error)}); run the same command again, or let `torchrun --max-restarts` "
+            "do so: it goes on from the last checkpoint"
         )
     return None
 

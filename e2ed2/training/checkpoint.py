@@ -35,6 +35,7 @@ STATE_FILE = "state.json"
 MODEL_FILE, EMA_FILE, OPTIMIZER_FILE = NEEDED = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 SCALER_FILE, DATA_FILE = "scaler.json", "data.json"
 FILES = (*NEEDED, SCALER_FILE, ADVERSARY_FILE, DATA_FILE)
+SHARD = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")  # as torch.distributed.checkpoint names them
 REMEDY = "use another run.dir"
 
 Scale = Annotated[float, Field(gt=0, lt=1e38)]
@@ -237,7 +238,7 @@ def is_sharded(checkpoint: Path) -> bool:
 
 
 def shard_file(rank: int) -> str:
-    """The name that `torch.distributed.checkpoint` gives the part of a process."""
+    """The name of a process's part."""
     return f"shard-{rank + 1:05}-model-00001-of-00001.safetensors"
 
 
@@ -246,10 +247,10 @@ def _read_state(checkpoint: Path) -> _StateFile:
 
 
 def _problem(checkpoint: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint of that step. Only files that it can have are read, each after its digest alone."""
+    """What is wrong with a checkpoint of that step. Nothing but files of its own is read, each after its digest."""
     try:
         state = _read_state(checkpoint)
-        shards = sorted(name for name in state.sha256 if re.fullmatch(r"shard-\d{5}-model-00001-of-00001\.safetensors", name))
+        shards = sorted(name for name in state.sha256 if SHARD.fullmatch(name))
         needed = shards or NEEDED
         there = [name for name in (*shards, *FILES) if name in needed or (checkpoint / name).exists()]
         if state.global_step != step or state.sha256.keys() != {*there}:

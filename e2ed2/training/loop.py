@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ from e2ed2.training.checkpoint import (
 )
 from e2ed2.training.cluster.agreement import about_items, check_agreement, recipe_and_code
 from e2ed2.training.cluster.launch import check_launch, create_accelerator
-from e2ed2.training.cluster.sharding import WholeAverage, shard_average, shard_model
+from e2ed2.training.cluster.prepare import prepare, unwrapped
+from e2ed2.training.cluster.sharding import WholeAverage
 from e2ed2.training.cluster.shards import load_shards, save_shards, tensors_of
 from e2ed2.training.interrupt import Interrupt, delayed_interrupt
 from e2ed2.training.latents.training_set import about_data, create_order, load_training_set
@@ -136,10 +137,6 @@ class _Run:
         average = self.trained.ema.module
         return nullcontext(average) if self.whole is None else self.whole.of(average)
 
-    def unwrapped(self) -> Trained:
-        """Without the wrapper of several processes."""
-        return replace(self.trained, network=self.accelerator.unwrap_model(self.trained.network))
-
 
 def _prepare(
     config: Config,
@@ -164,12 +161,12 @@ def _prepare(
         )
     if checkpoint is not None:
         if not is_sharded(checkpoint):
-            load_checkpoint(
-                checkpoint, trained.network, trained.ema, trained.optimizer, accelerator.scaler, stage.adversary
-            )
+            parts = (trained.network, trained.ema, trained.optimizer)
+            load_checkpoint(checkpoint, *parts, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")
-    position = None if checkpoint is None else read_data_state(checkpoint, *_place(accelerator))
-    order = create_order(data, config, *_place(accelerator), position)
+    place = (accelerator.process_index, accelerator.num_processes)
+    position = None if checkpoint is None else read_data_state(checkpoint, *place)
+    order = create_order(data, config, *place, position)
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
@@ -181,25 +178,12 @@ def _prepare(
         fields = flatten(config.model_dump(mode="json")).items()
         settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
         accelerator.init_trackers(config.run.dir.name, settings)
-    whole = None
-    if accelerator.is_fsdp2:
-        whole = WholeAverage(trained.ema.module, accelerator)
-        network, optimizer = shard_model(accelerator, trained.network, trained.optimizer)
-        shard_average(accelerator, trained.ema.module)
-    else:
-        network, optimizer = accelerator.prepare(trained.network, trained.optimizer)
-    trained = Trained(network, trained.ema, optimizer)
-    if stage.adversary is not None:
-        stage.adversary.prepare(accelerator)
+    trained, whole = prepare(accelerator, trained, stage.adversary)
     run = _Run(config, accelerator, stage, trained, order, num_items, metrics, validation, whole)
     if checkpoint is not None and is_sharded(checkpoint):
-        load_shards(checkpoint, run.unwrapped(), stage.adversary, accelerator.process_index)
+        load_shards(checkpoint, unwrapped(accelerator, trained), stage.adversary, accelerator.process_index)
         load_scale(checkpoint, accelerator.scaler)
     return run
-
-
-def _place(accelerator: Accelerator) -> tuple[int, int]:
-    return accelerator.process_index, accelerator.num_processes
 
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
@@ -280,8 +264,8 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
                 run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
             ends = [step == stopped_at(config)]
             if ends[0]:
-                patience, best = config.evaluation.patience, config.run.dir / "best"
-                say(f"step {step}: no better for {patience} evaluations, so that the run ends; the best model is {best}")
+                ends_after = f"no better for {config.evaluation.patience} evaluations, so that the run ends"
+                say(f"step {step}: {ends_after}; the best model is {config.run.dir / 'best'}")
     return broadcast_object_list(ends)[0]
 
 
@@ -293,8 +277,10 @@ def _preview(run: _Run, step: int) -> None:
 
 
 def _save(run: _Run, state: TrainState) -> None:
-    accelerator, trained, adversary = run.accelerator, run.unwrapped(), run.stage.adversary
+    accelerator, trained, adversary = run.accelerator, unwrapped(run.accelerator, run.trained), run.stage.adversary
     data_states = gather_object([run.order.state()])  # of every process
+    if adversary is not None:
+        adversary.gather_past(accelerator)
     folder = run.config.run.dir / "checkpoints"
     if accelerator.is_fsdp2:
         save_shards(folder, state, tensors_of(trained, adversary, accelerator.process_index), accelerator, data_states)

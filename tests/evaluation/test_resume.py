@@ -1,4 +1,4 @@
-"""A run of two processes, killed and run again by as many or others, ends with the bytes of one that was never touched."""
+"""A run of two processes, killed and gone on with by any number, ends with the bytes of one never touched."""
 
 import json
 import os

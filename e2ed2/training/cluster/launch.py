@@ -18,7 +18,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.training.inputs import check_trackers
 
 NOT_TAKEN = {  # what of FSDP the recipe says, or nobody has tried
-    "fsdp_activation_checkpointing": "set model.gradient_checkpointing and trajectory.gradient_checkpointing in the recipe",
+    "fsdp_activation_checkpointing": "set gradient_checkpointing of model and trajectory in the recipe",
     "fsdp_offload_params": "leave it out, and run more processes or train a LoRA (trajectory.parameters)",
 }
 
@@ -54,8 +54,8 @@ def check_launch() -> None:
     """Raise UserError where the launcher asks for a way of sharding that we do not take."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(
-            "accelerate launch --use_deepspeed: not supported, as DeepSpeed clips and steps within its backward pass, where "
-            "nothing can be checked first, and takes one model; `--use_fsdp --fsdp_version 2 "
+            "accelerate launch --use_deepspeed: not supported, as DeepSpeed clips and steps within its backward pass, "
+            "where nothing can be checked first, and takes one model; `--use_fsdp --fsdp_version 2 "
             "--fsdp_reshard_after_forward false` shards what ZeRO-2 does"
         )
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):

@@ -68,7 +68,7 @@ class WholeAverage:
 
     @contextmanager
     def of(self, average: nn.Module) -> Iterator[nn.Module]:
-        """With the values that the sharded average has now. All processes have to call it; the others get theirs back."""
+        """With the values that the sharded average has now. All have to call it; the others get theirs back."""
         assert isinstance(average, FSDPModule)
         average.reshard()
         whole = self._whole

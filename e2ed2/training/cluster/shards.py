@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.files import atomic_folder, file_sha256, raise_if_disk_refused
@@ -34,7 +35,7 @@ def tensors_of(trained: Trained, adversary: Adversary | None, rank: int) -> Pref
     if adversary is not None:
         parts["discriminator"] = learned(adversary.network)
         parts["discriminator_optimizer"] = moments(adversary.network, adversary.optimizer)
-        parts[f"past_{rank}"] = {str(i): stack for i, stack in enumerate(adversary.past)}
+        parts[f"past_{rank}"] = {f"{i:06}": stack for i, stack in enumerate(adversary.past)}
     return {f"{part}.{name}": x.detach() for part, tensors in parts.items() for name, x in tensors.items()}
 
 
@@ -62,7 +63,7 @@ def save_shards(
         digests = dict(gather_object([(own.name, file_sha256(own))] if own.exists() else []))
         if accelerator.is_main_process:
             if missing := [name for name in digests if not (temporary / name).exists()]:
-                raise UserError(f"run.dir {folder.parent}: {missing[0]} is not there; give a folder that all nodes share")
+                raise UserError(f"run.dir {folder.parent}: no {missing[0]}; give a folder that all nodes share")
             digests |= write_beside(temporary, accelerator.scaler, data_states)
             (temporary / STATE_FILE).write_text(json.dumps({**state.model_dump(), "sha256": digests}, indent=1))
 
@@ -93,19 +94,19 @@ def load_shards(checkpoint: Path, trained: Trained, adversary: Adversary | None,
         begin_moments(trained.network, trained.optimizer, _below("optimizer", saved))
         if adversary is not None:
             begin_moments(adversary.network, adversary.optimizer, _below("discriminator_optimizer", saved))
-            sizes = {name: meta.size for name, meta in saved.items() if name.startswith(f"past_{rank}.")}
-            adversary.past = [torch.empty(sizes[f"past_{rank}.{i}"], device=adversary.device) for i in range(len(sizes))]
+            past = [meta for name, meta in sorted(saved.items()) if name.startswith(f"past_{rank}.")]
+            sizes = [meta.size for meta in past if isinstance(meta, TensorStorageMetadata)]
+            adversary.past = [torch.empty(size, device=adversary.device) for size in sizes]
         tensors = tensors_of(trained, adversary, rank)
         if unknown := sorted(name for name in saved.keys() - tensors.keys() if not name.startswith("past_")):
             raise ValueError(f"{unknown[0]} has no place")
         dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     except (CheckpointException, ValueError, KeyError, RuntimeError) as error:
-        reason = error
-        if isinstance(error, CheckpointException):
-            reason = next(iter(error.failures.values()))[0]
+        failures = error.failures if isinstance(error, CheckpointException) else {}
+        reason = next((failure for failure, _ in failures.values()), error)
         raise UserError(
-            f"{checkpoint}: checkpoint of another architecture ({said(reason)}); use another run.dir or the recipe it was "
-            "made with"
+            f"{checkpoint}: checkpoint of another architecture ({said(reason)}); use another run.dir or the recipe it "
+            "was made with"
         ) from error
 
 

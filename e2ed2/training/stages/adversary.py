@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
@@ -36,14 +37,19 @@ class Adversary:
     def __init__(self, settings: AdversarialConfig, network: nn.Module, device: torch.device, draw: Draw, look: Look):
         self.settings = settings
         self.network = network.to(device)
+        self.optimizer: torch.optim.Optimizer
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.lr, betas=(0.5, 0.99))
         self.weights = {"discriminator": 1.0} | ({"r1": settings.r1_weight} if settings.r1_weight > 0 else {})
         self._draw, self._look, self.device = draw, look, device
         self.past: list[Tensor] = []
+        self._of_all: list[list[Tensor]] = []  # of a checkpoint, or for one: what every process has kept
         self._training: nn.Module = self.network
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Its updates average over the processes, like the sampler's."""
+        """Its updates average over the processes, like the sampler's; each goes on with the samples that it kept."""
+        if self._of_all:
+            own = self._of_all[min(accelerator.process_index, len(self._of_all) - 1)]
+            self.past, self._of_all = [stack.to(self.device) for stack in own], []
         if accelerator.is_fsdp2:
             with in_one_piece(accelerator):
                 self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
@@ -83,10 +89,18 @@ class Adversary:
         """What the sampler minimises against it; the gradient goes to the maps [n, C, h, w] of its samples."""
         return torch.stack([adversarial_loss(x.float(), self.settings.loss) for x in self.network(fake)]).mean()
 
+    def gather_past(self, accelerator: Accelerator) -> None:
+        """Before `save`: the past samples of all processes come to each. All have to call it."""
+        self._of_all = []
+        if accelerator.num_processes > 1 and self.settings.buffer_size > 0:
+            self._of_all = gather_object([[stack.cpu() for stack in self.past]])
+
     def save(self, folder: Path) -> None:
         with (folder / FILE).open("wb") as file:
             states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save({**states, "buffer": self.past}, file)
+            others = {"others": self._of_all[1:]} if self._of_all else {}
+            torch.save({**states, "buffer": self.past, **others}, file)
+        self._of_all = []
 
     def load(self, folder: Path) -> None:
         """Raises UserError when `folder` holds no state of this discriminator."""
@@ -95,8 +109,8 @@ class Adversary:
             saved = read_torch(path)
             self.network.load_state_dict(saved["network"])
             state = adamw_state(self.optimizer, saved["optimizer"])
-            buffer: list[Tensor] = [*saved["buffer"]]
-            if any(stack.dim() != 5 or not stack.is_floating_point() for stack in buffer):
+            of_all: list[list[Tensor]] = [[*saved["buffer"]], *([*past] for past in saved.get("others", []))]
+            if any(stack.dim() != 5 or not stack.is_floating_point() for past in of_all for stack in past):
                 raise ValueError("no stacks of samples")
         self.optimizer.load_state_dict(state)
-        self.past = [stack.to(self.device) for stack in buffer]
+        self.past, self._of_all = [stack.to(self.device) for stack in of_all[0]], of_all

@@ -89,7 +89,8 @@ def another_recipe(folder):
 
 @way
 def another_code(folder):
-    return ended(folder, training([recipe(folder)], before=in_rank_1(lambda: setattr(agreement.e2ed2, "__version__", "0"))))
+    change = in_rank_1(lambda: setattr(agreement.e2ed2, "__version__", "0"))
+    return ended(folder, training([recipe(folder)], before=change))
 
 
 @way

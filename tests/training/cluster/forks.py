@@ -35,10 +35,13 @@ def run(
     """Do `work(rank)` in `world` processes; their exit statuses, minus a signal's number where one ended them.
 
     Args:
-        said: the file that their output goes to; with `RANK` in its name each to its own. kill: (rank, seconds) when to kill it, unless it is done before.
+        said: the file that their output goes to; with `RANK` in its name each to its own.
+        kill: (rank, seconds) when to kill it, unless it is done before.
+        meanwhile: called with their process ids.
         limit: seconds after which all are killed.
     """
-    pids = [_begin(work, rank, said, {**env, **own}) for rank, own in enumerate(variables(world, port or free_port()))]
+    each = variables(world, port or free_port())
+    pids = [_begin(work, rank, said, {**env, **own}) for rank, own in enumerate(each)]
     meanwhile(pids)
     statuses: dict[int, int] = {}
     began = time.monotonic()

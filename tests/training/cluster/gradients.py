@@ -148,6 +148,23 @@ def losses(run_dir):
     return [[row[k] for k in ("images_seen", "total", "grad_norm")] for row in read_metrics(run_dir / "metrics.jsonl")]
 
 
+def goes_on(folder, model, photos, env):
+    """A GAN with past samples in two processes, four updates in one go and in two."""
+    folder.mkdir()
+    WAYS["GAN with past samples"] = {"objective": {"adversarial": {**GAN, "buffer_size": 2}}}
+
+    def part(name, steps):
+        config = recipe(folder / name, model, photos, "GAN with past samples", 1)
+        return lambda rank: loop.train(
+            config.model_copy(update={"train": config.train.model_copy(update={"max_train_steps": steps})}), print
+        )
+
+    parts = (("whole", 4), ("parts", 2), ("parts", 4))
+    statuses = [run(2, part(name, steps), folder / "said.txt", env) for name, steps in parts]
+    rows = [losses(folder / name) for name in ("whole", "parts")]
+    return {"statuses": statuses, "rows": rows, "said": (folder / "said.txt").read_text()[-4000:]}
+
+
 def main(folder, model, ways):
     load_pipeline(Path(model))  # imports what every child would
     settle()
@@ -168,6 +185,8 @@ def main(folder, model, ways):
                 result["models"] = sorted({key.partition(".")[0] for key in load_file(at / f"{name}.safetensors")})
             outcome[way][how] = result
         outcome[way]["said"] = said.read_text()[-6000:]
+    if not ways:
+        outcome["goes on"] = {how: goes_on(folder / how.replace(" ", "-"), model, photos, env) for how, env in HOW.items()}
     print(json.dumps(outcome))
 
 

@@ -10,11 +10,12 @@ import random
 import sys
 from pathlib import Path
 
+from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
+from forks import HOW, run, settle
+
 import e2ed2.commands.train  # noqa: F401 - imported once, for all children
 from e2ed2.training import loop
 from e2ed2.training.log import read_metrics
-from forks import HOW, run, settle
-from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
 
 NUM_MICRO = 6  # micro-batches of an update, shared out
 

@@ -19,9 +19,8 @@ from e2ed2.training.latents import precompute as module
 
 
 def encoding(model, photos, out):
-    config = build_config(
-        {"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": model}, "data": {"source": "folder", "path": photos}}
-    )
+    data = {"source": "folder", "path": photos}
+    config = build_config({"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": model}, "data": data})
 
     def work(rank):
         module.SHARD_SIZE = 1

@@ -12,7 +12,7 @@ from tests.training.cluster.ranks import ALONE
 
 DRIVER = Path(__file__).parent / "ends.py"
 BAD = {  # way -> what is said
-    "another recipe": "error: recipe and code: train.lr: 0.5 in process 1, but 0.01 in process 0; give all of them the same",
+    "another recipe": "error: recipe and code: train.lr: 0.5 in process 1, but 0.01 in process 0; give all of them",
     "no data on one": "error: data.path: nothing there (process 1 of 2",
     "another code": "error: recipe and code: e2ed2: 0 ",
     "other data": "error: data: items: 24 in process 1, but 23 in process 0; give all of them the same",
@@ -20,7 +20,7 @@ BAD = {  # way -> what is said
     "a full memory": "(allocate 8.00 GiB) (process 1 of 2, on ",
     "a port in use": "another program listens at this port; give another (`accelerate launch --main_process_port`)",
     "a shard missing": "none of its checkpoints can be read",
-    "a number that cannot share": "begun with 2 micro-batches an update, which they cannot share evenly; run one of 1, 2",
+    "a number that cannot share": "2 micro-batches an update, which they cannot share evenly; run one of 1, 2",
     "deepspeed": "error: accelerate launch --use_deepspeed: not supported, as DeepSpeed clips and steps",
     "fsdp 1": "error: accelerate launch --use_fsdp: fsdp_version 1, but it must be 2: `--fsdp_version 2`",
 }

@@ -30,6 +30,14 @@ def outcome(tiny_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])
+def test_a_gan_goes_on_with_each_process_s_past_samples(outcome, how):
+    found = outcome["goes on"][how]
+    assert found["statuses"] == [[0, 0]] * 3, found["said"]
+    whole, parts = found["rows"]
+    assert len(whole) == 4 and whole == parts
+
+
+@pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_have_the_gradients_of_the_joint_batch(outcome, way, how):
     assert outcome[way]["one"] == [0] and outcome[way][how]["status"] == [0, 0], outcome[way]["said"]

@@ -87,7 +87,8 @@ def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_update(recipe,
             time.sleep(0.05)
         processes[1].terminate()
 
-    ends = train_two(recipe("run", micro_batch_size=2, max_train_steps=100_000, checkpoint_every=100_000), tmp_path, kill)
+    often = {"max_train_steps": 100_000, "checkpoint_every": 100_000}
+    ends = train_two(recipe("run", micro_batch_size=2, **often), tmp_path, kill)
     assert [code for _, code in ends] == [130, 130], "\n".join(error[-2000:] for error, _ in ends)
     step = len(read_metrics(metrics))
     assert f"interrupted: step {step} is saved; run the same command to go on" in ends[0][0]
