@@ -186,7 +186,7 @@ def main(folder, model, ways):
             outcome[way][how] = result
         outcome[way]["said"] = said.read_text()[-6000:]
     if not ways:
-        outcome["goes on"] = {how: goes_on(folder / how.replace(" ", "-"), model, photos, env) for how, env in HOW.items()}
+        outcome["goes on"] = {how: goes_on(folder / how.replace(" ", "-"), model, photos, HOW[how]) for how in HOW}
     print(json.dumps(outcome))
 
 
