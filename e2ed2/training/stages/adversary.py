@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from e2ed2.objectives.adversarial import adversarial_loss, discriminator_loss, r1_penalty
 from e2ed2.objectives.total import total
@@ -53,6 +54,7 @@ class Adversary:
         if accelerator.is_fsdp2:
             with in_one_piece(accelerator):
                 self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
+            self.network.set_reshard_after_backward("r1" not in self.weights)  # which goes back twice
         else:
             self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)
 
@@ -83,6 +85,8 @@ class Adversary:
         """One update of the discriminator on the weighted sum of its terms."""
         self.optimizer.zero_grad()  # the sampler's backward pass left gradients here too
         accelerator.backward(total(terms, self.weights))
+        if isinstance(self.network, FSDPModule):
+            self.network.reshard()  # else it would not see what is stepped
         self.optimizer.step()
 
     def adversarial_loss(self, fake: list[Tensor]) -> Tensor:

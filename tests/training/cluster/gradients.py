@@ -59,11 +59,12 @@ def noting(found):
 
     def update(stage, trained, config, order, number, accelerator):
         if number == 0:
-            num_shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
+            num_shards = accelerator.num_processes if "ACCELERATE_USE_FSDP" in os.environ else 1
             network = accelerator.unwrap_model(trained.network)
             note(found, "sampler", network, trained.optimizer, num_shards)
             assert all(isinstance(p, DTensor) == (num_shards > 1) for p in trained.ema.parameters())
-            assert num_parts(network) == num_parts(trained.ema) == expected_parts(num_shards, len(network.transformers))
+            parts = expected_parts(num_shards, len(network.transformers))
+            assert num_parts(network) == num_parts(trained.ema) == parts, (num_parts(network), parts)
             if stage.adversary:
                 note(found, "discriminator", stage.adversary.network, stage.adversary.optimizer, num_shards)
         return step.update(stage, trained, config, order, number, accelerator)
