@@ -14,17 +14,16 @@ import argparse
 import json
 import math
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
+from benchmarks.cost import evaluations_per_update, timed_train
 from e2ed2.data.captions import read_captions
 from e2ed2.data.transforms import read_image
 from e2ed2.emoji.dataset import IMAGE_SIZE
@@ -39,7 +38,6 @@ from e2ed2.sampling.folder import requests_for
 from e2ed2.sampling.model import load_model
 from e2ed2.system.drawing.pictures import to_picture
 from e2ed2.system.files import atomic_folder, write_file
-from e2ed2.training.loop import train
 from e2ed2.training.run_folder import recorded_config
 from e2ed2.training.stages.keep import SHIPPED
 
@@ -187,7 +185,6 @@ def _trained(
     if about.exists():
         return run_dir / "model", Spent(*json.loads(about.read_text()))
     each = evaluations_per_update(_config(fields, start, asked, data, run_dir, 1))
-    times: list[float] = []
     if recorded := recorded_config(run_dir):  # begun before
         updates = recorded["train"]["max_train_steps"]
     elif asked.evaluations:
@@ -195,23 +192,12 @@ def _trained(
     else:
         timed = run_dir.with_name("timed")
         shutil.rmtree(timed, ignore_errors=True)
-        _train(_config(fields, start, asked, data, timed, TIMED), times)
-        updates = max(1, math.floor(share * asked.minutes * 60 / _mean(times)))
-    times = []
-    model = _train(_config(fields, start, asked, data, run_dir, updates), times)
-    spent = Spent(updates, round(each * updates), _mean(times) * updates)
+        _, seconds = timed_train(_config(fields, start, asked, data, timed, TIMED))
+        updates = max(1, math.floor(share * asked.minutes * 60 / seconds))
+    model, seconds = timed_train(_config(fields, start, asked, data, run_dir, updates))
+    spent = Spent(updates, round(each * updates), seconds * updates)
     write_file(about, json.dumps(spent).encode())
     return model, spent
-
-
-def _mean(times: list[float]) -> float:
-    """Seconds of an update: chains differ in length, so no median."""
-    return fmean([later - earlier for earlier, later in zip(times, times[1:], strict=False)])
-
-
-def _train(config: Config, times: list[float]) -> Path:
-    """Train, and note the processor's time after each update: what is made ready before the first is not counted."""
-    return train(config, lambda line: None, lambda step, steps, row: times.append(time.process_time()))
 
 
 def _config(
@@ -227,26 +213,6 @@ def _config(
     values = config.model_dump(mode="json", include={"run", "model", "data", "train"})
     values["trajectory"] = {"num_inference_steps": STEPS}
     return config_of(values, [f"{name}={json.dumps(value)}" for name, value in fields.items()])
-
-
-def evaluations_per_update(config: Config) -> float:
-    """Network evaluations that an update is expected to take: a forward pass 1, one with backward 3."""
-    rows = config.train.micro_batch_size * config.train.gradient_accumulation_steps
-    if config.stage == "lcm":  # the student; its average; the teacher, guided in two passes
-        return rows * (3 + 1 + (2 if config.consistency.guidance_scale > 1 else 1))
-    trajectory, terms = config.trajectory, config.objective
-    weights = trajectory.num_steps_weights or [0.0] * (trajectory.num_inference_steps - 1) + [1.0]
-    through = trajectory.num_backprop_steps or trajectory.num_inference_steps
-    cost = kept = 0.0
-    for steps, weight in enumerate(weights, start=1):
-        share = weight / sum(weights)
-        lengths = range(1, steps + 1) if trajectory.start == "random_step" else [steps]
-        cost += share * sum(3 * min(k, through) + max(0, k - through) for k in lengths) / len(lengths)
-        kept += share * (3 * min(steps, through) + max(0, steps - through) + steps)
-    unrolls = any(term.weight > 0 for term in (terms.l2, terms.lpips, terms.mmd, terms.patch_energy))
-    return rows * (unrolls * cost + 3 * (terms.denoising.weight > 0)) + (
-        unrolls * (terms.keep.weight > 0) * kept * -(-rows // 2)
-    )
 
 
 def _protocol(asked: argparse.Namespace, folder: Path) -> str:

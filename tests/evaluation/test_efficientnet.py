@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from e2ed2.evaluation.features import efficientnet as feat
+from e2ed2.evaluation.features import pooled
 from e2ed2.system.errors import UserError
 
 
@@ -34,7 +35,7 @@ def test_features_are_those_of_the_package(extract, images):
 def test_features_do_not_depend_on_the_batch_or_the_threads(extract, images, monkeypatch):
     together = extract([*images])
     for chunk in (1, 9):
-        monkeypatch.setattr(feat, "_CPU_CHUNK", chunk)
+        monkeypatch.setattr(pooled, "_CPU_CHUNK", chunk)
         assert (extract([*images]) - together).abs().max() < 1e-5
     monkeypatch.undo()
     before = torch.get_num_threads()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from e2ed2.evaluation.features.efficientnet import EfficientNetFeatures
 from e2ed2.evaluation.features.inception import SIDE, load_inception, tensorflow_resize
+from e2ed2.evaluation.features.resnet import ResNetFeatures
 from e2ed2.system.drawing.pictures import to_picture
 from e2ed2.system.errors import UserError, said
 
@@ -126,6 +127,7 @@ EXTRACTORS: dict[str, Callable[[Any, str], Extractor]] = {  # name -> made of (n
     "dinov2": lambda networks, device: Dinov2Features(networks.dinov2, device),
     "pickscore": lambda networks, device: ClipFeatures(networks.pickscore, device),
     "efficientnet": lambda networks, device: EfficientNetFeatures(device),
+    "resnet": lambda networks, device: ResNetFeatures(device),
 }
 
 

@@ -70,8 +70,10 @@ class Keep:
 
     @contextmanager
     def _as_it_was(self, network: nn.Module) -> Iterator[nn.Module]:
-        """The start. Of an adapter it is the network without: peft's own context would freeze what FSDP has in shards."""
-        layers = [layer for layer in self._start.modules() if self._has_adapter and isinstance(layer, _tuner_layer())]
+        """The start. Of an adapter the network without it: peft's own context would freeze what FSDP has in shards."""
+        layers: list[Any] = []
+        if self._has_adapter:
+            layers = [layer for layer in self._start.modules() if isinstance(layer, _tuner_layer())]
         for layer in layers:
             layer._disable_adapters = True
         try:  # in shards only the network as a whole can be run, which a learned grid is a part of

@@ -78,9 +78,9 @@ def num_parts(network):
 
 
 def expected_parts(num_shards, num_sets):
-    """The tiny network has one block; sets that share what is frozen are one shard with all else."""
+    """PixArt names its blocks and its patches, of which the tiny one has one; sets that share what is frozen are one."""
     is_divided = "FSDP_AUTO_WRAP_POLICY" in os.environ and num_sets == 1
-    return 0 if num_shards == 1 else 1 + is_divided
+    return 0 if num_shards == 1 else 1 + 2 * is_divided
 
 
 def note(found, part, network, optimizer, num_shards):
