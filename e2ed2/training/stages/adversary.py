@@ -54,6 +54,7 @@ class Adversary:
         if accelerator.is_fsdp2:
             with in_one_piece(accelerator):
                 self._training, self.optimizer = shard_model(accelerator, self.network, self.optimizer)
+            assert isinstance(self.network, FSDPModule)
             self.network.set_reshard_after_backward("r1" not in self.weights)  # which goes back twice
         else:
             self._training, self.optimizer = accelerator.prepare(self.network, self.optimizer)

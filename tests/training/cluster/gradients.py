@@ -78,7 +78,7 @@ def num_parts(network):
 
 
 def expected_parts(num_shards, num_sets):
-    """PixArt names its blocks and its patches, of which the tiny one has one; sets that share what is frozen are one."""
+    """PixArt names blocks and patches, of which the tiny one has one; sets that share what is frozen are one."""
     is_divided = "FSDP_AUTO_WRAP_POLICY" in os.environ and num_sets == 1
     return 0 if num_shards == 1 else 1 + 2 * is_divided
 
