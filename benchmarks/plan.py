@@ -41,17 +41,17 @@ class Case(NamedTuple):
 
 CASES = {
     "none": Case(1, 2, 32, 1, {}),
-    "24M": Case(12, 4, 128, 8, {}),
-    "24M, steps recomputed": Case(12, 4, 128, 8, STEPS),
-    "24M, blocks recomputed": Case(12, 4, 128, 8, BLOCKS),
-    "24M, both": Case(12, 4, 128, 16, {**STEPS, **BLOCKS}),
-    "24M, image terms": Case(12, 4, 128, 8, {**STEPS, **IMAGES}),
-    "24M, keep": Case(12, 4, 128, 8, {"objective.keep.weight": 1}),
-    "95M": Case(12, 8, 64, 4, {}),
-    "95M, image terms": Case(12, 8, 64, 4, IMAGES),
-    "400M, both": Case(24, 12, 32, 2, {**STEPS, **BLOCKS}),
-    "400M, LoRA": Case(24, 12, 32, 2, LORA),
-    "1.0B, LoRA, both": Case(28, 18, 32, 1, {**LORA, **STEPS, **BLOCKS}),
+    "18M": Case(12, 4, 64, 8, {}),
+    "18M, steps recomputed": Case(12, 4, 64, 16, STEPS),
+    "18M, blocks recomputed": Case(12, 4, 64, 16, BLOCKS),
+    "18M, both": Case(12, 4, 64, 32, {**STEPS, **BLOCKS}),
+    "18M, image terms": Case(12, 4, 64, 16, {**STEPS, **IMAGES}),
+    "18M, keep": Case(12, 4, 64, 8, {"objective.keep.weight": 1}),
+    "70M": Case(12, 8, 32, 8, {}),
+    "70M, image terms": Case(12, 8, 64, 4, {**IMAGES, **STEPS}),
+    "300M, both": Case(24, 12, 32, 2, {**STEPS, **BLOCKS}),
+    "300M, LoRA": Case(24, 12, 32, 4, LORA),
+    "0.8B, LoRA, both": Case(28, 18, 32, 1, {**LORA, **STEPS, **BLOCKS}),
 }
 
 
@@ -80,14 +80,14 @@ def compared(case: Case, folder: Path) -> tuple[int, int]:
     fields = {
         "model.path": str(model), "data.source": "folder", "data.path": str(folder / "images"), "data.size": case.side,
         "run.dir": str(folder / "run"), "trajectory.num_inference_steps": 4, "trajectory.start": "pure_noise",
-        "objective.l2.weight": 1, "train.micro_batch_size": case.rows, "train.max_train_steps": 2,
-        "train.mixed_precision": "no", "train.log_every": 1, "train.preview_every": 10**6, **case.fields,
+        "objective.l2.weight": 1, "train.micro_batch_size": case.rows, "train.mixed_precision": "no",
+        "train.log_every": 1, "train.preview_every": 10**6, "train.max_train_steps": 2, **case.fields,
     }  # fmt: skip
     recipe = folder / "recipe.yaml"
     recipe.write_text("stage: e2ed2\nrun: {dir: x}\nmodel: {path: x}\n")
     overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     planned = needs(load_config(recipe, overrides), model, half=False).peak_memory_bytes
-    settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+    settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
     command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode:

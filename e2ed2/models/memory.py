@@ -28,6 +28,7 @@ from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
 TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
+COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
 NUM_TOKENS = 77  # of a prompt, where the model does not say: CLIP's
 BEYOND = 1.25  # how much more a run takes than is counted: the allocator, libraries, what backward makes on its way
 
@@ -38,7 +39,7 @@ class Counts:
 
     Attributes:
         num_trained, num_frozen: weights of the network. num_decoder: of the autoencoder. num_text: of text encoders.
-        copies: bytes of the bf16 copies of float32 weights that autocast computes with.
+        block: bytes that are kept again of the block at work, where blocks are recomputed; taken to be an even share.
         evaluation, decoding, decoder_features, features: bytes that autograd keeps of one evaluation of the network,
             of decoding a window, of the decoder's first maps of it, and of a perceptual network's features.
         evaluation_flops, decoding_flops, decoder_features_flops, features_flops: of the same, forward.
@@ -48,7 +49,7 @@ class Counts:
     num_frozen: int
     num_decoder: int
     num_text: int
-    copies: int
+    block: int
     evaluation: int
     evaluation_flops: int
     decoding: int
@@ -68,7 +69,7 @@ def count_model(
     Args:
         lora_rank: of an adapter on a frozen network; None trains all weights. half: in bf16, as autocast has it.
         window: cells a side of what losses decode; None for all. recomputes_blocks: with
-            `model.gradient_checkpointing`; of the block at work nothing is counted.
+            `model.gradient_checkpointing`.
     Raises:
         UserError: not a pipeline of a known family.
     """
@@ -76,8 +77,6 @@ def count_model(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     pipeline = _on_meta(folder)
     network, autoencoder = network_of(pipeline), pipeline.vae.requires_grad_(False)
-    if recomputes_blocks:
-        network.enable_gradient_checkpointing()
     with torch.device("meta"):
         trained = network if lora_rank is None else lora_copies(network, 1, lora_rank)[0]
     for made in (trained, autoencoder):
@@ -89,13 +88,17 @@ def count_model(
         seen = _empty(autoencoder.config.latent_channels, min(window or cells, cells))
         pixels = _empty(3, seen.shape[-1] * pipeline.vae_scale_factor)
         cond = _condition(pipeline)
-        evaluation, copies, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
+        evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
+        block = 0
+        if recomputes_blocks:
+            block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
+            trained.enable_gradient_checkpointing()  # type: ignore[operator]  # of a LoRA the network below
+            evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
         maps = _taken(lambda: decoder_features(autoencoder, seen), autoencoder, half)
         judged = _taken(lambda: features(pixels), features, half)
-    beside = (taken[part] for taken in (decoding, maps, judged) for part in (0, 2))
     numbers = _num(trained, True), _num(trained, False), _num(autoencoder, False), _num_text(folder)
-    return Counts(*numbers, copies, evaluation, flops, *beside)
+    return Counts(*numbers, block, evaluation, flops, *decoding, *maps, *judged)
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,9 @@ def count_memory(
 ) -> Memory:
     """`count_model` in bytes; half: frozen weights and activations are in bf16."""
     counts = count_model(folder, side, lora_rank, half=half, recomputes_blocks=recomputes_blocks)
-    weights = TRAINED_BYTES * counts.num_trained + (2 if half else 4) * (counts.num_frozen + counts.num_decoder)
-    return Memory(weights + counts.copies, counts.evaluation, counts.decoding, counts.num_trained)
+    trained, frozen = (TRAINED_BYTES + COPY_BYTES, 2) if half else (TRAINED_BYTES, 4)
+    weights = trained * counts.num_trained + frozen * (counts.num_frozen + counts.num_decoder)
+    return Memory(weights, counts.evaluation, counts.decoding, counts.num_trained)
 
 
 def device_memory() -> int:
@@ -199,10 +203,10 @@ def _num_text(folder: Path) -> int:
     return count
 
 
-def _taken(run: Callable[[], Any], network: nn.Module, half: bool = False) -> tuple[int, int, int]:
-    """(Bytes of the tensors that autograd keeps of a run, each storage once; of copies of weights; FLOP).
+def _taken(run: Callable[[], Any], network: nn.Module, half: bool = False) -> tuple[int, int]:
+    """(Bytes of the tensors that autograd keeps of a run, each storage once, FLOP).
 
-    The network's own weights are none of them. half: under autocast to bf16, which casts weights to copies.
+    The network's own weights are none of them, nor the copies that autocast makes of them. half: under autocast.
     """
     own = {id(p) for p in network.parameters()}
     shapes = {p.shape for p in network.parameters() if p.dtype == torch.float32 and p.ndim > 1}
@@ -219,8 +223,8 @@ def _taken(run: Callable[[], Any], network: nn.Module, half: bool = False) -> tu
     autocast = torch.autocast("cpu", torch.bfloat16, half)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), autocast, counter:
         run()
-    copies = sum(size for x, size in sizes.values() if x.dtype == torch.bfloat16 and x.shape in shapes)
-    return sum(size for _, size in sizes.values()) - copies, copies, counter.get_total_flops()
+    kept = [size for x, size in sizes.values() if not (x.dtype == torch.bfloat16 and x.shape in shapes)]
+    return sum(kept), counter.get_total_flops()
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from e2ed2.models.memory import Counts, count_model
+from e2ed2.models.memory import COPY_BYTES, Counts, count_model
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
@@ -71,7 +71,7 @@ def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, i
     evaluations = 1 if trajectory.gradient_checkpointing else through
     guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
     one = guided * rows * counts.evaluation
-    chain = evaluations * one
+    chain = evaluations * one + guided * rows * counts.block
     frozen = size * (counts.num_frozen + counts.num_decoder)
     if "keep" in weights:
         beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
@@ -85,7 +85,7 @@ def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, i
     else:
         chain, decoded = late, 0
     return {
-        "weights": 4 * trained + counts.copies,
+        "weights": (4 + (COPY_BYTES if size == 2 else 0)) * trained,
         "optimizer": 8 * trained,
         "average": 4 * trained,
         "gradients": gradients,

@@ -11,7 +11,7 @@ from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
 
 COUNTS = Counts(
-    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, copies=2000, evaluation=400, evaluation_flops=10,
+    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, block=0, evaluation=400, evaluation_flops=10,
     decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3, features=20, features_flops=2,
 )  # fmt: skip
 PLAIN = ["trajectory.start=pure_noise", "trajectory.random_num_steps=false", "trajectory.num_steps_weights=[]",
@@ -32,7 +32,7 @@ def test_four_steps_of_eight_images_in_float32(tmp_path):
     """Four evaluations of 400 bytes for each image; when the last one's are gone there are more of gradients."""
     found = needs(config(), tmp_path, half=False)
     assert found.parts == {
-        "weights": 4000 + 2000, "optimizer": 8000, "average": 4000, "gradients": 4000, "frozen networks": 4 * 300,
+        "weights": 4000, "optimizer": 8000, "average": 4000, "gradients": 4000, "frozen networks": 4 * 300,
         "chain": int(3 * 8 * 400 * ON_ITS_WAY), "decoding": 0, "text encoders": 0,
     }  # fmt: skip
     assert found.peak_memory_bytes == sum(found.parts.values())

@@ -1,6 +1,7 @@
 """`e2ed2 plan`: the quickest setting that fits each card, from counts of round numbers; and of a true model."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from typer.testing import CliRunner
 from e2ed2.commands.app import app
 from e2ed2.models.folders.configs import CONFIGS, configs_of
 from e2ed2.models.memory import count_model
-from e2ed2.models.needs import Needs
+from e2ed2.models.needs import Needs, needs
 from e2ed2.plan import plan as module
 from e2ed2.plan.plan import CARDS, CONTEXT, Card, plan, read_cards
 from e2ed2.plan.table import text
 from e2ed2.recipe.load import load_config
+from e2ed2.recipe.shipped import recipe_file
 from e2ed2.system.errors import UserError
 
 GIB = 2**30
@@ -84,6 +86,20 @@ def test_configs_that_ship_are_of_the_published_models():
     counts = count_model(CONFIGS / "PixArt-alpha--PixArt-LCM-XL-2-1024-MS", 256, window=8)
     millions = [round(count / 1e6) for count in (counts.num_trained, counts.num_text, counts.num_decoder)]
     assert millions == [611, 4762, 84]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["pixart_24gb", "pixart_80gb", "pixart_delta", "pixart_lora", "sd15_lora", "sdxl_lora"]
+)
+def test_what_the_head_of_a_recipe_says_is_counted(name):
+    path = recipe_file(Path(name))
+    told = re.search(r"counts: ([\d.]+) GiB a card.*?; ([\d.]+) PFLOP an", path.read_text().replace("\n# ", " "))
+    config = load_config(path)
+    counted = needs(config, configs_of(config.model.path), half=True)
+    assert [float(figure) for figure in told.groups()] == [
+        round(counted.peak_memory_bytes / 2**30, 1), round(counted.flops / 1e15, 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
