@@ -86,11 +86,10 @@ def train(
     config = resolve_precision(config, recorded_config(config.run.dir), device)
     accelerator = create_accelerator(config)
     reset_peak_memory()
-    is_main = accelerator.is_main_process
+    is_main, num_processes = accelerator.is_main_process, accelerator.num_processes
     say = say if is_main else lambda line: None
     say(about_processes(PartialState(), config.train.mixed_precision))
     model = config.run.dir / "model"
-    num_processes = accelerator.num_processes
     check_agreement("recipe and code:", recipe_and_code(config), num_processes)
     with claimed(config.run.dir, is_main):
         start = [find_start(config, num_processes, say) if is_main else None]
@@ -179,11 +178,10 @@ def _prepare(
         settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
         accelerator.init_trackers(config.run.dir.name, settings)
     trained, whole = prepare(accelerator, trained, stage.adversary)
-    run = _Run(config, accelerator, stage, trained, order, num_items, metrics, validation, whole)
     if checkpoint is not None and is_sharded(checkpoint):
         load_shards(checkpoint, unwrapped(accelerator, trained), stage.adversary, accelerator.process_index)
         load_scale(checkpoint, accelerator.scaler)
-    return run
+    return _Run(config, accelerator, stage, trained, order, num_items, metrics, validation, whole)
 
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:

@@ -30,7 +30,7 @@ def run(
     kill: tuple[int, float] | None = None,
     meanwhile: Callable[[list[int]], None] = lambda pids: None,
     port: int | None = None,
-    limit: float = 120,
+    limit: float = 400,
 ) -> list[int]:
     """Do `work(rank)` in `world` processes; their exit statuses, minus a signal's number where one ended them.
 

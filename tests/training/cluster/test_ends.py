@@ -29,7 +29,7 @@ QUICK = ["another recipe", "no data on one"]
 
 def drive(folder, ways):
     command = [sys.executable, DRIVER, folder, *ways]
-    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

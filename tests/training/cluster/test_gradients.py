@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def outcome(tiny_model, tmp_path_factory):
     """way -> how -> what came of two updates of two processes."""
     command = [sys.executable, DRIVER, tmp_path_factory.mktemp("gradients"), tiny_model]
-    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -16,7 +16,7 @@ DRIVER = Path(__file__).parent / "many_ranks.py"
 
 def drive(folder, kills, *ways):
     command = [sys.executable, DRIVER, folder, str(kills), *ways]
-    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
