@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from e2ed2.commands.shared import EVALUATED_HELP, BatchSize, Steps, waiting_for
+from e2ed2.commands.shared import EVALUATED_HELP, BatchSize, Steps, join_others, waiting_for
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -44,6 +44,7 @@ def evaluate(
     """
     saved = f"the samples so far are in {out or 'runs/evaluations'}; the same command goes on"
     with waiting_for(saved) as waiting:
+        join_others()
         import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
         from e2ed2.evaluation.evaluate import evaluate as run
         from e2ed2.provenance.label import metadata_label

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+from accelerate.utils import parse_flag_from_env
+
 from e2ed2.models.memory import device_memory
 from e2ed2.models.needs import needs, settings
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
+from e2ed2.system.launched import num_started
 from e2ed2.training.stages.start import start_folder
 
 SURE = 0.85  # of what is counted a run takes at least: `benchmarks/plan.py`
@@ -18,7 +21,8 @@ def check_memory(config: Config, say: Callable[[str], None]) -> None:
     Raises:
         UserError: more than there is; with what to type so that it fits, where anything does.
     """
-    if config.stage != "e2ed2" or config.model.architecture is not None:
+    in_shards = parse_flag_from_env("ACCELERATE_USE_FSDP") and num_started() > 1  # of which a device holds a part
+    if config.stage != "e2ed2" or config.model.architecture is not None or in_shards:
         return
     folder, has = start_folder(config), device_memory()
     if sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) < SMALL * has:
