@@ -2,12 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 import benchmarks.attribution.__main__ as attribution
 from benchmarks.attribution.measure import called
-from benchmarks.attribution.page import collected, over_runs
+from benchmarks.attribution.page import _headline, _tables, collected, over_runs
 from benchmarks.attribution.settings import SETTINGS
 from benchmarks.cost import evaluations_per_update
 
@@ -55,6 +56,14 @@ def test_rows_are_means_over_seeds(tmp_path):
     assert (found["setting"], found["seeds"], found["wall_seconds"], found["num_images"]) == ("l2", 2, 200.0, 8)
     assert found["kernel_distance"]["value"] == pytest.approx(0.1) and "alignment" not in found
     assert found["command"] == "python -m benchmarks.attribution --only l2 --seeds 0 1"
+
+
+def test_pages_are_those_of_the_runs():
+    """`python -m benchmarks.attribution --table` after new runs."""
+    rows = collected(attribution.RESULTS)
+    assert json.loads(attribution.RESULTS.with_suffix(".json").read_text()) == rows
+    assert _headline(rows) in Path("README.md").read_text()
+    assert _tables(rows) in Path("docs/attribution.md").read_text()
 
 
 def test_a_model_sampled_in_another_way_is_a_copy(tmp_path):

@@ -172,7 +172,7 @@ def test_ancestral_chain_is_that_of_diffusers_euler(num_steps, prediction_type, 
         predicted = network(scheduler.scale_model_input(state, t), t)
         state = scheduler.step(predicted, t, state, return_dict=False)[0]
         theirs.append(state * alpha_prev)
-    atol = 1e-5 if num_steps > 1 else 5e-5  # one step takes x0 from the difference of two numbers over alpha = 0.006
+    atol = 2e-5 if num_steps > 1 else 5e-5  # one step takes x0 from the difference of two numbers over alpha = 0.006
     assert_same_states(ancestral_states(x, timesteps, noises[:-1], prediction_type), theirs, atol)
 
 

@@ -5,18 +5,20 @@ average), and beside it either all that autograd keeps of a micro-batch, or the 
 they are there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from e2ed2.models.memory import COPY_BYTES, Counts, count_model
+from e2ed2.models.memory import COPY_BYTES, Counts, count_model, device_memory
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
 
 ON_ITS_WAY = 1.1  # what backward makes beside what was kept, of it
+SURE = 0.85  # of what is counted a run takes at least: `benchmarks/plan.py`
+SMALL = 1 / 40  # of the memory: with smaller files of weights all fits, and counting would only take time
 DECODER_TERMS = {"latent_lpips", "latent_lpips_energy"}
 
 
@@ -174,6 +176,30 @@ def settings(config: Config) -> Iterator[tuple[Config, dict[str, Any]]]:
                 "train.gradient_accumulation_steps": train.gradient_accumulation_steps * train.micro_batch_size // size,
             }  # fmt: skip
             yield _with(config, changed), {k: v for k, v in changed.items() if v != _field(config, k)}
+
+
+def check_memory(config: Config, folder: Path, say: Callable[[str], None]) -> None:
+    """Say what a training of a pretrained start in a folder will take here, where that is much.
+
+    Raises:
+        UserError: more than there is; with what to type so that it fits, where anything does.
+    """
+    if config.stage != "e2ed2" or config.model.architecture is not None:
+        return
+    has = device_memory()
+    if sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) < SMALL * has:
+        return
+    half = config.train.mixed_precision == "bf16"
+    counted = needs(config, folder, half=half).peak_memory_bytes
+    told = f"memory: about {counted / 2**30:.1f} GiB of {has / 2**30:.1f}, by count"
+    if SURE * counted <= has:
+        return say(told)
+    fitting = (
+        changed for other, changed in settings(config) if needs(other, folder, half=half).peak_memory_bytes <= has
+    )
+    changed = next(fitting, {"trajectory.parameters": "lora"})
+    remedy = " ".join(f"{name}={str(value).lower()}" for name, value in changed.items())
+    raise UserError(f"{told}: the run would end for lack of it; set {remedy}")
 
 
 def _with(config: Config, changed: Mapping[str, Any]) -> Config:

@@ -33,6 +33,7 @@ def test_emoji_protocols_are_the_same_as_ever():
              for name in protocol_names() if isinstance(p := read_protocol(name), EmojiProtocol)}  # fmt: skip
     assert sizes == {
         "emoji": ("train", 2, 1024), "emoji-heldout": ("heldout", 2, 808), "emoji-anystyle": ("train", 4, 512),
+        "emoji-unseen": ("unseen", 2, 608), "emoji-validation": ("validation", 4, 400),
         "noto-heldout": ("heldout", 2, 704), "noto-validation": ("validation", 2, 384),
         "lineart-heldout": ("heldout", 2, 692), "lineart-validation": ("validation", 2, 382),
     }  # fmt: skip

@@ -17,5 +17,5 @@ def test_a_recipe_is_valid(path):
 
 def test_a_head_says_what_it_was_run_on_and_what_it_takes():
     heads = [path.read_text().split("stage:")[0] for path in FOLDER.glob("*.yaml") if path.stem != "demo"]
-    said = ("Not run on such hardware by us", " GB", "Time: ", " h in all")
+    said = ("Not run on such hardware by us", "`e2ed2 plan` counts: ", " GiB a card", " PFLOP an update", " h in all")
     assert heads and all(words in head.replace("\n# ", " ") for head in heads for words in said)

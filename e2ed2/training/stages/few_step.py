@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from e2ed2.data.cache import CachedSet
@@ -15,6 +16,7 @@ from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.lora import merged, save_adapter
+from e2ed2.models.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
@@ -27,11 +29,11 @@ from e2ed2.models.text import cached_prompt_embeds, text_encoders
 from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
+from e2ed2.system.launched import num_started
 from e2ed2.training.about import about_run
 from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
-from e2ed2.training.stages.memory import check_memory
 from e2ed2.training.stages.start import few_step_call, half_of, keeps_text, load_start, start_folder
 from e2ed2.training.stages.teacher_pairs import check_teacher, load_teacher
 from e2ed2.trajectory import draw_noises
@@ -57,7 +59,8 @@ class FewStepStage:
         self.half = half_of(config)
         prompts = self._prompts_beside()
         with_text = bool(prompts) or not isinstance(data, CachedSet)
-        check_memory(config, say)
+        if not (parse_flag_from_env("ACCELERATE_USE_FSDP") and num_started() > 1):  # else a device holds a part
+            check_memory(config, start_folder(config), say)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:
             raise UserError(

@@ -127,14 +127,14 @@ def test_neither_start_nor_average_is_changed_by_an_update(make, parameters):
     average, trained = state(ema), [p.requires_grad for p in stage.network.parameters()]
     shake(stage.network)
     noises, cond = draw_noises((1, 4, 16, 16), NUM_STEPS, generator()), stage._keep._prompts.select(ROWS[:1])
-    with stage._keep._as_it_was() as start, torch.no_grad():
+    with stage._keep._as_it_was(stage.network) as start, torch.no_grad():
         before = start(noises, cond)
     optimizer = torch.optim.AdamW([p for p in stage.network.parameters() if p.requires_grad], lr=0.1)
     for seed in range(2):
         stage.loss_terms(stage.network, ema, ROWS, generator(seed))["keep"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    with stage._keep._as_it_was() as start, torch.no_grad():
+    with stage._keep._as_it_was(stage.network) as start, torch.no_grad():
         assert torch.equal(start(noises, cond), before)
     with torch.no_grad():
         assert not torch.equal(stage.network(noises, cond), before), "the adapter is on again"

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from e2ed2.models import needs as module
 from e2ed2.models.needs import Needs
 from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
-from e2ed2.training.stages import memory as module
 
 GIB = 2**30
 
 
 @pytest.fixture
 def device(monkeypatch, tiny_model):
-    """Of 10 GiB; an image takes 4, with steps recomputed 1.5. Gives the recipe of a batch."""
+    """Of 10 GiB; an image takes 4, with steps recomputed 1.5. Gives a check of a recipe."""
     monkeypatch.setattr(module, "device_memory", lambda: 10 * GIB)
     monkeypatch.setattr(module, "SMALL", 0.0)
 
@@ -24,18 +24,22 @@ def device(monkeypatch, tiny_model):
 
     monkeypatch.setattr(module, "needs", fake)
     recipe = Path("emoji/l2")
-    return lambda *overrides: load_config(recipe, [f"model.path={tiny_model}", *overrides])
+
+    def check(say, *overrides):
+        module.check_memory(load_config(recipe, [f"model.path={tiny_model}", *overrides]), tiny_model, say)
+
+    return check
 
 
 def test_what_fits_is_said(device):
     said = []
-    module.check_memory(device("train.micro_batch_size=2"), said.append)
+    device(said.append, "train.micro_batch_size=2")
     assert said == ["memory: about 8.0 GiB of 10.0, by count"]
 
 
 def test_what_does_not_fit_is_refused_with_the_setting_that_does(device):
     with pytest.raises(UserError) as refused:
-        module.check_memory(device("train.micro_batch_size=4"), print)
+        device(print, "train.micro_batch_size=4")
     assert str(refused.value) == (
         "memory: about 16.0 GiB of 10.0, by count: the run would end for lack of it; set train.micro_batch_size=2 "
         "train.gradient_accumulation_steps=2"
@@ -44,9 +48,9 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_does(device):
 
 def test_a_small_model_is_not_counted(device, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 0.5)
-    module.check_memory(device("train.micro_batch_size=400"), pytest.fail)
+    device(pytest.fail, "train.micro_batch_size=400")
 
 
 def test_other_stages_are_not_counted(monkeypatch, tiny_model):
     monkeypatch.setattr(module, "device_memory", lambda: 1)
-    module.check_memory(load_config(Path("emoji/lcm"), [f"model.path={tiny_model}"]), pytest.fail)
+    module.check_memory(load_config(Path("emoji/lcm"), [f"model.path={tiny_model}"]), tiny_model, pytest.fail)
