@@ -29,7 +29,7 @@ from e2ed2.system.environment import machine_memory
 
 TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
 COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
-NUM_TOKENS = 77  # of a prompt, where the model does not say: CLIP's
+NUM_TOKENS = 77  # of a prompt, where the pipeline does not say: CLIP's
 BEYOND = 1.25  # how much more a run takes than is counted: the allocator, libraries, what backward makes on its way
 
 
@@ -175,11 +175,13 @@ def _make_fake(network: nn.Module, mode: FakeTensorMode, frozen: torch.dtype) ->
 
 
 def _condition(pipeline: Any) -> PromptEmbeds:
-    """Embeddings of one prompt, without values."""
+    """Embeddings of one prompt of full length, without values."""
     family = family_of(pipeline)
     width, pooled_width = family.widths(pipeline)
     pooled = None if pooled_width is None else torch.empty(1, pooled_width)
-    return PromptEmbeds(torch.empty(1, NUM_TOKENS, width), None, pooled)
+    longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    num_tokens = longest.default if longest and isinstance(longest.default, int) else NUM_TOKENS
+    return PromptEmbeds(torch.empty(1, num_tokens, width), None, pooled)
 
 
 def _empty(channels: int, side: int) -> Tensor:

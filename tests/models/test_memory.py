@@ -89,7 +89,8 @@ def test_what_is_counted_is_what_the_real_networks_keep(class_name, tmp_path):
     memory, pipeline = count_memory(folder, SIDE), load_pipeline(folder)[0]
     network, vae = network_of(pipeline), pipeline.vae.requires_grad_(False)
     width, pooled_width = family_of(pipeline).widths(pipeline)
-    cond = PromptEmbeds(torch.zeros(1, 77, width), None, torch.zeros(1, pooled_width) if pooled_width else None)
+    num_tokens = 256 if class_name == "StableDiffusion3" else 77  # as its pipeline's call, and CLIP's
+    cond = PromptEmbeds(torch.zeros(1, num_tokens, width), None, torch.zeros(1, pooled_width) if pooled_width else None)
     x = torch.zeros(1, 4, SIDE // 4, SIDE // 4, requires_grad=True)
     assert memory.evaluation == held(lambda: denoiser_of(pipeline, network)(x, torch.ones(1), cond), network)
     assert memory.decoding == held(lambda: decode(vae, x), vae)
