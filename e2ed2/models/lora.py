@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
+from e2ed2.models.families.base import LORA_TARGETS
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
 from e2ed2.models.folders.parts import refusing, tensors
 from e2ed2.system.errors import UserError, said
@@ -27,7 +28,6 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SCALE = ".alpha"  # ends its name in kohya's files
 REMEDY = "give an adapter of this model, in diffusers', kohya's or (PixArt) peft's names"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
 
 
 class AdapterConfig(Record):
@@ -39,23 +39,25 @@ class AdapterConfig(Record):
     target_modules: str | list[str] | None = None
 
 
-def lora_copies(network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] | None = None) -> list[nn.Module]:
+def lora_copies(
+    network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] = LORA_TARGETS
+) -> list[nn.Module]:
     """A low-rank adapter for each step on one network, which is frozen and whose memory they share.
 
     Args:
-        targets: ends of the names of the layers that have one; None: `TARGETS`.
+        targets: ends of the names of the layers that have one; or a pattern of whole names.
     Raises:
         UserError: no layer has such a name, or one that has takes no adapter.
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets or TARGETS))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets if isinstance(targets, str) else list(targets))
     frozen = network.requires_grad_(False)
     same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
     try:
         return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
     except ValueError as error:
-        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {TARGETS}") from error
+        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {[*LORA_TARGETS]}") from error
 
 
 def merged(network: nn.Module, base: nn.Module) -> nn.Module:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from e2ed2.models.autoencoder import decode
+from e2ed2.models.autoencoder import cell_side, decode, latent_channels
 from e2ed2.models.denoiser import denoiser_of
-from e2ed2.models.families import FAMILIES, family_of, network_of
+from e2ed2.models.families import FAMILIES, family_of, fix_shift, network_of
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora import lora_copies
@@ -67,20 +67,21 @@ def count_memory(
         UserError: not a pipeline of a known family.
     """
     pipeline = _on_meta(folder)
-    network, autoencoder = network_of(pipeline), pipeline.vae.requires_grad_(False)
+    family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
     size = 2 if half else 4
     if recomputes_blocks:
         network.enable_gradient_checkpointing()
     with torch.device("meta"):
-        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank)[0]
+        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank, family.lora_targets)[0]
     num_trained = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     num_frozen = sum(p.numel() for p in (*trained.parameters(), *autoencoder.parameters()) if not p.requires_grad)
     latents = torch.empty(
-        1, network.config.in_channels, *2 * [side // pipeline.vae_scale_factor], device="meta", requires_grad=True
+        1, family.channels(network.config), *2 * [side // cell_side(autoencoder)], device="meta", requires_grad=True
     )
+    fix_shift(pipeline, side, side, num_steps=1)
     denoise, cond = denoiser_of(pipeline, trained), _condition(pipeline)
     evaluation = _kept(lambda: denoise(latents, torch.ones(1, device="meta"), cond), trained)
-    decoding = _kept(lambda: decode(autoencoder, latents[:, : autoencoder.config.latent_channels]), autoencoder)
+    decoding = _kept(lambda: decode(autoencoder, latents[:, : latent_channels(autoencoder)]), autoencoder)
     weights = TRAINED_BYTES * num_trained + size * num_frozen
     return Memory(weights, evaluation * size // 4, decoding * size // 4, num_trained)
 
@@ -142,5 +143,7 @@ class _FusedAttention(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        options = {name: value for name, value in (kwargs or {}).items() if name in ("attn_mask", "scale")}
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]
+        given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | (kwargs or {})
+        tensors = [given[name] for name in ("query", "key", "value")]
+        options = {name: given[name] for name in ("attn_mask", "scale") if name in given}
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*tensors, **options)[0]
