@@ -83,15 +83,19 @@ class KLFlux2(KL):
 
 
 class KLQwenImage(LatentSpace):
-    """`AutoencoderKLQwenImage`: one frame of a film, each channel with a mean and a deviation of its own."""
+    """`AutoencoderKLQwenImage`: one frame of a film, each channel with a mean and a deviation of its own.
+
+    By encoder and decoder themselves: `encode` looks at the decoder too, which may be left out, and `decode` clamps,
+    which would stop gradients.
+    """
 
     def to_latents(self, autoencoder: Any, images: Tensor) -> Tensor:
-        latents = autoencoder.encode(images[:, :, None]).latent_dist.mode()[:, :, 0].float()
+        moments = autoencoder.quant_conv(autoencoder.encoder(images[:, :, None]))
+        latents = moments[:, : self.channels(autoencoder.config), 0].float()
         mean, std = self._statistics(autoencoder, latents)
         return (latents - mean) / std
 
     def from_latents(self, autoencoder: Any, latents: Tensor) -> Tensor:
-        """By the decoder itself: `decode` clamps, which would stop gradients."""
         return autoencoder.decoder(self._raw(autoencoder, latents))[:, :, 0]
 
     def decoder_features(self, autoencoder: Any, latents: Tensor) -> list[Tensor]:

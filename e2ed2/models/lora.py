@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
@@ -75,12 +75,25 @@ def merged(network: nn.Module, base: nn.Module) -> nn.Module:
     return whole.merge_and_unload()
 
 
-def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
+def check_names(names: str, pipeline: Any) -> None:
+    """Raise UserError where adapters of a pipeline are not written in such names: kohya's are of UNets."""
+    if names == "kohya" and family_of(pipeline).network != "unet":
+        kind = type(pipeline).__name__
+        has_file = hasattr(pipeline, "save_lora_weights")
+        why = "ComfyUI reads diffusers' names of it" if has_file else "it has peft folders"
+        raise UserError(f"trajectory.lora_names: kohya, but a {kind} has a transformer, and {why}; set diffusers")
+
+
+def save_adapter(network: nn.Module, pipeline: Any, folder: Path, names: str = "diffusers") -> None:
     """Write the adapter of one of `lora_copies` to `folder`; of another network nothing.
 
     As `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights` takes, or for a pipeline without that
     method (PixArt's) as a peft folder, `PeftModel.from_pretrained(pipeline.transformer, "lora")`.
+
+    Args:
+        names: `diffusers`, or `kohya`, which ComfyUI and other tools read too; checked by `check_names`.
     """
+    from diffusers.utils import convert_state_dict_to_kohya
     from peft import PeftModel, get_peft_model_state_dict
 
     if not isinstance(network, PeftModel):
@@ -89,7 +102,13 @@ def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
         _save_peft(network, folder)
         return
     layers = {name.removeprefix("base_model.model."): x for name, x in get_peft_model_state_dict(network).items()}
-    pipeline.save_lora_weights(folder, **{f"{family_of(pipeline).network}_lora_layers": layers})
+    prefix = family_of(pipeline).network
+    if names == "kohya":
+        folder.mkdir(exist_ok=True)
+        named = convert_state_dict_to_kohya({f"{prefix}.{name}": x for name, x in layers.items()})
+        save_file({name: x.contiguous() for name, x in named.items()}, folder / ADAPTER_FILE)
+        return
+    pipeline.save_lora_weights(folder, **{f"{prefix}_lora_layers": layers})
 
 
 def _save_peft(network: "PeftModel", folder: Path) -> None:

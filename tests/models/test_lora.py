@@ -100,6 +100,31 @@ def test_an_adapter_of_the_asked_layers_alone_comes_off_again(recipe, tmp_path):
     assert all(torch.allclose(after[name], value, atol=1e-5) for name, value in before.items())
 
 
+def test_an_adapter_in_kohya_s_names_is_read_by_diffusers_and_named_as_comfyui_looks_for_it(recipe, tmp_path):
+    """ComfyUI (comfy/lora.py) takes `lora_unet_` and diffusers' name of a layer with `_` for every dot."""
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    fast = {"lr": 0.1, "ema_decay": 0.0}
+    asked = {"parameters": "lora", "lora_rank": 2, "lora_names": "kohya"}
+    folder = train(recipe(tmp_path / "run", start, train=fast, **asked), quiet)
+    adapter = load_file(folder / "lora" / "pytorch_lora_weights.safetensors")
+    pipeline, _ = load_pipeline(start)
+    layers = {f"lora_unet_{name.replace('.', '_')}" for name, _ in pipeline.unet.named_modules() if name}
+    parts = [name.split(".", 1) for name in adapter]
+    assert {layer for layer, _ in parts} <= layers
+    assert {part for _, part in parts} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    fuse(pipeline, [str(folder / "lora")])
+    expected = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in pipeline.unet.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_kohya_s_names_are_of_unets(recipe, tmp_path):
+    start = save_tiny("FluxPipeline", tmp_path / "start")
+    message = "trajectory.lora_names: kohya, but a FluxPipeline has a transformer, and ComfyUI reads diffusers' names"
+    with pytest.raises(UserError, match=message):
+        train(recipe(tmp_path / "run", start, parameters="lora", lora_names="kohya"), quiet)
+
+
 @pytest.mark.slow
 def test_a_fused_start_is_the_merged_model_and_is_exported_whole(recipe, tmp_path):
     """LCM-LoRA's way: adapter and start, one network, trained on in full."""

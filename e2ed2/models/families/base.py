@@ -83,7 +83,7 @@ class Family(ABC):
 
     def side(self, network: Mapping[str, Any], autoencoder: Mapping[str, Any]) -> int:
         """Pixels along a side of what the model makes, from the configs of its network and its autoencoder."""
-        return int(network.get("sample_size", 64)) * space_named(self.autoencoder).cell_side(autoencoder)
+        return network.get("sample_size", 64) * space_named(self.autoencoder).cell_side(autoencoder)
 
     def sizes(self, pipeline: Any) -> Sizes:
         """Which pictures the model takes."""
@@ -150,7 +150,7 @@ class Rotary(Family):
     """A transformer that knows a place by a rotation, so that it takes pictures of any size."""
 
     def side(self, network: Mapping[str, Any], autoencoder: Mapping[str, Any]) -> int:
-        return int(autoencoder.get("sample_size", 1024))
+        return autoencoder.get("sample_size", 1024)
 
     def sizes(self, pipeline: Any) -> Sizes:
         config = getattr(pipeline, self.network).config

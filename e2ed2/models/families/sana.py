@@ -28,7 +28,7 @@ class Sana(Family):
         lengths = [len(tokenizer(text).input_ids) for text in texts]
         before = len(tokenizer.encode(instruction)) - 2
         longest = max(length - before if text else length for text, length in zip(texts, lengths, strict=True))
-        return max(2, min(longest, max_sequence_length))
+        return min(longest, max_sequence_length)
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         asked = self.unguided | {"device": pipeline.text_encoder.device, "max_sequence_length": length}

@@ -14,7 +14,7 @@ from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
-from e2ed2.models.lora import merged, save_adapter
+from e2ed2.models.lora import check_names, merged, save_adapter
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
@@ -64,6 +64,7 @@ class FewStepStage:
         self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
         self._check_solver(solver)
+        check_names(config.trajectory.lora_names, self._pipeline)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
@@ -80,7 +81,9 @@ class FewStepStage:
         if config.model.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         if self.half is not None:
-            self._pipeline.vae.to(self.half, memory_format=torch.channels_last)  # faster convolutions
+            self._pipeline.vae.to(self.half)
+            if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
+                self._pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _prompts_beside(self) -> list[str]:
@@ -166,4 +169,5 @@ class FewStepStage:
         about = about_run(config, self.weights)
         save_pipeline(pipeline, inference, folder, networks[1:], about, text_from, self._prompt)
         for k, trained in enumerate(sampler.transformers, start=1):
-            save_adapter(trained, pipeline, folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}"))
+            at = folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}")
+            save_adapter(trained, pipeline, at, config.trajectory.lora_names)
