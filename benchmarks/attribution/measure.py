@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from benchmarks.attribution.settings import Setting
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.protocols import FOLDERS
 from e2ed2.models.folders.bundled import resolve_model
+from e2ed2.system.files import write_file
 
 UNSEEN, SEEN = ("emoji-unseen", 608), ("emoji", 512)  # protocol and images
-METRICS = ("kernel_distance", "alignment", "recall", "spread")
-OTHER = {"networks": {"features": "resnet"}, "metrics": ["kernel_distance", "recall", "spread"]}
+METRICS = ["kernel_distance", "alignment", "recall", "spread"]
+NETWORKS = {  # name in the results -> what a protocol says of it; alignment looks through EfficientNet alone
+    "EfficientNet-lite0": {"networks": {"features": "efficientnet"}, "metrics": METRICS},
+    "ResNet-50": {"networks": {"features": "resnet"}, "metrics": [name for name in METRICS if name != "alignment"]},
+}
 
 
 def measured(model: str, setting: Setting, seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -26,19 +30,32 @@ def measured(model: str, setting: Setting, seed: int, folder: Path) -> list[dict
         asked = [("unseen", f"{setting.style}-heldout", None)]
     if setting.call:
         model = str(called(model, setting.call, folder / "model"))
-    rows = []
-    for captions, protocol, num_images in asked:
-        for steps in setting.steps:
-            out = folder / f"{protocol}-{steps}"
-            of = {"num_images": num_images, "seed": seed}
-            first = evaluate(model, protocol, steps=steps, out=out, **of)
-            second = evaluate(str(out), str(_in_resnet(protocol, folder)), out=folder / f"{out.name}-resnet", **of)
-            for network, result in (("EfficientNet-lite0", first), ("ResNet-50", second)):
-                assert result is not None
-                figures = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
-                rows.append({"nfe": first["nfe"], "captions": captions, "network": network, "protocol": protocol,
-                             "num_images": result["num_images"], **figures})  # fmt: skip
-    return rows
+    return [
+        row
+        for captions, protocol, num_images in asked
+        for steps in setting.steps
+        for row in _rows(model, steps, (captions, protocol, num_images), seed, folder / f"{protocol}-{steps}")
+    ]
+
+
+def _rows(
+    model: str, steps: int, asked: tuple[str, str, int | None], seed: int, images: Path
+) -> Iterator[dict[str, Any]]:
+    """A row for each network; the second sees the images that were made for the first."""
+    captions, protocol, num_images = asked
+    nfe = None
+    for network, told in NETWORKS.items():
+        file = _written(protocol, told, images.with_name(f"{protocol}-{network}.yaml"))
+        of: dict[str, Any] = {"num_images": num_images, "seed": seed}
+        if nfe is None:
+            result = evaluate(model, str(file), steps=steps, out=images, **of)
+        else:
+            result = evaluate(str(images), str(file), out=images.with_name(f"{images.name}-{network}"), **of)
+        assert result is not None
+        nfe = nfe or result["nfe"]
+        figures = {name: result["metrics"][name] for name in told["metrics"]}
+        yield {"nfe": nfe, "captions": captions, "network": network, "protocol": protocol,
+               "num_images": result["num_images"], **figures}  # fmt: skip
 
 
 def called(model: str, call: Mapping[str, Any], folder: Path) -> Path:
@@ -50,10 +67,8 @@ def called(model: str, call: Mapping[str, Any], folder: Path) -> Path:
     return folder
 
 
-def _in_resnet(protocol: str, folder: Path) -> Path:
-    """A shipped protocol, measured in the other network; alignment looks through EfficientNet alone."""
+def _written(protocol: str, told: Mapping[str, Any], file: Path) -> Path:
+    """A shipped protocol with these figures alone."""
     path = next(path for shipped in FOLDERS if (path := shipped / f"{protocol}.yaml").is_file())
-    file = folder / f"{protocol}-resnet.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | OTHER))
+    write_file(file, yaml.safe_dump(yaml.safe_load(path.read_text()) | dict(told)).encode())
     return file

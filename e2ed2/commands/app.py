@@ -13,6 +13,7 @@ from e2ed2.commands import (
     demo,
     evaluate,
     finetune,
+    plan,
     precompute,
     sample,
     study,
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for verb in (
     finetune.finetune, train.train, precompute.precompute, sample.sample, evaluate.evaluate, compare.compare, demo.demo,
-    ablate.ablate, curate.curate, verify.verify,
+    ablate.ablate, plan.plan, curate.curate, verify.verify,
 ):  # fmt: skip
     app.command(epilog=sys.modules[verb.__module__].EXAMPLES)(verb)
 app.add_typer(study.study, name="study")

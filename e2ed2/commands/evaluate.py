@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from e2ed2.commands.shared import EVALUATED_HELP, BatchSize, Steps, waiting_for
+from e2ed2.commands.shared import EVALUATED_HELP, BatchSize, Steps, join_others, waiting_for
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -20,7 +20,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=EVALUATED_HELP, show_default=False)],
     protocol: Annotated[
         str,
-        typer.Option(help="emoji, emoji-heldout, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
+        typer.Option(help="emoji, emoji-unseen, emoji-anystyle, coco30k, coco10k-512, hw30k, mjhq30k, or a .yaml."),
     ] = "emoji",
     steps: Steps = None,
     num_images: Annotated[int | None, typer.Option(help="Images to make.", show_default="the protocol's")] = None,
@@ -44,6 +44,7 @@ def evaluate(
     """
     saved = f"the samples so far are in {out or 'runs/evaluations'}; the same command goes on"
     with waiting_for(saved) as waiting:
+        join_others()
         import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
         from e2ed2.evaluation.evaluate import evaluate as run
         from e2ed2.provenance.label import metadata_label

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from e2ed2.commands.shared import Overrides, waiting_for
+from e2ed2.commands.shared import Overrides, join_others, waiting_for
+from e2ed2.system.launched import is_first
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -49,6 +50,7 @@ def finetune(
         from e2ed2.finetune.run import finetune as run
         from e2ed2.provenance.label import metadata_label
 
+        join_others()
         waiting("looking at model and data", 0, 0)
         chosen = choose_finetune(model, data, run_dir, steps=steps, prompt=prompt, overrides=overrides or [])
         for reason in chosen.reasons:
@@ -57,4 +59,5 @@ def finetune(
             print(chosen.config.to_yaml(), end="")
             return
         model_folder = run(chosen.config, say=waiting.say, watch=waiting, tick=waiting.tick, label=metadata_label())
-    print(f"model:  {model_folder}\nreport: {run_dir / 'report.html'}")
+    if is_first():
+        print(f"model:  {model_folder}\nreport: {run_dir / 'report.html'}")

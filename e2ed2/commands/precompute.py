@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from e2ed2.commands.shared import Overrides, Recipe, waiting_for
+from e2ed2.commands.shared import Overrides, Recipe, join_others, waiting_for
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -22,6 +22,7 @@ def precompute(
     """Encode a recipe's images and captions once, for any number of trainings. Again after a kill, it goes on."""
     from e2ed2.recipe.load import load_config
 
+    join_others()
     config = load_config(recipe, overrides)
     with waiting_for(f"what was encoded is in {out}; the same command goes on") as waiting:
         from e2ed2.training.latents.precompute import precompute as run

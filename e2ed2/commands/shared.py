@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from e2ed2.system.launched import num_started
 from e2ed2.system.signals import interruptible
 
 MODEL_HELP = "A model folder, a hub id, or a bundled model: emoji-base, emoji-lcm, emoji-e2ed2."
@@ -23,6 +24,18 @@ Overrides = Annotated[
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="what the model was made for")]
 BatchSize = Annotated[int, typer.Option(help="Images made at a time; does not change them.")]
+
+
+def join_others() -> None:
+    """Of several processes of one command: find the others first, so that what ends one ends all.
+
+    Raises:
+        UserError: they cannot be reached.
+    """
+    if num_started() > 1:
+        from e2ed2.system.together import meet
+
+        meet()
 
 
 class Interrupted(Exception):

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from e2ed2.commands.shared import Overrides, Recipe, waiting_for
+from e2ed2.commands.shared import Overrides, Recipe, join_others, waiting_for
+from e2ed2.system.launched import is_first
 
 EXAMPLES = (
     "[dim]Examples[/dim]\n\n"
@@ -18,9 +19,13 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and what it names; print it.")] = False,
 ) -> None:
-    """Train a stage. The same command again resumes it, exactly."""
+    """Train a stage. The same command again resumes it, exactly.
+
+    On several GPUs `accelerate launch -m e2ed2.cli train ...`; docs/cluster.md says how, and what a lost one costs.
+    """
     from e2ed2.recipe.load import load_config
 
+    join_others()
     config = load_config(recipe, overrides)
     if dry_run:
         _look(config)
@@ -34,10 +39,11 @@ def train(
         try:
             model = run(config, waiting.say, waiting.tick, waiting)
         except KeyboardInterrupt:
-            if (config.run.dir / "config.yaml").exists():
+            if is_first() and (config.run.dir / "config.yaml").exists():
                 waiting.say(f"report: {write_report(config.run.dir)}")
             raise
-        print(f"model: {model}\nreport: {write_report(config.run.dir)}")
+        if is_first():
+            print(f"model: {model}\nreport: {write_report(config.run.dir)}")
 
 
 def _look(config: Any) -> None:

@@ -17,7 +17,7 @@ HASHED_SIDE = 32  # pixels
 BAND_BITS = 16
 NUM_BANDS = HASH_BITS // BAND_BITS
 MOST_COLOUR = 16  # of 255, between the means of copies
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([299, 587, 114], dtype=np.float32)  # whole, so that no sum is rounded
 
 LARGEST = 2**64 - 1
 
@@ -37,16 +37,19 @@ def _lowest() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.array(vertical), np.array(horizontal)
 
 
-COSINES = _cosines()
 VERTICAL, HORIZONTAL = _lowest()
+COSINES = _cosines()[: max(VERTICAL.max(), HORIZONTAL.max()) + 1]
+MEAN = np.full(HASHED_SIDE**2, HASHED_SIDE**-2, dtype=np.float32)
 MIRROR = np.packbits(HORIZONTAL % 2 == 1)  # bits that a mirrored image has the other way
 
 
-def perceptual_hash(small: NDArray[np.uint8]) -> bytes:
-    """Of an image brought to [HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of its shapes, and its mean colour."""
-    grey = small.astype(np.float32) @ LUMA
-    signs = np.packbits((COSINES @ grey @ COSINES.T)[VERTICAL, HORIZONTAL] > 0)
-    return signs.tobytes() + small.mean((0, 1)).round().astype(np.uint8).tobytes()
+def perceptual_hashes(small: NDArray[np.uint8]) -> list[bytes]:
+    """Of images brought to [N, HASHED_SIDE, HASHED_SIDE, 3]: `HASH_BITS` of their shapes, and their mean colours."""
+    pixels = small.reshape(-1, HASHED_SIDE**2, 3).astype(np.float32)
+    grey = (pixels @ LUMA).reshape(small.shape[:3])
+    signs = (COSINES @ grey @ COSINES.T)[:, VERTICAL, HORIZONTAL] > 0
+    means = (MEAN @ pixels).round().astype(np.uint8)
+    return [row.tobytes() for row in np.hstack([np.packbits(signs, axis=1), means])]
 
 
 def band_keys(hashes: Bits, mirror: Bits) -> NDArray[np.int64]:
@@ -61,11 +64,11 @@ def distances(one: Bits, others: Bits, mirror: Bits) -> NDArray[np.int64]:
     mean colours are further apart than `MOST_COLOUR`.
 
     Args:
-        one: a hash. others: [N, its length].
+        one: a hash, or [N] of them, each beside its own other. others: [N, its length].
     """
-    apart = one[: len(mirror)] ^ others[:, : len(mirror)]
-    bits = np.minimum(*(np.bitwise_count(each).sum(1, dtype=np.int64) for each in (apart, apart ^ mirror)))
-    colours = np.abs(one[len(mirror) :].astype(np.int64) - others[:, len(mirror) :])
+    signs = np.ascontiguousarray(one[..., : len(mirror)] ^ others[:, : len(mirror)]).view(np.uint64)
+    bits = np.minimum(*(np.bitwise_count(each).sum(1, np.int64) for each in (signs, signs ^ mirror.view(np.uint64))))
+    colours = np.abs(one[..., len(mirror) :].astype(np.int16) - others[:, len(mirror) :])
     return np.where((colours > MOST_COLOUR).any(1), HASH_BITS, bits)
 
 

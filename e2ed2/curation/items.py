@@ -105,9 +105,13 @@ class Item:
 def write_part(path: Path, items: Iterable[Item]) -> None:
     """Rows as a parquet file; UserError where the disk refuses."""
     items = list(items)
-    table = pa.table({name: [getattr(item, name) for item in items] for name in SCHEMA.names}, SCHEMA)
+    write_rows(path, pa.table({name: [getattr(item, name) for item in items] for name in SCHEMA.names}, SCHEMA))
+
+
+def write_rows(path: Path, rows: pa.Table) -> None:
+    """The same of a table of any columns."""
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(rows, temporary)
 
 
 def read_part(path: Path) -> list[Item]:
@@ -123,6 +127,12 @@ def items_of(table: pa.Table) -> list[Item]:
 
 def part_name(fragment: int, part: int) -> str:
     return f"{fragment:06d}-{part:04d}"
+
+
+def first_number(part: str, part_rows: int) -> int:
+    """That of the first row that a part may have."""
+    fragment, place = part.split("-")
+    return int(fragment) * ROWS_OF_FRAGMENT + int(place) * part_rows
 
 
 def kept(items: Sequence[Item]) -> list[Item]:

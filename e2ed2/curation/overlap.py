@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from e2ed2.curation.hashes import MIRROR, distances
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
-from e2ed2.curation.stages.check import check
+from e2ed2.curation.stages.check import check, decoders
 from e2ed2.data.captions import read_captions
 from e2ed2.data.image_set import list_images
 
@@ -38,7 +37,7 @@ class EvaluationSet:
         if not path.is_dir():
             self.captions = {_digest(caption) for caption in read_captions(path, "report.evaluation_sets")}
         items = [Item(number, image, image, image) for number, image in enumerate(images)]
-        with ThreadPoolExecutor() as pool:
+        with decoders() as pool:
             check(items, CheckConfig(), pool)
         self._images = [item for item in items if item.perceptual_hash is not None]
         self._hashes = np.frombuffer(b"".join(item.perceptual_hash or b"" for item in self._images), np.uint8)

@@ -114,7 +114,7 @@ def _pairs(work: Work, audit: Audit, last: str) -> list[dict[str, str]]:
     if "deduplicate" not in audit.sheets:
         return []
     dropped = audit.sheets["deduplicate"].items()[:NUM_PAIRS]
-    found = _rows_of(work.step("deduplicate").glob("part=*/*.parquet"), [item.number for item in dropped])
+    found = _rows_of(work.step("deduplicate").glob("dropped/*.parquet"), [item.number for item in dropped])
     numbers = dict(zip(found["number"].to_pylist(), found["keeper"].to_pylist(), strict=True))
     keepers = {item.number: item for item in items_of(_rows_of(work.step(last).glob("*.parquet"), numbers.values()))}
     pairs = []

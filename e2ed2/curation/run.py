@@ -10,7 +10,7 @@ from e2ed2.curation.engine import run_units, use_engine
 from e2ed2.curation.items import Item, kept, write_part
 from e2ed2.curation.manifest import Funnel, write_manifest
 from e2ed2.curation.overlap import EvaluationSet
-from e2ed2.curation.passes import deduplicate, deduplicate_meanings, select_best
+from e2ed2.curation.passes import Rows, deduplicate, deduplicate_meanings, select_best
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.curation.report import write_report
 from e2ed2.curation.sources.row import check_named
@@ -40,6 +40,7 @@ def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
     work.claim(pipeline)
     try:
         with locked(work.out, wait=False):
+            work.keep_fragments(fragments)
             if not work.report.exists():  # which is written last
                 _run(pipeline, work, fragments, watch)
             else:
@@ -64,7 +65,6 @@ def _look(pipeline: Pipeline) -> list[str]:
 def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> None:
     sets = [EvaluationSet(name, path) for name, path in pipeline.report.evaluation_sets.items()]
     use_engine(pipeline.engine)
-    work.keep_fragments(fragments)
     units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
     run_units(
         "read", units, lambda unit: work.fragment(int(unit.partition(" ")[0])).exists(),
@@ -77,9 +77,8 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
             make = partial(_doer, pipeline, step, tuple(done))
             gpus = pipeline.engine.gpus if step in MODELS else 0
             run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus)
-        elif not work.step(step).exists():
-            watch(step, 0, 0)
-            PASSES[step](pipeline, work, done)
+        else:
+            PASSES[step](Rows.of(pipeline, parts, done), watch)
         done.append(step)
     shards = work.plan_shards(parts, LAST, pipeline.output.items_per_shard)
     run_units(
@@ -97,7 +96,7 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     write_report(work, pipeline, audit, sets, LAST)
 
 
-PASSES: dict[str, Callable[[Pipeline, Work, list[str]], None]] = {
+PASSES: dict[str, Callable[[Rows, Watch], None]] = {
     "deduplicate": deduplicate,
     "similar": deduplicate_meanings,
     "select": select_best,

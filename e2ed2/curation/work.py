@@ -1,11 +1,14 @@
 """The folder that a pipeline writes to, and what lies where in it until all is done."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -18,12 +21,14 @@ from e2ed2.system.readers.yaml_file import read_yaml
 
 BINDING = "part_rows"  # of the engine, whose other fields may change between two runs of one folder, as the report's
 
+NUM_REASONS = 3  # in a message
+
 
 class Work:
     """Paths under an output folder.
 
-    A step writes `work/STEP/PART.parquet`; what it drops among all parts lies in `work/STEP/part=PART/`. The rows of
-    a part are in the last step that wrote it.
+    A step writes `work/STEP/PART.parquet`, or, where it looks at all parts, `work/STEP/dropped/PART.parquet`. The rows
+    of a part are in the last step that wrote it, less what was dropped since.
     """
 
     def __init__(self, out: Path) -> None:
@@ -37,6 +42,14 @@ class Work:
     def part(self, step: str, part: str) -> Path:
         return self.step(step) / f"{part}.parquet"
 
+    def losses(self, step: str, part: str) -> Path:
+        """`number`, `stage`, `reason` of what a step that looked at all parts dropped of one."""
+        return self.step(step) / "dropped" / f"{part}.parquet"
+
+    def exchanged(self, step: str, name: str) -> Path:
+        """Rows on their way to other places."""
+        return self.step(step) / f"{name}.arrow"
+
     def images(self, part: str) -> Path:
         """Images that were downloaded or copied, one after another."""
         return self.step("images") / part
@@ -46,16 +59,16 @@ class Work:
         return self.step("read") / f"{number:06d}.json"
 
     def keep_fragments(self, fragments: Sequence[str]) -> None:
-        """Remember what the input is made of, by whose numbers is known what is done.
+        """Remember in `input.json` what the input is made of, by whose numbers is known what is done.
 
         Raises:
             UserError: it was made of something else when this folder's work began.
         """
-        path = self.folder / "fragments.json"
+        path = self.out / "input.json"
         if not path.exists():
             write_file(path, json.dumps([*fragments]).encode())
             return
-        before = read_json(path, "work", "remove the folder")
+        before = read_json(path, "input", "remove the folder")
         for number, (one, other) in enumerate(zip_longest(before, fragments)):
             if one != other:
                 raise UserError(
@@ -70,20 +83,48 @@ class Work:
 
     def items(self, part: str, steps: Sequence[str]) -> list[Item]:
         """A part's rows after the steps done so far: from the last that wrote them, less what later ones dropped."""
-        written = [step for step in steps if self.part(step, part).exists()]
-        items = read_part(self.part(written[-1], part))
-        for step in steps[steps.index(written[-1]) + 1 :]:
-            dropped = self.dropped(step, part)
+        path, later = self._written(part, steps)
+        items = read_part(path)
+        for step in later:
+            dropped = {number: fate for number, *fate in zip(*self._dropped(step, part).values(), strict=True)}
             for item in items:
                 if item.number in dropped:
                     item.drop(*dropped[item.number])
         return items
 
-    def dropped(self, step: str, part: str) -> dict[int, tuple[str, str]]:
-        """number -> (stage, reason) of what a step that looked at all parts dropped of one."""
-        folder = self.step(step) / f"part={part}"
-        rows = [row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
-        return {row["number"]: (row["stage"], row["reason"]) for row in rows}
+    def live(self, part: str, steps: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """`number` and some columns of the rows of a part that are kept so far."""
+        path, later = self._written(part, steps)
+        rows = pq.read_table(path, columns=["number", "stage", *columns]).filter(pc.field("stage").is_null())
+        for step in later:
+            rows = rows.filter(~pc.field("number").isin(self._dropped(step, part)["number"]))
+        return rows.drop_columns("stage")
+
+    def num_live(self, parts: Sequence[str], steps: Sequence[str]) -> list[int]:
+        """Rows of each part that are kept so far.
+
+        Raises:
+            UserError: none is; says why the last ones went.
+        """
+        if any(counts := [len(self.live(part, steps, [])) for part in parts]):
+            return counts
+        gone: Counter[tuple[str, str]] = Counter()
+        for part in parts:
+            rows = pq.read_table(self._written(part, steps)[0], columns=["stage", "reason"])
+            gone.update(zip(*rows.to_pydict().values(), strict=True))
+        most = sorted(gone.items(), key=lambda each: (-each[1], each[0]))[:NUM_REASONS]
+        said = ", ".join(f"{times:,} x {reason}" for (_, reason), times in most)
+        raise UserError(f"no row is left after the stage {steps[-1]}: {said}; ask less of them in the pipeline")
+
+    def _written(self, part: str, steps: Sequence[str]) -> tuple[Path, Sequence[str]]:
+        """The file of the last step that wrote a part, and the steps since."""
+        last = max(place for place, step in enumerate(steps) if self.part(step, part).exists())
+        return self.part(steps[last], part), steps[last + 1 :]
+
+    def _dropped(self, step: str, part: str) -> dict[str, list[Any]]:
+        path = self.losses(step, part)
+        columns = ["number", "stage", "reason"]
+        return pq.read_table(path, columns=columns).to_pydict() if path.exists() else {name: [] for name in columns}
 
     def plan_shards(self, parts: Sequence[str], last: str, items_per_shard: int) -> list[str]:
         """Every shard as JSON: its `number`, that of its `first` item, and `slices` of the kept rows of parts.

@@ -55,6 +55,16 @@ class FewStepNetwork(nn.Module):
         clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return clone
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The layers that are shards of their own where accelerate shards; it asks by this name.
+
+        None where networks share what is frozen, which is then one shard with all else.
+        """
+        names = [name for transformer in self.transformers for name, _ in transformer.named_parameters()]
+        has_shared = len(list(self.transformers.parameters())) < len(names)
+        return [] if has_shared else list(getattr(self.transformers[0], "_no_split_modules", None) or [])
+
     def timesteps(self, num_steps: int, device: torch.device) -> Tensor:
         """The grid of a sampler of `num_steps` steps: int64 [K], or float [K] where it is learned."""
         if str(num_steps) in self.time_grids:

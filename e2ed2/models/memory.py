@@ -1,8 +1,8 @@
 """What training a model takes of a device's memory, counted before anything is loaded: a first count.
 
-Networks are made on the meta device from their configs, so that it takes a second or two and no weights. Counted are
-weights, gradients, AdamW's two moments and the average; the tensors that autograd keeps of one evaluation for one
-image, and of decoding one; not what libraries keep for themselves.
+Networks are made of fake tensors from their configs, so that it takes seconds and no weights. Counted are weights,
+gradients, AdamW's two moments and the average; the tensors that autograd keeps of one evaluation for one image, and of
+decoding one, in float32 or as autocast has them in bf16; not what libraries keep for themselves.
 """
 
 import inspect
@@ -13,22 +13,93 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from e2ed2.models.autoencoder import cell_side, decode, latent_channels
+from e2ed2.models.autoencoder import cell_side, decode, decoder_features, latent_channels
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import FAMILIES, family_of, fix_shift, network_of
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora import lora_copies
+from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
 TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
+COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
 NUM_TOKENS = 77  # of a prompt, where the model does not say: CLIP's
 BEYOND = 1.25  # how much more a run takes than is counted: the allocator, libraries, what backward makes on its way
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a model is made of, and what one evaluation of one image takes.
+
+    Attributes:
+        num_trained, num_frozen: weights of the network. num_decoder: of the autoencoder. num_text: of text encoders.
+        block: bytes that are kept again of the block at work, where blocks are recomputed; taken to be an even share.
+        evaluation, decoding, decoder_features, features: bytes that autograd keeps of one evaluation of the network,
+            of decoding a window, of the decoder's first maps of it, and of a perceptual network's features.
+        evaluation_flops, decoding_flops, decoder_features_flops, features_flops: of the same, forward.
+    """
+
+    num_trained: int
+    num_frozen: int
+    num_decoder: int
+    num_text: int
+    block: int
+    evaluation: int
+    evaluation_flops: int
+    decoding: int
+    decoding_flops: int
+    decoder_features: int
+    decoder_features_flops: int
+    features: int
+    features_flops: int
+
+
+def count_model(
+    folder: Path, side: int, lora_rank: int | None = None, *, half: bool = False, window: int | None = None,
+    recomputes_blocks: bool = False,
+) -> Counts:  # fmt: skip
+    """Of a model folder, whose configs are all that is read, for images of `side` pixels.
+
+    Args:
+        lora_rank: of an adapter on a frozen network; None trains all weights. half: in bf16, as autocast has it.
+        window: cells a side of what losses decode; None for all. recomputes_blocks: with
+            `model.gradient_checkpointing`.
+    Raises:
+        UserError: not a pipeline of a known family.
+    """
+    features = load_lpips_network("bundled")
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    pipeline = _on_meta(folder)
+    family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
+    fix_shift(pipeline, side, side, num_steps=1)
+    with torch.device("meta"):
+        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank, family.lora_targets)[0]
+    for made in (trained, autoencoder):
+        _make_fake(made, mode, torch.bfloat16 if half else torch.float32)
+    denoise = denoiser_of(pipeline, trained)
+    with mode:
+        cells = side // cell_side(autoencoder)
+        latents = _empty(family.channels(network.config), cells)
+        seen = _empty(latent_channels(autoencoder), min(window or cells, cells))
+        pixels = _empty(3, seen.shape[-1] * cell_side(autoencoder))
+        cond = _condition(pipeline)
+        evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
+        block = 0
+        if recomputes_blocks:
+            block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
+            trained.enable_gradient_checkpointing()  # type: ignore[operator]  # of a LoRA the network below
+            evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
+        decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
+        maps = _taken(lambda: decoder_features(autoencoder, seen), autoencoder, half)
+        judged = _taken(lambda: features(pixels), features, half)
+    numbers = _num(trained, True), _num(trained, False), _num(autoencoder, False), _num_text(folder)
+    return Counts(*numbers, block, evaluation, flops, *decoding, *maps, *judged)
 
 
 @dataclass(frozen=True)
@@ -58,32 +129,11 @@ class Memory:
 def count_memory(
     folder: Path, side: int, lora_rank: int | None = None, *, half: bool = False, recomputes_blocks: bool = False
 ) -> Memory:
-    """Of a model folder, for images of `side` pixels.
-
-    Args:
-        lora_rank: of an adapter on a frozen network; None trains all weights. half: frozen weights and activations are
-            in bf16. recomputes_blocks: with `model.gradient_checkpointing`; of the block at work nothing is counted.
-    Raises:
-        UserError: not a pipeline of a known family.
-    """
-    pipeline = _on_meta(folder)
-    family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
-    size = 2 if half else 4
-    if recomputes_blocks:
-        network.enable_gradient_checkpointing()
-    with torch.device("meta"):
-        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank, family.lora_targets)[0]
-    num_trained = sum(p.numel() for p in trained.parameters() if p.requires_grad)
-    num_frozen = sum(p.numel() for p in (*trained.parameters(), *autoencoder.parameters()) if not p.requires_grad)
-    latents = torch.empty(
-        1, family.channels(network.config), *2 * [side // cell_side(autoencoder)], device="meta", requires_grad=True
-    )
-    fix_shift(pipeline, side, side, num_steps=1)
-    denoise, cond = denoiser_of(pipeline, trained), _condition(pipeline)
-    evaluation = _kept(lambda: denoise(latents, torch.ones(1, device="meta"), cond), trained)
-    decoding = _kept(lambda: decode(autoencoder, latents[:, : latent_channels(autoencoder)]), autoencoder)
-    weights = TRAINED_BYTES * num_trained + size * num_frozen
-    return Memory(weights, evaluation * size // 4, decoding * size // 4, num_trained)
+    """`count_model` in bytes; half: frozen weights and activations are in bf16."""
+    counts = count_model(folder, side, lora_rank, half=half, recomputes_blocks=recomputes_blocks)
+    trained, frozen = (TRAINED_BYTES + COPY_BYTES, 2) if half else (TRAINED_BYTES, 4)
+    weights = trained * counts.num_trained + frozen * (counts.num_frozen + counts.num_decoder)
+    return Memory(weights, counts.evaluation, counts.decoding, counts.num_trained)
 
 
 def device_memory() -> int:
@@ -113,17 +163,54 @@ def _on_meta(folder: Path) -> Any:
     return kind(**parts, **options)
 
 
+def _make_fake(network: nn.Module, mode: FakeTensorMode, frozen: torch.dtype) -> None:
+    """Weights on meta become fake ones on a CPU, which autocast and fused kernels know; frozen: their type."""
+    for module in network.modules():
+        for name, p in module.named_parameters(recurse=False):
+            held = p.detach() if p.requires_grad else p.detach().to(frozen)
+            fake = nn.Parameter(FakeTensor(mode, held, torch.device("cpu")), p.requires_grad)
+            module.register_parameter(name, fake)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                module.register_buffer(name, FakeTensor(mode, buffer, torch.device("cpu")))
+
+
 def _condition(pipeline: Any) -> PromptEmbeds:
     """Embeddings of one prompt, without values."""
     family = family_of(pipeline)
     width, pooled_width = family.widths(pipeline)
-    pooled = None if pooled_width is None else torch.empty(1, pooled_width, device="meta")
-    return PromptEmbeds(torch.empty(1, NUM_TOKENS, width, device="meta"), None, pooled)
+    pooled = None if pooled_width is None else torch.empty(1, pooled_width)
+    return PromptEmbeds(torch.empty(1, NUM_TOKENS, width), None, pooled)
 
 
-def _kept(run: Callable[[], Tensor], network: nn.Module) -> int:
-    """Bytes of the tensors that autograd keeps of a run, the network's own weights aside; each storage once."""
+def _empty(channels: int, side: int) -> Tensor:
+    return torch.empty(1, channels, side, side, requires_grad=True)
+
+
+def _num(network: nn.Module, is_trained: bool) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad == is_trained)
+
+
+def _num_text(folder: Path) -> int:
+    """Weights of the text encoders whose configs are there."""
+    index, count = read_index(folder), 0
+    for name in index.text_encoders:
+        if (folder / name / "config.json").is_file():
+            library, class_name = index.parts[name]
+            kind = getattr(import_module(library), class_name)
+            with torch.device("meta"):
+                encoder = kind(kind.config_class(**read_config(folder / name / "config.json")))
+            count += sum(p.numel() for p in encoder.parameters())
+    return count
+
+
+def _taken(run: Callable[[], Any], network: nn.Module, half: bool = False) -> tuple[int, int]:
+    """(Bytes of the tensors that autograd keeps of a run, each storage once, FLOP).
+
+    The network's own weights are none of them, nor the copies that autocast makes of them. half: under autocast.
+    """
     own = {id(p) for p in network.parameters()}
+    shapes = {p.shape for p in network.parameters() if p.dtype == torch.float32 and p.ndim > 1}
     sizes: dict[int, tuple[Tensor, int]] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -132,18 +219,14 @@ def _kept(run: Callable[[], Tensor], network: nn.Module) -> int:
             sizes[id(base)] = (base, base.numel() * base.element_size())  # kept alive, so that ids stay theirs
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), _FusedAttention():
+    fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch does not count
+    counter = FlopCounterMode(display=False, custom_mapping={fused: _attention_flops})
+    autocast = torch.autocast("cpu", torch.bfloat16, half)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), autocast, counter:
         run()
-    return sum(size for _, size in sizes.values())
+    kept = [size for x, size in sizes.values() if not (x.dtype == torch.bfloat16 and x.shape in shapes)]
+    return sum(kept), counter.get_total_flops()
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention by a fused kernel, as on devices: on meta it is the plain formula, which keeps a table of all pairs."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | (kwargs or {})
-        tensors = [given[name] for name in ("query", "key", "value")]
-        options = {name: given[name] for name in ("attn_mask", "scale") if name in given}
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*tensors, **options)[0]
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)

@@ -15,6 +15,7 @@ from rich.progress import (
 
 from e2ed2.system.drawing.figures import duration, figure
 from e2ed2.system.errors import harmless
+from e2ed2.system.launched import is_first
 
 LINE_EVERY = 15.0  # seconds between progress lines where no terminal is
 
@@ -23,10 +24,12 @@ class Waiting:
     """Progress of named tasks: bars on a terminal, elsewhere a line now and then. Used as a context manager.
 
     Calling it moves a task. A total of 0 means that the end is not known: such a task ends when another begins.
+    Of several processes of a command the first one's alone is shown.
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._is_shown = is_first()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not self._is_shown)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -79,7 +82,7 @@ class Waiting:
         if done < last:  # the same work once more
             since, first = now, done
         self._begun[what] = since, first, done
-        if not total or now < self._next_line:
+        if not total or now < self._next_line or not self._is_shown:
             return
         self._next_line = now + LINE_EVERY
         parts = [f"{what} {done}/{total}", note]

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from e2ed2.system.environment import device_name
+from e2ed2.system.together import meet
 
 PATIENCE = timedelta(days=7)  # of the processes that have done their share
 
@@ -17,9 +18,15 @@ def process_state(patience: timedelta = PATIENCE) -> PartialState:
 
     Args:
         patience: how long they wait for each other; the first call decides.
+    Raises:
+        UserError: they cannot be reached, or one does not come.
     """
     is_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=is_on_cpu, timeout=patience)
+    others = meet()
+    if others is None:
+        return PartialState(cpu=is_on_cpu, timeout=patience)
+    place = {"rank": others.rank, "world_size": others.world}
+    return PartialState(cpu=is_on_cpu, timeout=patience, store=others.store, **place)
 
 
 def about_processes(state: PartialState, precision: str) -> str:

@@ -4,6 +4,9 @@
 scale, with a GAN term the discriminator and its optimizer, and `state.json`: step, images seen, seed, batch size,
 number of items, and the SHA-256 of every file. Randomness and the data position are functions of (seed, rank, step), so
 that the step is all there is to restore of them; but for a stream, where every process stands is in `data.json`.
+
+Where the processes hold shards (FSDP), files of shards stand for model, EMA, optimizer and discriminator: see
+`cluster/shards.py`.
 """
 
 import json
@@ -23,6 +26,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, file_sha256, is_endless
 from e2ed2.system.readers.json_file import read_json, read_typed
 from e2ed2.system.readers.typed import Record, checked
+from e2ed2.training.cluster.tensors import learned
 from e2ed2.training.saved import adamw_state, content_of, read_torch
 from e2ed2.training.stages.adversary import FILE as ADVERSARY_FILE
 from e2ed2.training.stages.adversary import Adversary
@@ -31,6 +35,7 @@ STATE_FILE = "state.json"
 MODEL_FILE, EMA_FILE, OPTIMIZER_FILE = NEEDED = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 SCALER_FILE, DATA_FILE = "scaler.json", "data.json"
 FILES = (*NEEDED, SCALER_FILE, ADVERSARY_FILE, DATA_FILE)
+SHARD = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")  # as torch.distributed.checkpoint names them
 REMEDY = "use another run.dir"
 
 Scale = Annotated[float, Field(gt=0, lt=1e38)]
@@ -47,6 +52,7 @@ class TrainState(Record):
     seed: CountOrZero
     global_batch_size: Count
     num_items: CountOrZero
+    num_processes: CountOrZero = 0  # 0: not known
 
 
 class _StateFile(TrainState):
@@ -88,15 +94,24 @@ def save_checkpoint(
         save_file(_tensors(ema), temporary / EMA_FILE)
         with (temporary / OPTIMIZER_FILE).open("wb") as file:
             torch.save(optimizer.state_dict(), file)
-        if scaler is not None:
-            (temporary / SCALER_FILE).write_text(json.dumps(scaler.state_dict()))
         if adversary is not None:
             adversary.save(temporary)
-        if any(state is not None for state in data_states):
-            (temporary / DATA_FILE).write_text(json.dumps(list(data_states)))
+        write_beside(temporary, scaler, data_states)
         digests = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / STATE_FILE).write_text(json.dumps({**state.model_dump(), "sha256": digests}, indent=1))
     return final
+
+
+def write_beside(
+    folder: Path, scaler: torch.amp.GradScaler | None, data_states: Sequence[Any]
+) -> dict[str, str]:
+    """Write what is no tensor; returns its digests by name."""
+    contents = {} if scaler is None else {SCALER_FILE: json.dumps(scaler.state_dict())}
+    if any(state is not None for state in data_states):
+        contents[DATA_FILE] = json.dumps(list(data_states))
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    return {name: file_sha256(folder / name) for name in contents}
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
@@ -158,12 +173,21 @@ def load_checkpoint(
     with content_of(path, "this optimizer"):
         state = adamw_state(optimizer, read_torch(path))
     optimizer.load_state_dict(state)
+    load_scale(checkpoint, scaler)
+    if adversary is not None:
+        adversary.load(checkpoint)
+
+
+def load_scale(checkpoint: Path, scaler: torch.amp.GradScaler | None) -> None:
+    """Restore the loss scale of an fp16 run.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     path = checkpoint / SCALER_FILE
     if scaler is not None and path.exists():
         saved = read_typed(path, _Scaler, "loss scale", REMEDY)
         scaler.load_state_dict(saved.model_dump(by_alias=True))
-    if adversary is not None:
-        adversary.load(checkpoint)
 
 
 def prune_checkpoints(folder: Path, global_step: int, keep: int) -> None:
@@ -205,13 +229,17 @@ def _kind(weights: dict[str, torch.Tensor], name: str) -> str:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """What changes in the state dict, tensors that several names share under the first of them alone.
+    return {name: tensor.contiguous() for name, tensor in learned(module).items()}
 
-    Frozen weights, such as those below a LoRA, are the start's and come from there again.
-    """
-    learned = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    once = dict([*learned, *module.named_buffers()])
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name in once}
+
+def is_sharded(checkpoint: Path) -> bool:
+    """Whether every process wrote a part of it."""
+    return any(checkpoint.glob("shard-*.safetensors"))
+
+
+def shard_file(rank: int) -> str:
+    """The name of a process's part."""
+    return f"shard-{rank + 1:05}-model-00001-of-00001.safetensors"
 
 
 def _read_state(checkpoint: Path) -> _StateFile:
@@ -219,12 +247,16 @@ def _read_state(checkpoint: Path) -> _StateFile:
 
 
 def _problem(checkpoint: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint of that step. Nothing but `FILES` is read, and each after its digest alone."""
+    """What is wrong with a checkpoint of that step. Nothing but files of its own is read, each after its digest."""
     try:
         state = _read_state(checkpoint)
-        there = [name for name in FILES if name in NEEDED or (checkpoint / name).exists()]
+        shards = sorted(name for name in state.sha256 if SHARD.fullmatch(name))
+        needed = shards or NEEDED
+        there = [name for name in (*shards, *FILES) if name in needed or (checkpoint / name).exists()]
         if state.global_step != step or state.sha256.keys() != {*there}:
             return f"{STATE_FILE} is damaged"
+        if missing := [name for name in shards if not (checkpoint / name).exists()]:
+            return f"{missing[0]} is missing"
         if any(is_endless(checkpoint / name) for name in there):
             return "incomplete"
         wrong = [name for name in there if file_sha256(checkpoint / name) != state.sha256[name]]

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -10,12 +11,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    ProjectConfiguration,
-    broadcast_object_list,
-    gather_object,
-)
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 
 from e2ed2.data.order import Order
 from e2ed2.recipe.config import Config
@@ -27,12 +24,18 @@ from e2ed2.system.signals import NOTICES_ARE_CTRL_C, handled
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.checkpoint import (
     TrainState,
+    is_sharded,
     load_checkpoint,
+    load_scale,
     prune_checkpoints,
     read_data_state,
     save_checkpoint,
 )
-from e2ed2.training.inputs import check_trackers
+from e2ed2.training.cluster.agreement import about_items, check_agreement, recipe_and_code
+from e2ed2.training.cluster.launch import check_launch, create_accelerator
+from e2ed2.training.cluster.prepare import prepare, unwrapped
+from e2ed2.training.cluster.sharding import WholeAverage
+from e2ed2.training.cluster.shards import load_shards, save_shards, tensors_of
 from e2ed2.training.interrupt import Interrupt, delayed_interrupt
 from e2ed2.training.latents.training_set import about_data, create_order, load_training_set
 from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
@@ -44,6 +47,7 @@ from e2ed2.training.run_folder import (
     exported_step,
     find_start,
     recorded_config,
+    shared_out,
     write_data_file,
     write_run_files,
 )
@@ -77,29 +81,35 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check_config(config)
+    check_launch()
     device = process_state(PATIENCE).device
     config = resolve_precision(config, recorded_config(config.run.dir), device)
-    accelerator = _create_accelerator(config)
+    accelerator = create_accelerator(config)
     reset_peak_memory()
-    is_main = accelerator.is_main_process
+    is_main, num_processes = accelerator.is_main_process, accelerator.num_processes
     say = say if is_main else lambda line: None
     say(about_processes(PartialState(), config.train.mixed_precision))
     model = config.run.dir / "model"
+    check_agreement("recipe and code:", recipe_and_code(config), num_processes)
     with claimed(config.run.dir, is_main):
-        checkpoint, state = find_start(config, accelerator.num_processes, say)
+        start = [find_start(config, num_processes, say) if is_main else None]
+        checkpoint, state = broadcast_object_list(start)[0]
         if state.global_step == end_of(config) == exported_step(model):
             say(f"{config.run.dir} is finished at step {state.global_step}; its model is {model}")
             return model
         validation = None
         if is_main:
             validation = create_validation(config, watch)
-        run = _prepare(config, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
+        shared = shared_out(config, state, num_processes)
+        run = _prepare(shared, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
         if is_main:
-            write_run_files(config, accelerator.num_processes)
-        state = _train_steps(run, state.model_copy(update={"num_items": run.num_items}), say, tick)
-        if is_main:
-            with atomic_folder(model) as folder:
-                _export(run, state, folder)
+            write_run_files(config, num_processes)
+        now = {"num_items": run.num_items, "num_processes": num_processes}
+        state = _train_steps(run, state.model_copy(update=now), say, tick)
+        with run.average() as network:
+            if is_main:
+                with atomic_folder(model) as folder:
+                    _export(run, state, network, folder)
         accelerator.wait_for_everyone()
         # A DistributedDataParallel that is freed after its process group can hang: the group's end waits for a thread
         # that waits for the interpreter's lock (seen with torch 2.13 and gloo).
@@ -119,25 +129,12 @@ class _Run:
     num_items: int
     metrics: MetricsFile | None  # None where another process writes
     validation: Validation | None  # None where another process measures, or none does
+    whole: WholeAverage | None  # None where the average is not in shards
 
-
-def _create_accelerator(config: Config) -> Accelerator:
-    mixed_precision, trackers = config.train.mixed_precision, config.train.trackers
-    if mixed_precision == "fp16" and PartialState().device.type == "cpu":
-        raise UserError("train.mixed_precision: fp16 needs a GPU, and there is none; use bf16 or no")
-    check_trackers(trackers)
-    try:
-        folders = ProjectConfiguration(str(config.run.dir), logging_dir=str(config.run.dir / "trackers"))
-        trajectory = config.trajectory  # sets of steps, and grids, that an update did not run have no gradient
-        has_idle_parts = trajectory.has_set_per_step or trajectory.time_grid != "fixed"
-        return Accelerator(
-            mixed_precision=mixed_precision,
-            log_with=trackers or None,
-            project_config=folders,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_idle_parts)],
-        )
-    except ValueError as error:
-        raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
+    def average(self) -> AbstractContextManager[nn.Module]:
+        """The average as an ordinary network, in the main process. All have to call it."""
+        average = self.trained.ema.module
+        return nullcontext(average) if self.whole is None else self.whole.of(average)
 
 
 def _prepare(
@@ -151,6 +148,7 @@ def _prepare(
 ) -> _Run:
     """Data, network, average and optimizer, as they were at `checkpoint`."""
     data = load_training_set(config.data, say, progress)
+    check_agreement("data:", about_items(data), accelerator.num_processes)
     torch.manual_seed(config.train.seed)
     stage: Stage = create_stage(config, data, accelerator.device, say)
     trained = Trained.begin(stage.network, config.train)
@@ -161,12 +159,13 @@ def _prepare(
             "be another: bring them back, or name another run.dir"
         )
     if checkpoint is not None:
-        load_checkpoint(
-            checkpoint, trained.network, trained.ema, trained.optimizer, accelerator.scaler, stage.adversary
-        )
+        if not is_sharded(checkpoint):
+            parts = (trained.network, trained.ema, trained.optimizer)
+            load_checkpoint(checkpoint, *parts, accelerator.scaler, stage.adversary)
         say(f"resuming {config.run.dir} at step {state.global_step}")
-    position = None if checkpoint is None else read_data_state(checkpoint, *_place(accelerator))
-    order = create_order(data, config, *_place(accelerator), position)
+    place = (accelerator.process_index, accelerator.num_processes)
+    position = None if checkpoint is None else read_data_state(checkpoint, *place)
+    order = create_order(data, config, *place, position)
     metrics = None
     if accelerator.is_main_process:
         metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
@@ -178,15 +177,11 @@ def _prepare(
         fields = flatten(config.model_dump(mode="json")).items()
         settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
         accelerator.init_trackers(config.run.dir.name, settings)
-    network, optimizer = accelerator.prepare(trained.network, trained.optimizer)
-    trained = Trained(network, trained.ema, optimizer)
-    if stage.adversary is not None:
-        stage.adversary.prepare(accelerator)
-    return _Run(config, accelerator, stage, trained, order, num_items, metrics, validation)
-
-
-def _place(accelerator: Accelerator) -> tuple[int, int]:
-    return accelerator.process_index, accelerator.num_processes
+    trained, whole = prepare(accelerator, trained, stage.adversary)
+    if checkpoint is not None and is_sharded(checkpoint):
+        load_shards(checkpoint, unwrapped(accelerator, trained), stage.adversary, accelerator.process_index)
+        load_scale(checkpoint, accelerator.scaler)
+    return _Run(config, accelerator, stage, trained, order, num_items, metrics, validation, whole)
 
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
@@ -258,39 +253,46 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
     if config.evaluation.protocol is None or not is_due:
         return False
     ends = [False]
-    if run.validation is not None:
-        if step not in read_evaluations(config.run.dir):  # an interrupted run may have measured it
-            export = partial(_export, run, state)
-            say(run.validation.measure(step, export, lambda: interrupt.requested))
-            metrics = read_evaluations(config.run.dir).get(step, {"metrics": {}})["metrics"]
-            run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
-        ends = [step == stopped_at(config)]
-        if ends[0]:
-            patience, best = config.evaluation.patience, config.run.dir / "best"
-            say(f"step {step}: no better for {patience} evaluations, so that the run ends; the best model is {best}")
+    with run.average() as network:
+        if run.validation is not None:
+            if step not in read_evaluations(config.run.dir):  # an interrupted run may have measured it
+                export = partial(_export, run, state, network)
+                say(run.validation.measure(step, export, lambda: interrupt.requested))
+                metrics = read_evaluations(config.run.dir).get(step, {"metrics": {}})["metrics"]
+                run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
+            ends = [step == stopped_at(config)]
+            if ends[0]:
+                ends_after = f"no better for {config.evaluation.patience} evaluations, so that the run ends"
+                say(f"step {step}: {ends_after}; the best model is {config.run.dir / 'best'}")
     return broadcast_object_list(ends)[0]
 
 
 def _preview(run: _Run, step: int) -> None:
-    if run.accelerator.is_main_process:
-        sheet = run.stage.preview(run.trained.ema.module)
-        write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", sheet)
+    with run.average() as network:
+        if run.accelerator.is_main_process:
+            sheet = run.stage.preview(network)
+            write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", sheet)
 
 
 def _save(run: _Run, state: TrainState) -> None:
+    accelerator, trained, adversary = run.accelerator, unwrapped(run.accelerator, run.trained), run.stage.adversary
     data_states = gather_object([run.order.state()])  # of every process
-    if run.accelerator.is_main_process:
-        folder = run.config.run.dir / "checkpoints"
-        network = run.accelerator.unwrap_model(run.trained.network)
-        trained, scaler = run.trained, run.accelerator.scaler
-        optimizer, adversary = trained.optimizer, run.stage.adversary
-        save_checkpoint(folder, state, network, trained.ema, optimizer, scaler, adversary, data_states)
+    if adversary is not None:
+        adversary.gather_past(accelerator)
+    folder = run.config.run.dir / "checkpoints"
+    if accelerator.is_fsdp2:
+        save_shards(folder, state, tensors_of(trained, adversary, accelerator.process_index), accelerator, data_states)
+    elif accelerator.is_main_process:
+        parts = (trained.network, trained.ema, trained.optimizer, accelerator.scaler)
+        save_checkpoint(folder, state, *parts, adversary, data_states)
+    if accelerator.is_main_process:
         prune_checkpoints(folder, state.global_step, run.config.train.keep_checkpoints)
+    accelerator.wait_for_everyone()  # nobody leaves before all is saved
 
 
-def _export(run: _Run, state: TrainState, folder: Path) -> None:
+def _export(run: _Run, state: TrainState, network: nn.Module, folder: Path) -> None:
     """The average as a model folder."""
-    run.stage.export(run.trained.ema.module, folder)
+    run.stage.export(network, folder)
     done = {"stage": run.config.stage, "global_step": state.global_step, "images_seen": state.images_seen}
     (folder / EXPORT_FILE).write_text(json.dumps(done, indent=1) + "\n")
     if run.validation is not None:

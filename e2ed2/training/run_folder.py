@@ -81,7 +81,8 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
     recorded = recorded_config(run_dir)
     changes = changed_fields(recorded, config) if recorded else {}
     changes["train.seed"] = (state.seed, train.seed)
-    changes["global batch size"] = (state.global_batch_size, global_batch_size)
+    if not recorded:  # then nothing says how many micro-batches were meant
+        changes["global batch size"] = (state.global_batch_size, global_batch_size)
     for field, (before, now) in changes.items():
         if before != now:
             raise UserError(
@@ -94,6 +95,29 @@ def find_start(config: Config, num_processes: int, say: Callable[[str], None]) -
             "give at least as many, or another run.dir"
         )
     return checkpoint, state
+
+
+def shared_out(config: Config, state: TrainState, num_processes: int) -> Config:
+    """The recipe as each of `num_processes` follows it: an update keeps the micro-batches that the run was begun with.
+
+    Raises:
+        UserError: they cannot be shared evenly, or a discriminator was trained by another number of processes.
+    """
+    train, run_dir, before = config.train, config.run.dir, state.num_processes
+    num_micro = state.global_batch_size // train.micro_batch_size
+    if num_micro % num_processes:
+        fit = ", ".join(str(n) for n in range(1, num_micro + 1) if num_micro % n == 0)
+        raise UserError(
+            f"{num_processes} processes, but {run_dir} was begun with {num_micro} micro-batches an update, which they "
+            f"cannot share evenly; run one of {fit}"
+        )
+    if config.objective.adversarial.weight > 0 and before not in (0, num_processes):
+        raise UserError(
+            f"{num_processes} processes, but {run_dir} was begun with {before}, and its discriminator learns from a "
+            f"micro-batch of each (objective.adversarial); run {before}, or name another run.dir"
+        )
+    steps = num_micro // num_processes
+    return config.model_copy(update={"train": train.model_copy(update={"gradient_accumulation_steps": steps})})
 
 
 def end_of(config: Config) -> int:

@@ -1,6 +1,7 @@
 """One update: micro-batches, backward, clipping, AdamW, EMA; every random number is a function of (seed, step)."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from e2ed2.objectives.total import total
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import NonFiniteError
+from e2ed2.training.cluster.tensors import own
 from e2ed2.training.stages.adversary import Adversary
 
 
@@ -60,7 +62,9 @@ class Trained:
     def begin(cls, network: nn.Module, config: TrainConfig) -> "Trained":
         """A network with its average, which begins as the same, and AdamW."""
         average = get_ema_multi_avg_fn(config.ema_decay)
-        ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True).eval()
+        ema = AveragedModel(
+            network, multi_avg_fn=lambda ema, now, n: average(own(ema), own(now), n), use_buffers=True
+        ).eval()
         return cls(network, ema, torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.lr))
 
 
@@ -99,16 +103,18 @@ def update(
         seed = mix(config.seed, position)
         torch.manual_seed(mix(seed, 0))  # for dropout, which takes no generator
         generator = torch.Generator().manual_seed(seed)
-        with accelerator.autocast():
-            terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
-        terms["total"] = total(terms, stage.weights)
-        values = {name: value.item() for name, value in terms.items()}
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value / num_micro
-        if stage.began_at is not None:
-            chains.append((stage.began_at, values))
-        _check_finite(sums, step)
-        accelerator.backward(terms["total"] / num_micro)
+        is_last = micro == num_micro - 1  # before it gradients add up within each process
+        with nullcontext() if is_last else accelerator.no_sync(trained.network):
+            with accelerator.autocast():
+                terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
+            terms["total"] = total(terms, stage.weights)
+            values = {name: value.item() for name, value in terms.items()}
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / num_micro
+            if stage.began_at is not None:
+                chains.append((stage.began_at, values))
+            _check_finite(sums, step)
+            accelerator.backward(terms["total"] / num_micro)
     grad_norm = float(accelerator.clip_grad_norm_(trained.network.parameters(), config.max_grad_norm))
     if accelerator.scaler is None:
         _check_finite({"grad_norm": grad_norm}, step)

@@ -1,20 +1,29 @@
 """Hashes of changed copies, and the join that finds them, beside looking at every pair."""
 
-import daft
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
 
-from e2ed2.curation.hashes import HASH_BITS, HASHED_SIDE, MIRROR, band_keys, distances, perceptual_hash, rank, share_of
-from e2ed2.curation.stages import deduplicate
-from e2ed2.curation.stages.deduplicate import NEAR_LOOKS, copies
+from e2ed2.curation.exchange import gather, scatter
+from e2ed2.curation.hashes import (
+    HASH_BITS,
+    HASHED_SIDE,
+    MIRROR,
+    band_keys,
+    distances,
+    perceptual_hashes,
+    rank,
+    share_of,
+)
+from e2ed2.curation.stages.deduplicate import LOOKS, NEAR_LOOKS, keyed, losses, num_buckets, pairs
 from tests.curation.conftest import picture
 
 MOST = 10
 
 
 def hash_of(image):
-    return perceptual_hash(np.asarray(image.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX)))
+    return perceptual_hashes(np.asarray(image.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX))[None])[0]
 
 
 def bits_of(*hashes):
@@ -36,15 +45,23 @@ def test_the_hash_is_the_signs_of_the_cosine_transform_of_luma():
     small = np.asarray(picture(5, HASHED_SIDE))
     grey = small.astype(float) @ [0.299, 0.587, 0.114]
     low = dctn(grey, type=2)
-    assert np.unpackbits(bits_of(perceptual_hash(small))[0])[:5].tolist() == [
+    assert np.unpackbits(bits_of(*perceptual_hashes(small[None]))[0])[:5].tolist() == [
         int(low[v, h] > 0) for v, h in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
     ]
+
+
+def test_a_hash_is_the_same_whatever_images_are_beside_it():
+    small = np.random.default_rng(0).integers(0, 256, (300, HASHED_SIDE, HASHED_SIDE, 3), dtype=np.uint8)
+    small[::2] = small[::2, :1, :1]  # of one colour: only rounding tells their signs
+    alone = [perceptual_hashes(each[None])[0] for each in small]
+    assert perceptual_hashes(small) == alone and perceptual_hashes(small[7:90]) == alone[7:90]
 
 
 def test_other_colours_are_another_image():
     image = np.asarray(picture(5, HASHED_SIDE)).astype(int)
     redder = (image + [30, 0, 0]).clip(0, 255).astype(np.uint8)
-    far = distances(bits_of(perceptual_hash(image.astype(np.uint8)))[0], bits_of(perceptual_hash(redder)), MIRROR)
+    one, other = perceptual_hashes(np.stack([image.astype(np.uint8), redder]))
+    far = distances(bits_of(one)[0], bits_of(other), MIRROR)
     assert far.tolist() == [HASH_BITS]
 
 
@@ -63,10 +80,21 @@ def test_shares_are_even():
     assert abs(np.mean(drawn) - 0.5) < 0.03 and 0 <= min(drawn) < max(drawn) < 1
 
 
-@pytest.mark.parametrize("keys_a_file", [50, 10**6])
-def test_the_join_drops_what_looking_at_every_pair_does(keys_a_file, tmp_path, monkeypatch):
+def test_rows_that_change_places_all_arrive_once(tmp_path):
+    random = np.random.default_rng(0)
+    places = random.integers(0, 6, 50)
+    places[places == 3] = 4  # nobody's
+    for part in range(5):
+        rows = pa.RecordBatch.from_pydict({"n": np.arange(10 * part, 10 * part + 10)})
+        scatter(rows, places[10 * part : 10 * part + 10], 6, tmp_path / str(part))
+    files = [tmp_path / str(part) for part in range(5)]
+    for place in range(6):
+        assert gather(files, place)["n"].to_pylist() == np.flatnonzero(places == place).tolist()
+
+
+@pytest.mark.parametrize("keys_a_bucket", [50, 10**6])
+def test_the_join_drops_what_looking_at_every_pair_does(keys_a_bucket, tmp_path):
     """Hashes with few bits changed, mirrored ones, equal bytes; the rows come in another order than their ranks."""
-    monkeypatch.setattr(deduplicate, "KEYS_A_FILE", keys_a_file)
     random = np.random.default_rng(0)
     base = random.integers(0, 256, (25, 19), dtype=np.uint8)
     base[:, 16:] = 100
@@ -78,22 +106,30 @@ def test_the_join_drops_what_looking_at_every_pair_does(keys_a_file, tmp_path, m
         changed[:16] ^= MIRROR if n % 3 == 0 else 0
         hashes.append(changed)
     hashes = np.stack(hashes)
-    digests = [bytes([n % 90]) * 16 for n in range(100)]  # 0 and 90, 1 and 91, ... are the same bytes
-    orders = [bytes([int(order)]) + number.to_bytes(8) for number, order in enumerate(random.permutation(100))]
-    rows = {
-        "number": [*range(100)], "id": [f"item {n}" for n in range(100)], "bytes": digests,
-        "hash": [row.tobytes() for row in hashes], "order": orders,
-    }  # fmt: skip
+    digests = [bytes([n % 90]) * 32 for n in range(100)]  # 0 and 90, 1 and 91, ... are the same bytes
+    sides, orders = random.integers(60, 63, 100), random.permutation(100)
+    better = {n: (-(sides[n] ** 2), orders[n]) for n in range(100)}  # the larger one, then by rank
+    rows = pa.table(
+        {"number": range(100), "id": [f"item {n}" for n in range(100)], "sha256": [each.hex() for each in digests],
+         "perceptual_hash": [row.tobytes() for row in hashes], "width": pa.array(sides, pa.int32()),
+         "height": pa.array(sides, pa.int32()), "rank": [f"{orders[n]:032x}{n:016x}" for n in range(100)]}
+    )  # fmt: skip
     keys = band_keys(hashes, MIRROR)
     expected = {}
     for n in range(100):
-        better = [m for m in range(100) if orders[m] < orders[n]]
-        same = [m for m in better if digests[m] == digests[n]]
+        others = [m for m in range(100) if better[m] < better[n]]
+        same = [m for m in others if digests[m] == digests[n]]
         far = distances(hashes[n], hashes, MIRROR)
-        near = [m for m in better if (keys[m] == keys[n]).any() and far[m] <= MOST]
+        near = [m for m in others if (keys[m] == keys[n]).any() and far[m] <= MOST]
         if same or near:
-            keeper = min(same or near, key=lambda m: orders[m])
-            expected[n] = ("the same bytes as " if same else NEAR_LOOKS) + f"item {keeper}"
-    found = copies(daft.from_pydict(rows), tmp_path, 100, MOST, MIRROR, NEAR_LOOKS).to_pylist()
-    assert {row["number"]: row["reason"] for row in found} == expected
-    assert len(expected) > 50 and sum("bytes" in reason for reason in expected.values()) == 10
+            keeper = min(same or near, key=lambda m: better[m])
+            expected[n] = (keeper, ("the same bytes as " if same else NEAR_LOOKS) + f"item {keeper}")
+    buckets = num_buckets(100, keys_a_bucket)
+    for part in range(4):
+        found = keyed(rows.slice(25 * part, 25), LOOKS, is_near=True)
+        scatter(found, found["key"].to_numpy() % buckets, buckets, tmp_path / str(part))
+    files = [tmp_path / str(part) for part in range(4)]
+    found = pa.Table.from_batches([pairs(gather(files, bucket), MOST, MIRROR) for bucket in range(buckets)])
+    lost = losses(found, LOOKS).to_pylist()
+    assert {row["number"]: (row["keeper"], row["reason"]) for row in lost} == expected and len(lost) == len(expected)
+    assert len(expected) > 50 and sum("bytes" in reason for _, reason in expected.values()) == 10

@@ -2,6 +2,8 @@
 
 import json
 import tarfile
+import warnings
+from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,8 +12,10 @@ from PIL import Image, ImageOps
 from e2ed2.curation import passes
 from e2ed2.curation import run as running
 from e2ed2.curation.engine import run_units
-from e2ed2.curation.pipeline import EngineConfig
+from e2ed2.curation.items import Item
+from e2ed2.curation.pipeline import CheckConfig, EngineConfig
 from e2ed2.curation.run import curate
+from e2ed2.curation.stages.check import check, decoders
 from e2ed2.curation.work import Work
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.shards import tar_shards
@@ -67,6 +71,16 @@ def test_every_row_of_a_folder_is_kept_or_says_why_not(photos, tmp_path):
     assert whole in [item.image for item in read]
 
 
+def test_pillow_does_not_warn_of_images_within_our_own_limit(photos, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 96 - 1)
+    item = Item(0, "000", "here", str(photos / "000.jpg"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with decoders() as pool:
+            check([item], CheckConfig(), pool)
+    assert item.kept and item.perceptual_hash is not None
+
+
 def test_a_shard_tells_of_each_item_where_it_came_from(photos, tmp_path):
     run(pipeline_of(tmp_path / "out", f"input.path={photos}", "output.items_per_shard=4"))
     shards = sorted((tmp_path / "out" / "shards").iterdir())
@@ -85,7 +99,10 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
     curate(whole, lambda *step: told.append(step))
     cut = pipeline_of(tmp_path / "cut", *small)
     steps = [*dict.fromkeys(step for step, _, _ in told)]
-    assert steps == ["read", "check", "deduplicate", "select", "caption", "write", "manifest"]
+    assert steps == [
+        "read", "check", "deduplicate keys", "deduplicate pairs", "deduplicate", "select", "caption", "write",
+        "manifest",
+    ]  # fmt: skip
     for last in steps:  # each run gets one step further
 
         def watch(step, done, total, last=last):
@@ -100,19 +117,28 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(passes, "_write_dropped"), (passes, "copies"), (running, "write_manifest")]
-)
+    ("place", "name"),
+    [(passes, "scatter"), (passes.copies, "losses"), (passes, "write_rows"), (passes, "_write_seen"),
+     (running, "write_manifest")],
+)  # fmt: skip
 def test_cut_off_within_what_looks_at_all_rows(place, name, photos, tmp_path, monkeypatch):
     add(photos, "000b.jpg", (photos / "000.jpg").read_bytes())
-    run(pipeline_of(tmp_path / "whole", f"input.path={photos}"))
-    cut = pipeline_of(tmp_path / "cut", f"input.path={photos}")
+    asked = (f"input.path={photos}", "engine.part_rows=2", "select.count=7")
+    for size in ("ROWS_A_BLOCK", "ROWS_A_GROUP"):
+        monkeypatch.setattr(passes, size, 4)
+    run(pipeline_of(tmp_path / "whole", *asked))
+    cut = pipeline_of(tmp_path / "cut", *asked)
+    real, calls = getattr(place, name), []
 
     def stop(*args):
-        raise KeyboardInterrupt
+        calls.append(args)
+        if len(calls) == (1 if name in ("_write_seen", "write_manifest", "losses") else 2):
+            raise UserError("the disk is full")
+        return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(UserError, match="the disk is full"):
             curate(cut, silent)
     curate(cut, silent)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -168,6 +194,29 @@ def test_an_input_that_changed_before_the_resume_is_refused(tmp_path):
         work.keep_fragments(["a.tar", "b.tar", "c.tar"])
     with pytest.raises(UserError, match="part 1 was c.tar and is none now"):
         work.keep_fragments(["a.tar"])
+
+
+@pytest.mark.parametrize("last", ["read", "caption", None])
+def test_a_folder_that_has_other_files_or_captions_than_when_its_work_began_is_refused(last, photos, tmp_path):
+    asked = pipeline_of(tmp_path / "out", f"input.path={photos}")
+
+    def watch(step, done, total):
+        if step == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if last else nullcontext():
+        curate(asked, watch)
+    add(photos, "later.jpg", encoded(picture(70)))
+    with pytest.raises(UserError, match=r"whose part 0 was .*photos \(10 images, .* and is .*photos \(11 images, "):
+        curate(asked, silent)
+    (photos / "later.jpg").unlink()
+    (photos / "later.txt").unlink()
+    before = (photos / "003.txt").read_text()
+    (photos / "003.txt").write_text("another")
+    with pytest.raises(UserError, match="begun with another input"):
+        curate(asked, silent)
+    (photos / "003.txt").write_text(before)
+    assert curate(asked, silent).kept == 10
 
 
 def test_units_whose_files_are_not_seen_here_end(tmp_path):

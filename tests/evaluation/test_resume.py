@@ -1,4 +1,4 @@
-"""A run of two processes, killed and run again, ends with the bytes of one that was never touched."""
+"""A run of two processes, killed and gone on with by any number, ends with the bytes of one never touched."""
 
 import json
 import os
@@ -24,8 +24,8 @@ def untouched(model: Path, protocol: Path, out: Path, num_images: int) -> dict:
     return result
 
 
-def start(model: Path, protocol: Path, out: Path, num_images: int, launch: bool) -> list:
-    """`e2ed2 evaluate` in two processes, by `torchrun` or by the variables that it sets."""
+def start(model: Path, protocol: Path, out: Path, num_images: int, launch: bool, world: int = 2) -> list:
+    """`e2ed2 evaluate` in several processes, by `torchrun` or by the variables that it sets."""
     evaluate = ["-m", "e2ed2.cli", "evaluate", str(model), "--protocol", str(protocol), "--out", str(out)]
     evaluate += ["--num-images", str(num_images), "--steps", "1", "--batch-size", "4", "--json"]
     with socket.socket() as free:
@@ -34,10 +34,10 @@ def start(model: Path, protocol: Path, out: Path, num_images: int, launch: bool)
     shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared["ACCELERATE_USE_CPU"] = "true"
     if launch:
-        how = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+        how = ["-m", "torch.distributed.run", "--nproc-per-node", str(world), "--master-port", port]
         commands = [([sys.executable, *how, *evaluate], shared)]
     else:
-        ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
+        ranks = [{"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(world)} for k in range(world)]
         commands = [([sys.executable, *evaluate], shared | rank) for rank in ranks]
     return [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -72,8 +72,10 @@ def kill_at(processes: list, out: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_images", "launch"), [(200, False), (2000, True)], ids=["200", "2000"])
-def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol, tmp_path, one_thread):
+@pytest.mark.parametrize(
+    ("num_images", "launch", "world"), [(200, False, 3), (200, False, 1), (2000, True, 2)], ids=["200", "alone", "2000"]
+)
+def test_killed_and_run_again(num_images, launch, world, tiny_model, networks, protocol, tmp_path, one_thread):
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"picture {i}\n" for i in range(num_images)))
     path = protocol(prompts={"path": "captions.txt", "num": num_images}, metrics=["clip_score", "fd_dinov2"])
@@ -82,7 +84,7 @@ def test_killed_and_run_again(num_images, launch, tiny_model, networks, protocol
     kill_at(start(tiny_model, path, killed, num_images, launch), killed, num_images // 4)
     before = images(killed)
     assert num_images // 4 <= len(before) < num_images
-    again = finish(start(tiny_model, path, killed, num_images, launch))
+    again = finish(start(tiny_model, path, killed, num_images, launch, world))
     after, expected = images(killed), images(tmp_path / "whole")
     assert len(expected) == num_images and after == expected, "none repeated, none missing, the same bytes"
     assert all(after[name] == content for name, content in before.items())

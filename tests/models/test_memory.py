@@ -11,7 +11,7 @@ from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.memory import Memory, _kept, count_memory, device_memory
+from e2ed2.models.memory import Memory, _taken, count_memory, device_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from tests.models.tiny import SIDE, autoencoder, save_tiny
 
@@ -37,9 +37,10 @@ def test_of_a_lora_only_its_own_weights_are_trained(tiny_model):
     for rank, half in ((1, False), (4, False), (4, True)):
         memory = count_memory(tiny_model, 64, rank, half=half)
         assert memory.num_trained == sum(rank * (wide + high) for wide, high in layers)
-        assert memory.weights == 20 * memory.num_trained + (2 if half else 4) * num_frozen
+        assert memory.weights == (22 if half else 20) * memory.num_trained + (2 if half else 4) * num_frozen
     whole, halved = count_memory(tiny_model, 64, 4), count_memory(tiny_model, 64, 4, half=True)
-    assert halved.evaluation == whole.evaluation // 2 and halved.decoding == whole.decoding // 2
+    assert whole.evaluation / 2 < halved.evaluation < whole.evaluation, "norms and sums stay in float32"
+    assert whole.decoding / 2 <= halved.decoding < whole.decoding
 
 
 @pytest.mark.parametrize("class_name", ["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "ZImage", "Flux"])
@@ -61,11 +62,11 @@ def test_what_autograd_keeps_is_counted_once(device):
     """The input [5, 3] and the one tensor [5, 4] that tanh and the second layer both keep, no weights; in float32."""
     with torch.device(device):
         network, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.ones(5, 3)
-    assert _kept(lambda: network(x), network) == 4 * (5 * 3 + 5 * 4)
+    assert _taken(lambda: network(x), network)[0] == 4 * (5 * 3 + 5 * 4)
     network.requires_grad_(False)
-    assert _kept(lambda: network(x), network) == 0
+    assert _taken(lambda: network(x), network)[0] == 0
     x.requires_grad_(True)
-    assert _kept(lambda: network(x), network) == 4 * 5 * 4
+    assert _taken(lambda: network(x), network)[0] == 4 * 5 * 4
 
 
 def held(run: Callable[[], torch.Tensor], network: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """A folder of images, with captions or without, as training reads it: one fragment."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,15 @@ from e2ed2.system.errors import one_line
 
 
 def fragments(asked: InputConfig) -> list[str]:
-    """The folder itself; UserError where it is none, or holds no images."""
-    FolderSource(Path(asked.path), NO_CAPTION_YET)
-    return [asked.path]
+    """The folder itself, with how many files it has and a digest of what they are, so that a changed folder is another.
+
+    Raises:
+        UserError: it is no folder, or holds no images.
+    """
+    source = FolderSource(Path(asked.path), NO_CAPTION_YET)
+    unread = sorted(str(item.path) for item in source.skipped)
+    digest = hashlib.sha256(repr((source.fingerprint(), unread)).encode()).hexdigest()
+    return [f"{asked.path} ({len(source) + len(unread)} images, files {digest[:12]})"]
 
 
 def columns(asked: InputConfig) -> tuple[list[str], str]:
@@ -23,7 +30,7 @@ def columns(asked: InputConfig) -> tuple[list[str], str]:
 
 def rows(fragment: str, asked: InputConfig) -> Iterator[Row]:
     """Every image by its path, then what cannot be used."""
-    folder = Path(fragment)
+    folder = Path(asked.path)
     source = FolderSource(folder, NO_CAPTION_YET)
     read: list[RawItem | SkippedItem] = [*(source[row] for row in range(len(source))), *source.skipped]
     for item in sorted(read, key=lambda item: _id(item, folder)):

@@ -2,16 +2,18 @@
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from e2ed2.curation.engine import THREADS
-from e2ed2.curation.hashes import HASHED_SIDE, perceptual_hash
+from e2ed2.curation.hashes import HASHED_SIDE, perceptual_hashes
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
 from e2ed2.data.transforms import IMAGE_FORMATS, TURNED, to_rgb
@@ -22,11 +24,14 @@ MAY_MOVE = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further frames are a 
 MEGA = 1e6
 
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-
-
 class Unfit(ValueError):
     """Why an image is not used."""
+
+
+def decoders() -> ThreadPoolExecutor:
+    """The threads of `check`; from now on Pillow does not warn of large images."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below; filters are the process's
+    return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
 
 
 def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:
@@ -35,15 +40,18 @@ def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:
 
 
 def _check_all(items: Sequence[Item], asked: CheckConfig) -> None:
-    for item in items:
-        _check(item, asked)
+    looked = [(item, small) for item in items if (small := _check(item, asked)) is not None]
+    smalls = np.array([small for _, small in looked], np.uint8).reshape(-1, HASHED_SIDE, HASHED_SIDE, 3)
+    for (item, _), bits in zip(looked, perceptual_hashes(smalls), strict=True):
+        item.perceptual_hash = bits
 
 
-def _check(item: Item, asked: CheckConfig) -> None:
+def _check(item: Item, asked: CheckConfig) -> NDArray[np.uint8] | None:
+    """The image as its hash sees it; None of one that was dropped."""
     try:
         content = item.read()
         item.sha256 = hashlib.sha256(content).hexdigest()
-        _look(item, content, asked)
+        return _look(item, content, asked)
     except Unfit as error:
         item.drop(NAME, str(error))
     except UnidentifiedImageError:
@@ -52,9 +60,10 @@ def _check(item: Item, asked: CheckConfig) -> None:
         item.drop(NAME, f"more than {asked.max_megapixels:g} megapixels")
     except Exception as error:  # a broken file makes decoders raise nearly anything, SyntaxError included
         item.drop(NAME, f"cannot be decoded: {said(error)}")
+    return None
 
 
-def _look(item: Item, content: bytes, asked: CheckConfig) -> None:
+def _look(item: Item, content: bytes, asked: CheckConfig) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
         item.width, item.height, item.format = image.width, image.height, image.format
         if image.width * image.height > asked.max_megapixels * MEGA:  # before anything is unpacked
@@ -71,8 +80,7 @@ def _look(item: Item, content: bytes, asked: CheckConfig) -> None:
         # A JPEG is unpacked to its last byte and turned into as few pixels as the hash needs.
         image.draft(image.mode, (2 * HASHED_SIDE, 2 * HASHED_SIDE))
         image.load()
-        small = _small(image if orientation == 1 else ImageOps.exif_transpose(image))
-    item.perceptual_hash = perceptual_hash(np.asarray(small))
+        return np.asarray(_small(image if orientation == 1 else ImageOps.exif_transpose(image)))
 
 
 def _small(image: Image.Image) -> Image.Image:

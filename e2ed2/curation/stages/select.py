@@ -2,15 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import daft
-from daft import col
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from e2ed2.curation.pipeline import SelectConfig
 
 RANKED_AT_A_TIME = 100_000  # rows, at least
+ROWS_AT_A_TIME = 1000  # as Python's objects
+COLUMNS = ("rank", "domain", "licence")  # read beside the number
 
 
 @dataclass
@@ -33,22 +35,36 @@ class Quotas:
         return None
 
 
-def select(rows: daft.DataFrame, asked: SelectConfig, num_rows: int) -> Iterator[tuple[int, str | None]]:
+def select(
+    read: Callable[[], Iterable[pa.Table]], asked: SelectConfig, num_rows: int
+) -> Iterator[tuple[int, str | None]]:
     """(Number, why it is not taken or None) of rows from the best on, until enough are taken.
 
     Args:
-        rows: `number`, `rank`, `domain`, `licence`.
+        read: gives all rows, part by part: `number`, `rank`, `domain`, `licence`.
     """
     count = min(asked.count or num_rows, num_rows)
     quotas, taken, after = Quotas(asked, count), 0, ""
     while taken < count:
-        best = rows.where(col("rank") > after).sort("rank").limit(max(count, RANKED_AT_A_TIME))
-        seen = 0
-        for row in best.iter_rows():
-            if taken == count:
-                return
-            refusal, seen, after = quotas.refusal(row), seen + 1, row["rank"]
-            taken += refusal is None
-            yield row["number"], refusal
-        if not seen:
+        best = _best(read(), after, max(count, RANKED_AT_A_TIME))
+        if best is None:
             return
+        for batch in best.to_batches(ROWS_AT_A_TIME):
+            for row in batch.to_pylist():
+                if taken == count:
+                    return
+                refusal, after = quotas.refusal(row), row["rank"]
+                taken += refusal is None
+                yield row["number"], refusal
+
+
+def _best(tables: Iterable[pa.Table], after: str, count: int) -> pa.Table | None:
+    """The `count` best rows after a rank, in order; None where there is none."""
+    best, worst, rank = None, None, pc.field("rank")
+    for table in tables:
+        table = table.filter(rank > after if worst is None else (rank > after) & (rank < worst))
+        if len(table):
+            best = table if best is None else pa.concat_tables([best, table])
+            best = best.take(pc.select_k_unstable(best, count, [("rank", "ascending")]))
+            worst = best["rank"][-1].as_py() if len(best) == count else None
+    return best

@@ -1,14 +1,12 @@
 """The stages on a batch of rows, in the order in which they run: what each fills in, or drops."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from e2ed2.curation.engine import THREADS
 from e2ed2.curation.hashes import rank
 from e2ed2.curation.items import Item, kept
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.curation.stages.caption import captioner
-from e2ed2.curation.stages.check import check
+from e2ed2.curation.stages.check import check, decoders
 from e2ed2.curation.stages.download import downloader
 from e2ed2.curation.stages.score import scorer
 from e2ed2.curation.work import Work
@@ -19,7 +17,7 @@ BATCH = 256  # rows in memory at a time, with their images
 
 
 def _check(pipeline: Pipeline, work: Work) -> Stage:
-    pool = ThreadPoolExecutor(THREADS)
+    pool = decoders()
     return lambda items: check(items, pipeline.check, pool)
 
 

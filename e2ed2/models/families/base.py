@@ -42,6 +42,7 @@ class Family(ABC):
 
     network: ClassVar[str] = "transformer"  # the component that denoises
     autoencoder: ClassVar[str] = "AutoencoderKL"  # its class, one of `latent_spaces.SPACES`
+    half: ClassVar[str] = "float16"  # the half precision that its weights can be run in
     lora_targets: ClassVar[Sequence[str]] = LORA_TARGETS  # as `lora.lora_copies` takes them
     needs: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "text_encoder", "tokenizer")  # beside the network
     size_arguments: ClassVar[tuple[str, ...]] = ("height", "width")  # of the pipeline's call
@@ -148,6 +149,8 @@ class Family(ABC):
 
 class Rotary(Family):
     """A transformer that knows a place by a rotation, so that it takes pictures of any size."""
+
+    half = "bfloat16"
 
     def side(self, network: Mapping[str, Any], autoencoder: Mapping[str, Any]) -> int:
         return autoencoder.get("sample_size", 1024)

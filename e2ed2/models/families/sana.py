@@ -18,6 +18,7 @@ class Sana(Family):
     """
 
     autoencoder = "AutoencoderDC"
+    half = "bfloat16"
     call_arguments = ("max_sequence_length", "use_resolution_binning", "clean_caption")
     unguided: ClassVar[dict[str, Any]] = {"do_classifier_free_guidance": False}  # of `encode_prompt`
 

@@ -31,6 +31,7 @@ from e2ed2.training.about import about_run
 from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
+from e2ed2.training.stages.memory import check_memory
 from e2ed2.training.stages.start import few_step_call, half_of, keeps_text, load_start, start_folder
 from e2ed2.training.stages.teacher_pairs import check_teacher, load_teacher
 from e2ed2.trajectory import draw_noises
@@ -56,6 +57,7 @@ class FewStepStage:
         self.half = half_of(config)
         prompts = self._prompts_beside()
         with_text = bool(prompts) or not isinstance(data, CachedSet)
+        check_memory(config, say)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:
             raise UserError(

@@ -6,9 +6,9 @@ distance of their latents. Nothing is decoded. Of a LoRA the start is the same n
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.stages.start import start_folder
 from e2ed2.trajectory import draw_noises
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 SHIPPED = {name: Path(__file__).parents[1] / "assets" / f"{name}_prompts.txt" for name in ("general", "emoji")}
 CLASSES = "classes"  # of the start
@@ -76,14 +73,27 @@ class Keep:
         rows = torch.randint(len(self._prompts.embeds), (self._batch_size,), generator=generator)
         cond = self._prompts.select(rows).to(like.device)
         noises = draw_noises((self._batch_size, *like.shape[1:]), num_steps, generator).to(like)
-        with torch.no_grad(), self._as_it_was() as start:
+        with torch.no_grad(), self._as_it_was(network) as start:
             kept = start(noises, cond, num_steps=num_steps)
         samples = network(noises, cond, num_steps=num_steps, **options)
         return (samples.float() - kept.float()).square().mean()
 
     @contextmanager
-    def _as_it_was(self) -> Iterator[FewStepNetwork]:
-        with ExitStack() as stack:
-            for transformer in self._start.transformers if self._has_adapter else []:
-                stack.enter_context(cast("PeftModel", transformer).disable_adapter())
-            yield self._start
+    def _as_it_was(self, network: nn.Module) -> Iterator[nn.Module]:
+        """The start. Of an adapter the network without it: peft's own context would freeze what FSDP has in shards."""
+        layers: list[Any] = []
+        if self._has_adapter:
+            layers = [layer for layer in self._start.modules() if isinstance(layer, _tuner_layer())]
+        for layer in layers:
+            layer._disable_adapters = True
+        try:  # in shards only the network as a whole can be run, which a learned grid is a part of
+            yield network if self._has_adapter and not len(self._start.time_grids) else self._start
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
+
+def _tuner_layer() -> type:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return BaseTunerLayer

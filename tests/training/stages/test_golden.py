@@ -18,7 +18,8 @@ from tests.models.tiny import SIDE, save_tiny
 from tests.training.stages.test_chain import AUTOENCODER, DENOISER
 
 FOLDER = Path(__file__).parents[2] / "golden"
-OFTEN = {"max_train_steps": 10, "micro_batch_size": 8, "log_every": 1, "lr": 1e-3, "mixed_precision": "no"}
+# Adam's first steps go by a gradient's sign: at a larger rate what processors round differently grows to 5% in ten.
+OFTEN = {"max_train_steps": 10, "micro_batch_size": 8, "log_every": 1, "lr": 1e-5, "mixed_precision": "no"}
 MIXED = {  # what the recommended recipe weighs, and the GAN
     "l2": {"weight": 1},
     "lpips": {"weight": 1},
@@ -55,8 +56,9 @@ def trained_and_golden(name, sections, tmp_path, request):
         golden.write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n")
     expected = json.loads(golden.read_text())
     assert len(expected) == OFTEN["max_train_steps"]
-    # other processors round differently; a mistake moves more
-    return rows, [pytest.approx(row, rel=1e-4) for row in expected]
+    # other processors round differently, most where a gradient has kinks; a mistake moves more
+    loose = {"grad_norm": 1e-2}
+    return rows, [{k: pytest.approx(value, rel=loose.get(k, 3e-4)) for k, value in row.items()} for row in expected]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,19 +1,16 @@
 """Two processes on a CPU train one network."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
 from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.recipe.load import build_config, load_config
 from e2ed2.training.log import read_metrics
 from e2ed2.training.loop import train
+from tests.training.cluster.photos import save_photos
+from tests.training.cluster.ranks import launch
 
 TRAIN = """
 import gc, sys
@@ -33,36 +30,14 @@ main()
 """
 
 
-def launch(recipe, tmp_path, meanwhile=lambda processes: None):
+def train_two(recipe, tmp_path, meanwhile=lambda processes: None):
     """`e2ed2 train` in two processes, by the variables that `torchrun` sets."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "E2ED2_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", TRAIN, str(recipe)]
-    processes = [
-        subprocess.Popen(
-            command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
-        )
-        for rank in "01"
-    ]
-    try:
-        meanwhile(processes)
-        return [(process.communicate(timeout=300)[1].decode(), process.returncode) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    return launch(2, ["-c", TRAIN, recipe], {"E2ED2_CACHE": str(tmp_path / "cache")}, meanwhile)
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(8):
-        Image.new("RGB", (64, 64), (30 * i, 255 - 30 * i, 90)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"colour {i}")
-    return folder
+    return save_photos(tmp_path / "photos")
 
 
 @pytest.fixture
@@ -91,7 +66,7 @@ def test_two_processes_are_two_micro_batches(recipe, tmp_path, one_thread):
 
     With as many threads as each of them: what has no gradient but rounding (a bias of keys) AdamW makes steps of.
     """
-    ends = launch(recipe("two", micro_batch_size=2), tmp_path)
+    ends = train_two(recipe("two", micro_batch_size=2), tmp_path)
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
     train(load_config(recipe("one", micro_batch_size=2, gradient_accumulation_steps=2)))
     two, one = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("two", "one"))
@@ -112,7 +87,8 @@ def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_update(recipe,
             time.sleep(0.05)
         processes[1].terminate()
 
-    ends = launch(recipe("run", micro_batch_size=2, max_train_steps=100_000, checkpoint_every=100_000), tmp_path, kill)
+    often = {"max_train_steps": 100_000, "checkpoint_every": 100_000}
+    ends = train_two(recipe("run", micro_batch_size=2, **often), tmp_path, kill)
     assert [code for _, code in ends] == [130, 130], "\n".join(error[-2000:] for error, _ in ends)
     step = len(read_metrics(metrics))
     assert f"interrupted: step {step} is saved; run the same command to go on" in ends[0][0]
@@ -135,7 +111,7 @@ def test_a_set_per_step_trains_though_an_update_leaves_some_out(tiny_model, phot
         }
     )
     (tmp_path / "recipe.yaml").write_text(config.to_yaml())
-    ends = launch(tmp_path / "recipe.yaml", tmp_path)
+    ends = train_two(tmp_path / "recipe.yaml", tmp_path)
     assert [code for _, code in ends] == [0, 0], "\n".join(error[-2000:] for error, _ in ends)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["images_seen"] for row in rows] == [4, 8, 12]  # of both

@@ -1,0 +1,127 @@
+"""What `e2ed2 plan` counts beside the peak that a training has, on a CPU: is it within 15%?
+
+    OMP_NUM_THREADS=1 python -m benchmarks.plan [--only NAME ...]
+
+PixArt networks of random weights, two updates each in a process of its own. A process takes some hundred MB for Python,
+torch and their libraries; what a training of a network of a few weights has at its peak stands for that, and is taken
+off. malloc is told to give memory back (`MALLOC_MMAP_THRESHOLD_`), so that the peak is of what lives.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from e2ed2.models.needs import needs
+from e2ed2.recipe.load import load_config
+from e2ed2.system.drawing.markdown import markdown_table
+from tests.models.tiny import autoencoder, pixart
+
+STEPS, BLOCKS = {"trajectory.gradient_checkpointing": True}, {"model.gradient_checkpointing": True}
+IMAGES = {"objective.lpips.weight": 1}
+LORA = {"trajectory.parameters": "lora", "trajectory.lora_rank": 64}
+
+
+class Case(NamedTuple):
+    """layers and width of the network, pixels, images of a micro-batch, fields of the recipe."""
+
+    layers: int
+    heads: int
+    side: int
+    rows: int
+    fields: Mapping[str, Any]
+
+
+CASES = {
+    "none": Case(1, 2, 32, 1, {}),
+    "18M": Case(12, 4, 64, 8, {}),
+    "18M, steps recomputed": Case(12, 4, 64, 16, STEPS),
+    "18M, blocks recomputed": Case(12, 4, 64, 16, BLOCKS),
+    "18M, both": Case(12, 4, 64, 32, {**STEPS, **BLOCKS}),
+    "18M, image terms": Case(12, 4, 64, 16, {**STEPS, **IMAGES}),
+    "18M, keep": Case(12, 4, 64, 8, {"objective.keep.weight": 1}),
+    "70M": Case(12, 8, 32, 8, {}),
+    "70M, image terms": Case(12, 8, 64, 4, {**IMAGES, **STEPS}),
+    "300M, both": Case(24, 12, 32, 2, {**STEPS, **BLOCKS}),
+    "300M, LoRA": Case(24, 12, 32, 4, LORA),
+    "0.8B, LoRA, both": Case(28, 18, 32, 1, {**LORA, **STEPS, **BLOCKS}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan")
+    parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
+    names = parser.parse_args().only
+    rows, process = [], 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in dict.fromkeys(["none", *names]):
+            peak, planned = compared(CASES[name], Path(temporary) / name)
+            if name == "none":
+                process = peak - planned
+                print(f"Python, torch and their libraries: {process / 2**20:,.0f} MiB", flush=True)
+                continue
+            peak -= process
+            rows.append([name, f"{planned / 2**20:,.0f}", f"{peak / 2**20:,.0f}", f"{planned / peak:.2f}"])
+            print(rows[-1], flush=True)
+    print(markdown_table(["case", "counted, MiB", "peak, MiB", "ratio"], rows))
+
+
+def compared(case: Case, folder: Path) -> tuple[int, int]:
+    """(Peak of the process, what is counted), bytes."""
+    model = write_model(case, folder / "model")
+    write_images(folder / "images", case.side)
+    fields = {
+        "model.path": str(model), "data.source": "folder", "data.path": str(folder / "images"), "data.size": case.side,
+        "run.dir": str(folder / "run"), "trajectory.num_inference_steps": 4, "trajectory.start": "pure_noise",
+        "objective.l2.weight": 1, "train.micro_batch_size": case.rows, "train.mixed_precision": "no",
+        "train.log_every": 1, "train.preview_every": 10**6, "train.max_train_steps": 2, **case.fields,
+    }  # fmt: skip
+    recipe = folder / "recipe.yaml"
+    recipe.write_text("stage: e2ed2\nrun: {dir: x}\nmodel: {path: x}\n")
+    overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+    planned = needs(load_config(recipe, overrides), model, half=False).peak_memory_bytes
+    settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+    command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, env=settings)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    logged = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return logged[-1]["peak_memory_bytes"], planned
+
+
+def write_model(case: Case, folder: Path) -> Path:
+    """A pipeline of random weights; tiny text encoder, an autoencoder as wide as the bundled one."""
+    from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    small = pixart()
+    size = {"num_layers": case.layers, "num_attention_heads": case.heads, "attention_head_dim": 72}
+    size = size if case.layers > 1 else {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
+    width = size["num_attention_heads"] * size["attention_head_dim"]
+    config = dict(small["transformer"].config) | size | {"cross_attention_dim": width, "sample_size": case.side // 4}
+    network = PixArtTransformer2DModel.from_config(config)
+    small |= {"transformer": network, "vae": autoencoder()}
+    PixArtAlphaPipeline(**small).save_pretrained(folder)
+    return folder
+
+
+def write_images(folder: Path, side: int) -> None:
+    """Sixteen of noise, each with a caption."""
+    from e2ed2.system.drawing.pictures import to_picture
+
+    folder.mkdir(parents=True)
+    for i in range(16):
+        noise = torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        to_picture(noise).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"noise {i}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What an update of a recipe takes of each device: memory part by part, and arithmetic. Counted, nothing is loaded.
+
+`finetune`, `train` and `plan` ask here. Memory is the most that lives at one time: what stays (weights, moments,
+average), and beside it either all that autograd keeps of a micro-batch, or the gradients and what is kept still when
+they are there.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from e2ed2.models.memory import COPY_BYTES, Counts, count_model
+from e2ed2.recipe.config import Config, objective_weights
+from e2ed2.recipe.objective import judges_features
+from e2ed2.system.errors import UserError
+
+ON_ITS_WAY = 1.1  # what backward makes beside what was kept, of it
+DECODER_TERMS = {"latent_lpips", "latent_lpips_energy"}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an update takes of each device.
+
+    Attributes:
+        parts: bytes by part, those that live at the most memory-hungry moment.
+        flops: of an update; a multiplication and an addition are two.
+    """
+
+    parts: dict[str, int]
+    flops: float
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Without what Python, torch and their libraries take."""
+        return sum(self.parts.values())
+
+
+def needs(config: Config, folder: Path, *, half: bool) -> Needs:
+    """Of a recipe whose start's configs lie in a folder.
+
+    Args:
+        half: the run computes in bf16.
+    Raises:
+        UserError: a stage that is not counted, or not a pipeline of a known family.
+    """
+    if config.stage != "e2ed2" or config.model.architecture is not None:
+        raise UserError(f"stage: {config.stage}: only stage e2ed2 of a pretrained start is counted")
+    trajectory = config.trajectory
+    rank = trajectory.lora_rank if trajectory.parameters.startswith("lora") else None
+    crop = config.objective.crop
+    window = None if crop.size is None else crop.size + 2 * crop.halo
+    counts = _counted(folder, config.data.size, rank, half, window, config.model.gradient_checkpointing)
+    sets = trajectory.num_inference_steps if trajectory.has_set_per_step else 1
+    return Needs(_memory(config, counts, sets, 2 if half else 4), _arithmetic(config, counts, rank is not None))
+
+
+@cache
+def _counted(folder: Path, side: int, rank: int | None, half: bool, window: int | None, blocks: bool) -> Counts:
+    return count_model(folder, side, rank, half=half, window=window, recomputes_blocks=blocks)
+
+
+def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, int]:
+    """Bytes by part; size: of a frozen weight."""
+    trajectory, weights = config.trajectory, objective_weights(config)
+    trained = sets * counts.num_trained
+    rows = config.train.micro_batch_size * config.objective.num_samples
+    through = min(max(trajectory.step_counts), trajectory.num_backprop_steps or trajectory.num_inference_steps)
+    evaluations = 1 if trajectory.gradient_checkpointing else through
+    guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
+    one = guided * rows * counts.evaluation
+    chain = evaluations * one + guided * rows * counts.block
+    frozen = size * (counts.num_frozen + counts.num_decoder)
+    if "keep" in weights:
+        beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
+        chain += evaluations * beside * counts.evaluation
+        frozen += 0 if counts.num_frozen else size * trained  # an adapter's start is itself without the adapter
+    decoded = rows * _decoded(config, counts)
+    gradients = 4 * trained
+    kept, late = chain + decoded, chain - (0 if trajectory.gradient_checkpointing else one)
+    if kept * ON_ITS_WAY >= gradients + late * ON_ITS_WAY:
+        gradients = 0
+    else:
+        chain, decoded = late, 0
+    return {
+        "weights": (4 + (COPY_BYTES if size == 2 else 0)) * trained,
+        "optimizer": 8 * trained,
+        "average": 4 * trained,
+        "gradients": gradients,
+        "frozen networks": frozen,
+        "chain": int(chain * ON_ITS_WAY),
+        "decoding": int(decoded * ON_ITS_WAY),
+        "text encoders": size * counts.num_text if config.data.is_stream and config.data.source != "cache" else 0,
+    }
+
+
+def _decoded(config: Config, counts: Counts) -> int:
+    """Bytes that autograd keeps of what the loss sees of one sample beyond its latents."""
+    weights = objective_weights(config)
+    kept = counts.decoder_features if DECODER_TERMS & weights.keys() else 0
+    if _decodes(config):
+        kept += counts.decoding
+        kept += counts.features if judges_features(config.objective, weights) else 0
+    return kept
+
+
+def _decodes(config: Config) -> bool:
+    weights = objective_weights(config)
+    is_pixel = "adversarial" in weights and config.objective.adversarial.space == "pixel"
+    return judges_features(config.objective, weights) or is_pixel
+
+
+def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
+    """FLOP of an update: backward costs twice a forward pass, once where the weights are frozen."""
+    trajectory, weights = config.trajectory, objective_weights(config)
+    rows = config.train.micro_batch_size * config.objective.num_samples
+    again = int(trajectory.gradient_checkpointing) + int(config.model.gradient_checkpointing)
+    each = (2 if is_adapter else 3) + again  # of an evaluation that the gradient passes through
+    guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
+    with_gradient, without = _evaluations(config, trajectory.start == "random_step")
+    total = guided * rows * (each * with_gradient + without) * counts.evaluation_flops
+    if "keep" in weights:
+        beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
+        graded, bare = _evaluations(config, from_random_step=False)
+        total += beside * (each * graded + bare + graded + bare) * counts.evaluation_flops
+    if "denoising" in weights:
+        total += config.train.micro_batch_size * each * counts.evaluation_flops
+    if _decodes(config):
+        total += rows * 2 * counts.decoding_flops
+        if judges_features(config.objective, weights):
+            total += (2 * rows + config.train.micro_batch_size) * counts.features_flops
+    if DECODER_TERMS & weights.keys():
+        total += (2 * rows + config.train.micro_batch_size) * counts.decoder_features_flops
+    if "adversarial" in weights and config.objective.adversarial.buffer_size == 0:
+        rolled = config.objective.adversarial.num_discriminator_updates * rows
+        total += rolled * guided * (with_gradient + without) * counts.evaluation_flops
+    return total * config.train.gradient_accumulation_steps
+
+
+def _evaluations(config: Config, from_random_step: bool) -> tuple[float, float]:
+    """(With gradient, without): evaluations of a chain, expected over its length and its start."""
+    trajectory = config.trajectory
+    through = trajectory.num_backprop_steps or trajectory.num_inference_steps
+    counts = trajectory.step_counts
+    shares = trajectory.num_steps_weights if trajectory.random_num_steps and trajectory.num_steps_weights else None
+    weights = [weight for weight in shares if weight > 0] if shares else [1.0] * len(counts)
+    graded = bare = 0.0
+    for steps, weight in zip(counts, weights, strict=True):
+        lengths = range(1, steps + 1) if from_random_step else [steps]
+        for length in lengths:
+            share = weight / sum(weights) / len(lengths)
+            graded += share * min(length, through)
+            bare += share * max(0, length - through)
+    return graded, bare
+
+
+def settings(config: Config) -> Iterator[tuple[Config, dict[str, Any]]]:
+    """What a recipe becomes with less and less memory: (config, overrides), the least arithmetic first.
+
+    The update stays the same: what is kept is recomputed, and a micro-batch is made in parts. (Terms that compare sets,
+    such as MMD, then compare smaller ones, of two at least.)
+    """
+    train, least = config.train, 2 if "mmd" in objective_weights(config) else 1
+    sizes = [n for n in range(train.micro_batch_size, 0, -1) if train.micro_batch_size % n == 0]
+    for steps, blocks in ((False, False), (False, True), (True, False), (True, True)):
+        for size in sizes:
+            if size < min(least, train.micro_batch_size):
+                continue
+            changed: dict[str, Any] = {
+                "trajectory.gradient_checkpointing": steps, "model.gradient_checkpointing": blocks,
+                "train.micro_batch_size": size,
+                "train.gradient_accumulation_steps": train.gradient_accumulation_steps * train.micro_batch_size // size,
+            }  # fmt: skip
+            yield _with(config, changed), {k: v for k, v in changed.items() if v != _field(config, k)}
+
+
+def _with(config: Config, changed: Mapping[str, Any]) -> Config:
+    for name, value in changed.items():
+        section, field = name.split(".")
+        part = getattr(config, section).model_copy(update={field: value})
+        config = config.model_copy(update={section: part})
+    return config
+
+
+def _field(config: Config, name: str) -> Any:
+    section, field = name.split(".")
+    return getattr(getattr(config, section), field)

@@ -1,0 +1,1 @@
+"""What a run will need before any GPU is booked: memory, time, cost, and the setting that fits."""
