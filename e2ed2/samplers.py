@@ -78,5 +78,18 @@ def euler_step(
     return x_t + (sigma_prev - sigma) * (x_t - x0) / sigma
 
 
-SOLVERS = {"lcm": lcm_step, "ddim": ddim_step, "ancestral": ancestral_step, "euler": euler_step}
-NOISY_SOLVERS = {"lcm", "ancestral"}  # draw noise on their way; of the others a sample is a function of where it starts
+def scm_step(
+    schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor, noise: Tensor
+) -> Tensor:
+    """A consistency model's multistep rule (arXiv:2303.01469, Alg. 1; arXiv:2410.11081): fresh noise for t_prev.
+
+    t_prev = -1 is clean data: the result is then x0 and `noise` has no weight.
+    """
+    alpha_prev, sigma_prev = schedule.levels(t_prev, x_t)
+    return alpha_prev * x0 + sigma_prev * noise
+
+
+SOLVERS = {
+    "lcm": lcm_step, "ddim": ddim_step, "ancestral": ancestral_step, "euler": euler_step, "scm": scm_step,
+}  # fmt: skip
+NOISY_SOLVERS = {"lcm", "ancestral", "scm"}  # draw noise on their way; else a sample is a function of where it starts

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_ANGLE = 1.57080  # of diffusers' SCMScheduler
+SCM_TWO_STEPS = [999, 827]  # angles 1.5708 and 1.3006; diffusers has 1.3
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -77,6 +80,15 @@ def flow_schedule(num_train_timesteps: int = 1000, shift: float = 1.0) -> NoiseS
     return _straight(steps / num_train_timesteps, shift)
 
 
+def trigflow_schedule(num_train_timesteps: int = 1000) -> NoiseSchedule:
+    """TrigFlow (arXiv:2410.11081): alpha = cos, sigma = sin of an angle, at index t of (t + 1) / T of `MAX_ANGLE`.
+
+    Latents are in units in which data have deviation 1: diffusers' SCMScheduler has them times `sigma_data`.
+    """
+    angles = torch.arange(1, num_train_timesteps + 1, dtype=torch.float32) / num_train_timesteps * MAX_ANGLE
+    return NoiseSchedule(angles.cos(), angles.sin())
+
+
 def flow_euler_schedule(
     num_inference_steps: int, *, num_train_timesteps: int = 1000, shift: float = 1.0
 ) -> NoiseSchedule:
@@ -115,6 +127,15 @@ def lcm_timesteps(
     grid = torch.arange(original_inference_steps, 0, -1) * stride - 1
     spacing = original_inference_steps / num_inference_steps  # rounded, then multiplied, as diffusers does it
     return grid[[int(k * spacing) for k in range(num_inference_steps)]]
+
+
+def scm_timesteps(num_inference_steps: int) -> Tensor:
+    """SANA-Sprint's grid (arXiv:2503.09641): even angles from noise down, of two steps its own; int64 [K].
+
+    Raises:
+        ValueError: K outside 1..1000.
+    """
+    return torch.tensor(SCM_TWO_STEPS) if num_inference_steps == 2 else trailing_timesteps(num_inference_steps)
 
 
 def trailing_timesteps(num_inference_steps: int, *, num_train_timesteps: int = 1000) -> Tensor:

@@ -23,7 +23,7 @@ LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to shar
 UPDATES = 1000
 BESIDE = 1.5  # rows that are evaluated for one of the data: with it half a one to stay near the start
 SHARED = 0.95  # of the images, from which on captions are those of a subject: what has one of its own is then not drawn
-CELL, DECODED_CELLS = 8, 48  # pixels of a latent cell; cells along the side of what losses decode of a large image
+DECODED = 384  # pixels along the side of what losses decode of a large image
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ def choose(
     sampler: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins}
     sampler |= {} if start.solver is None else {"solver": start.solver}
     sampler |= {} if start.guidance_scale is None else {"guidance_scale": start.guidance_scale}
+    sampler |= {} if start.shift is None else {"shift": start.shift}
     serves = f"{start.steps}"
     if start.any_steps and start.steps > 1:
         serves = f"1 to {start.steps}"
         weights = [start.steps / k for k in range(1, start.steps + 1)]
         sampler |= {"random_num_steps": True, "num_steps_weights": weights}
-    prompts = "emoji" if start.model.path in BUNDLED else "general"
+    prompts = "classes" if start.has_classes else "emoji" if start.model.path in BUNDLED else "general"
     model = start.model.model_dump(mode="json", exclude_defaults=True)
     lr = LORA_LR if "lora_rank" in parameters else LR
     train = {
@@ -117,10 +118,10 @@ def _parameters(start: Start, has: float, asked: Mapping[str, Any]) -> tuple[dic
 
 def _crop(start: Start) -> tuple[dict[str, Any], float]:
     """(Fields of `objective`, share of an image that losses decode): a window of large images."""
-    cells = start.side // CELL
-    if cells <= DECODED_CELLS:
+    cells, decoded = start.side // start.cell, DECODED // start.cell
+    if cells <= decoded:
         return {}, 1.0
-    return {"crop": {"size": DECODED_CELLS}}, ((DECODED_CELLS + 2 * CropConfig().halo) / cells) ** 2
+    return {"crop": {"size": decoded}}, ((decoded + 2 * CropConfig().halo) / cells) ** 2
 
 
 @dataclass(frozen=True)

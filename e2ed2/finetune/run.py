@@ -5,7 +5,7 @@ What is there already (checkpoints, samples) is used again, so that an interrupt
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,10 @@ def choose_finetune(
         return Finetune(config_of({**recorded, "run": {"dir": str(out)}}, overrides), [])
     trajectory = _of_section("trajectory", overrides)
     start = find_start(model, _of_section("model", overrides), steps or trajectory.get("num_inference_steps"))
-    captions = _captions({**fields, **_of_section("data", overrides)})
+    data_asked = _of_section("data", overrides)
+    if isinstance(size := data_asked.get("size"), int):
+        start = replace(start, side=size)  # by which batch and crop are chosen
+    captions = _captions({**fields, **data_asked})
     if captions.images == 0 and prompt is None:
         raise UserError(
             f"DATA '{data}': none of its images has a caption; put name.txt beside name.jpg, or give one for all: "

@@ -10,6 +10,7 @@ from e2ed2.models.folders.few_step import FewStepCall, known_call
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.inference import INFERENCE_FILE, inference_of
 from e2ed2.models.folders.parts import read_config
+from e2ed2.models.latent_spaces import space_named
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.sampling.baselines import read_baseline
 from e2ed2.system.errors import UserError
@@ -30,6 +31,8 @@ class Start:
         any_steps: whether it serves any number of steps up to its own.
         side: of its images, pixels.
         why: where this is known from.
+        cell: pixels along the side of a latent cell. shift: of a flow's noise levels; None: the model's.
+        has_classes: whether a prompt is the name of one of its classes.
     """
 
     model: ModelConfig
@@ -40,6 +43,9 @@ class Start:
     any_steps: bool
     side: int
     why: str
+    cell: int = 8
+    shift: float | None = None
+    has_classes: bool = False
 
 
 def model_config(name: str, model: dict[str, Any]) -> ModelConfig:
@@ -59,7 +65,10 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     config = model_config(name, model)
     folder = resolve_model(str(config.path), config.revision, config.variant)
     index = read_index(folder)
-    side = _side(folder, FAMILIES[index.class_name].network)
+    family = FAMILIES[index.class_name]
+    has_classes = family.has_classes
+    network, autoencoder = (read_config(folder / part / "config.json") for part in (family.network, "vae"))
+    side, cell = family.side(network, autoencoder), space_named(family.autoencoder).cell_side(autoencoder)
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
     call = known_call(names, index.class_name, scheduler)
@@ -75,14 +84,16 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     if call is not None:
         why = f"{where}{_unlike(steps, call.num_inference_steps, call.any_steps)}"
         steps = steps or call.num_inference_steps
-        return Start(config, folder, steps, call.solver, call.guidance_scale, call.any_steps, call.side or side, why)
+        scale, side = call.guidance_scale, call.side or side
+        any_steps = call.any_steps
+        return Start(config, folder, steps, call.solver, scale, any_steps, side, why, cell, call.shift, has_classes)
     if steps is None:
         raise UserError(
             f"model '{name}': {is_slow}; give --steps, the number that it is sampled in, or the adapter that makes it "
             "few-step (model.lora='[latent-consistency/lcm-lora-sdxl]'), or distil it first: `e2ed2 train emoji/lcm`"
         )
     why = f"--steps; {is_slow}, so that its first samples will be poor and it has to learn the steps too"
-    return Start(config, folder, steps, None, None, True, side, why)
+    return Start(config, folder, steps, None, None, True, side, why, cell, has_classes=has_classes)
 
 
 def _unlike(steps: int | None, own: int, any_steps: bool) -> str:
@@ -97,10 +108,3 @@ def _of_baseline(name: str) -> dict[str, Any]:
     baseline = read_baseline(name)
     fields = ("revision", "variant", "network")
     return {} if baseline is None else {"path": baseline.model, **{name: getattr(baseline, name) for name in fields}}
-
-
-def _side(folder: Path, network: str) -> int:
-    """Pixels along a side of what the network is made for."""
-    latent = read_config(folder / network / "config.json").get("sample_size", 64)
-    blocks = read_config(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
-    return int(latent) * 2 ** (len(blocks) - 1)

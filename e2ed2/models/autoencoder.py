@@ -1,14 +1,17 @@
-"""The autoencoder (Eq. 4-6): images <-> scaled latents, differentiable, scaling applied here and nowhere else."""
+"""The autoencoder (Eq. 4-6): images <-> scaled latents, differentiable; of what class it is, `latent_spaces` knows."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from e2ed2.models.latent_spaces import dtype_of, space_of
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+Autoencoder = Any  # of one of the classes of `latent_spaces.SPACES`
 MAX_IMAGES_AT_A_TIME = 64
 PIXELS_AT_A_TIME = 2**20
 
@@ -23,47 +26,26 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def encode(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
+def encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     """float images [B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w], float32 (the mode of the posterior)."""
-    latents = autoencoder.encode(images.to(_dtype(autoencoder))).latent_dist.mode().float()
-    return (latents - _shift(autoencoder)) * autoencoder.config.scaling_factor
+    return space_of(autoencoder).to_latents(autoencoder, images.to(dtype_of(autoencoder)))
 
 
-def decode(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
     """Scaled latents [B, C, h, w] -> float images [B, 3, H, W], about [-1, 1], not clamped."""
-    return autoencoder.decode(_unscaled(autoencoder, latents), return_dict=False)[0]
+    return space_of(autoencoder).from_latents(autoencoder, latents)
 
 
-def _unscaled(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
-    """Scaled latents as the decoder takes them, in its precision."""
-    return (latents / autoencoder.config.scaling_factor + _shift(autoencoder)).to(_dtype(autoencoder))
-
-
-def _dtype(autoencoder: "AutoencoderKL") -> torch.dtype:
-    return next(autoencoder.parameters()).dtype
-
-
-def _shift(autoencoder: "AutoencoderKL") -> float:
-    """Of the latents before scaling; not every autoencoder has one (Stable Diffusion 3's has)."""
-    return getattr(autoencoder.config, "shift_factor", None) or 0.0
-
-
-def decoder_features(autoencoder: "AutoencoderKL", latents: Tensor) -> list[Tensor]:
+def decoder_features(autoencoder: Autoencoder, latents: Tensor) -> list[Tensor]:
     """What the decoder makes of scaled latents [B, C, h, w] on its way: after its middle and after its first up block.
 
     Maps [B, C', h', w'] at the latents' own side and, as a rule, at twice it; the costly blocks at higher resolution
     are not run (latent perceptual loss, arXiv:2411.04873).
     """
-    decoder, z = autoencoder.decoder, _unscaled(autoencoder, latents)
-    if autoencoder.post_quant_conv is not None:
-        z = autoencoder.post_quant_conv(z)
-    middle = decoder.mid_block(decoder.conv_in(z))
-    return [middle, decoder.up_blocks[0](middle)]
+    return space_of(autoencoder).decoder_features(autoencoder, latents)
 
 
-def decode_crop(
-    autoencoder: "AutoencoderKL", latents: Tensor, top: int, left: int, size: int, halo: int
-) -> Tensor:
+def decode_crop(autoencoder: Autoencoder, latents: Tensor, top: int, left: int, size: int, halo: int) -> Tensor:
     """The size x size cells at (top, left) of scaled latents [B, C, h, w] as images [B, 3, H, W].
 
     `halo` cells around them, as far as there are any, are decoded with them and cut off. A halo as wide as the reach of
@@ -77,7 +59,7 @@ def decode_crop(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
+def encode_all(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     """uint8 images [N, 3, H, W] -> scaled latents [N, C, h, w] on the autoencoder's device, a few at a time."""
     device = next(autoencoder.parameters()).device
     parts = images.split(_images_at_a_time(images[0, 0].numel()))
@@ -85,20 +67,25 @@ def encode_all(autoencoder: "AutoencoderKL", images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode_all(autoencoder: "AutoencoderKL", latents: Tensor) -> Tensor:
+def decode_all(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
     """Scaled latents [N, C, h, w] -> uint8 images [N, 3, H, W] on the CPU, a few at a time."""
     return torch.cat([to_uint8(images).cpu() for images in decode_parts(autoencoder, latents)])
 
 
-def decode_parts(autoencoder: "AutoencoderKL", latents: Tensor) -> Iterator[Tensor]:
+def decode_parts(autoencoder: Autoencoder, latents: Tensor) -> Iterator[Tensor]:
     """What `decode` makes of scaled latents [N, C, h, w], a few images at a time."""
     for part in latents.split(_images_at_a_time(latents[0, 0].numel() * cell_side(autoencoder) ** 2)):
         yield decode(autoencoder, part)
 
 
-def cell_side(autoencoder: "AutoencoderKL") -> int:
+def cell_side(autoencoder: Autoencoder) -> int:
     """Pixels along the side of a latent cell."""
-    return 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    return space_of(autoencoder).cell_side(autoencoder.config)
+
+
+def latent_channels(autoencoder: Autoencoder) -> int:
+    """C of the latents."""
+    return space_of(autoencoder).channels(autoencoder.config)
 
 
 def _images_at_a_time(num_pixels: int) -> int:

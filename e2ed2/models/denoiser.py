@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from e2ed2.models.families import family_of
-from e2ed2.models.families.base import Denoise
+from e2ed2.models.families.base import Denoise, Guide, classifier_free
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
 SHORT = 1024  # latent cells: 256 tokens of 2x2
@@ -35,7 +35,7 @@ def denoiser_of(
     if guidance_scale <= 1 or family.embeds_guidance(pipeline):
         return denoise
     assert uncond is not None
-    return guided(denoise, guidance_scale, uncond)
+    return guided(denoise, guidance_scale, uncond, family.guide)
 
 
 def _attention_kernel(x_t: Tensor, network: nn.Module) -> AbstractContextManager[None]:
@@ -47,12 +47,14 @@ def _attention_kernel(x_t: Tensor, network: nn.Module) -> AbstractContextManager
     return sdpa_kernel(SDPBackend.MATH) if x_t[0, 0].numel() < SHORT else nullcontext()
 
 
-def guided(denoise: Denoise, guidance_scale: float, uncond: PromptEmbeds) -> Denoise:
-    """Classifier-free guidance (arXiv:2207.12598) as a denoiser: uncond + scale (cond - uncond), two evaluations.
+def guided(
+    denoise: Denoise, guidance_scale: float, uncond: PromptEmbeds, guide: Guide = classifier_free
+) -> Denoise:
+    """Classifier-free guidance (arXiv:2207.12598) as a denoiser, two evaluations.
 
     Args:
         guidance_scale: 1 or less means none and costs one evaluation.
-        uncond: one row, for every image.
+        uncond: one row, for every image. guide: `Family.guide`.
     """
     if guidance_scale <= 1:
         return denoise
@@ -60,6 +62,6 @@ def guided(denoise: Denoise, guidance_scale: float, uncond: PromptEmbeds) -> Den
     def denoise_guided(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         rows = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
         without = denoise(x_t, t, replace(uncond.select(rows), micro=cond.micro))
-        return without + guidance_scale * (denoise(x_t, t, cond) - without)
+        return guide(denoise(x_t, t, cond), without, guidance_scale)
 
     return denoise_guided

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
+from e2ed2.models.families.base import LORA_TARGETS
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
 from e2ed2.models.folders.parts import refusing, tensors
 from e2ed2.system.errors import UserError, said
@@ -27,7 +28,6 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SCALE = ".alpha"  # ends its name in kohya's files
 REMEDY = "give an adapter of this model, in diffusers', kohya's or (PixArt) peft's names"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]  # attention and feed-forward of a block
 
 
 class AdapterConfig(Record):
@@ -39,23 +39,25 @@ class AdapterConfig(Record):
     target_modules: str | list[str] | None = None
 
 
-def lora_copies(network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] | None = None) -> list[nn.Module]:
+def lora_copies(
+    network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] = LORA_TARGETS
+) -> list[nn.Module]:
     """A low-rank adapter for each step on one network, which is frozen and whose memory they share.
 
     Args:
-        targets: ends of the names of the layers that have one; None: `TARGETS`.
+        targets: ends of the names of the layers that have one; or a pattern of whole names.
     Raises:
         UserError: no layer has such a name, or one that has takes no adapter.
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets or TARGETS))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets if isinstance(targets, str) else list(targets))
     frozen = network.requires_grad_(False)
     same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
     try:
         return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
     except ValueError as error:
-        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {TARGETS}") from error
+        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {[*LORA_TARGETS]}") from error
 
 
 def merged(network: nn.Module, base: nn.Module) -> nn.Module:
@@ -73,12 +75,25 @@ def merged(network: nn.Module, base: nn.Module) -> nn.Module:
     return whole.merge_and_unload()
 
 
-def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
+def check_names(names: str, pipeline: Any) -> None:
+    """Raise UserError where adapters of a pipeline are not written in such names: kohya's are of UNets."""
+    if names == "kohya" and family_of(pipeline).network != "unet":
+        kind = type(pipeline).__name__
+        has_file = hasattr(pipeline, "save_lora_weights")
+        why = "ComfyUI reads diffusers' names of it" if has_file else "it has peft folders"
+        raise UserError(f"trajectory.lora_names: kohya, but a {kind} has a transformer, and {why}; set diffusers")
+
+
+def save_adapter(network: nn.Module, pipeline: Any, folder: Path, names: str = "diffusers") -> None:
     """Write the adapter of one of `lora_copies` to `folder`; of another network nothing.
 
     As `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights` takes, or for a pipeline without that
     method (PixArt's) as a peft folder, `PeftModel.from_pretrained(pipeline.transformer, "lora")`.
+
+    Args:
+        names: `diffusers`, or `kohya`, which ComfyUI and other tools read too; checked by `check_names`.
     """
+    from diffusers.utils import convert_state_dict_to_kohya
     from peft import PeftModel, get_peft_model_state_dict
 
     if not isinstance(network, PeftModel):
@@ -87,7 +102,13 @@ def save_adapter(network: nn.Module, pipeline: Any, folder: Path) -> None:
         _save_peft(network, folder)
         return
     layers = {name.removeprefix("base_model.model."): x for name, x in get_peft_model_state_dict(network).items()}
-    pipeline.save_lora_weights(folder, **{f"{family_of(pipeline).network}_lora_layers": layers})
+    prefix = family_of(pipeline).network
+    if names == "kohya":
+        folder.mkdir(exist_ok=True)
+        named = convert_state_dict_to_kohya({f"{prefix}.{name}": x for name, x in layers.items()})
+        save_file({name: x.contiguous() for name, x in named.items()}, folder / ADAPTER_FILE)
+        return
+    pipeline.save_lora_weights(folder, **{f"{prefix}_lora_layers": layers})
 
 
 def _save_peft(network: "PeftModel", folder: Path) -> None:

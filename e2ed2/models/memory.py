@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from e2ed2.models.autoencoder import decode, decoder_features
+from e2ed2.models.autoencoder import cell_side, decode, decoder_features, latent_channels
 from e2ed2.models.denoiser import denoiser_of
-from e2ed2.models.families import FAMILIES, family_of, network_of
+from e2ed2.models.families import FAMILIES, family_of, fix_shift, network_of
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora import lora_copies
@@ -76,17 +76,18 @@ def count_model(
     features = load_lpips_network("bundled")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     pipeline = _on_meta(folder)
-    network, autoencoder = network_of(pipeline), pipeline.vae.requires_grad_(False)
+    family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
+    fix_shift(pipeline, side, side, num_steps=1)
     with torch.device("meta"):
-        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank)[0]
+        trained = network if lora_rank is None else lora_copies(network, 1, lora_rank, family.lora_targets)[0]
     for made in (trained, autoencoder):
         _make_fake(made, mode, torch.bfloat16 if half else torch.float32)
     denoise = denoiser_of(pipeline, trained)
     with mode:
-        cells = side // pipeline.vae_scale_factor
-        latents = _empty(network.config.in_channels, cells)
-        seen = _empty(autoencoder.config.latent_channels, min(window or cells, cells))
-        pixels = _empty(3, seen.shape[-1] * pipeline.vae_scale_factor)
+        cells = side // cell_side(autoencoder)
+        latents = _empty(family.channels(network.config), cells)
+        seen = _empty(latent_channels(autoencoder), min(window or cells, cells))
+        pixels = _empty(3, seen.shape[-1] * cell_side(autoencoder))
         cond = _condition(pipeline)
         evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         block = 0

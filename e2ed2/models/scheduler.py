@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from torch import Tensor
 
 from e2ed2.prediction import PredictionType
-from e2ed2.schedule import NoiseSchedule, flow_schedule, variance_preserving
+from e2ed2.schedule import NoiseSchedule, flow_schedule, trigflow_schedule, variance_preserving
 from e2ed2.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ NUM_TRAIN_TIMESTEPS = 1000
 LEAST_SIGNAL = 1e-3  # alpha at the last timestep: 0.068 in Stable Diffusion, 0.0063 in PixArt
 LEAST_RISE = -1e-6  # of one level to the next: diffusers puts 2**-24 in place of a last alphas_cumprod of zero
 CONFIG_FILE = "scheduler/scheduler_config.json"
+SCM = "SCMScheduler"  # SANA-Sprint's
 ANCESTRAL = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")  # SDXL-Turbo's, and what ours is exported as
+
 
 
 def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
@@ -81,9 +83,25 @@ def _ancestral(start: Any) -> "SchedulerMixin":
 
 
 def _euler(start: Any) -> "SchedulerMixin":
+    return flow_scheduler(_shift(start))
+
+
+def _scm(start: Any) -> "SchedulerMixin":
+    from diffusers import SCMScheduler
+
+    return SCMScheduler(sigma_data=start.config.sigma_data)
+
+
+def flow_scheduler(shift: float) -> "SchedulerMixin":
+    """Euler's rule at the noise levels of a rectified flow with one fixed shift."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    return FlowMatchEulerDiscreteScheduler(shift=start.config.shift)
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def has_dynamic_shift(scheduler: Any) -> bool:
+    """Whether a flow's noise levels go by the size of the picture: for one size that is a fixed shift."""
+    return is_flow(scheduler) and bool(scheduler.config.get("use_dynamic_shifting"))
 
 
 def _noise_fields(start: Any) -> dict[str, Any]:
@@ -95,6 +113,7 @@ EXPORTERS: dict[str, Callable[[Any], "SchedulerMixin"]] = {
     "ddim": _ddim,
     "ancestral": _ancestral,
     "euler": _euler,
+    "scm": _scm,
 }
 
 
@@ -122,7 +141,9 @@ def _levels(scheduler: Any) -> NoiseSchedule:
     if config.get("num_train_timesteps") != NUM_TRAIN_TIMESTEPS or config.get("use_dynamic_shifting"):
         raise UserError(f"model.path: its {name} is not of {NUM_TRAIN_TIMESTEPS} timesteps and one fixed shift")
     if is_flow(scheduler):
-        return flow_schedule(NUM_TRAIN_TIMESTEPS, config.shift)
+        return flow_schedule(NUM_TRAIN_TIMESTEPS, _shift(scheduler))
+    if name == SCM:
+        return trigflow_schedule(NUM_TRAIN_TIMESTEPS)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise UserError(f"model.path: the noise levels of its {name} are not known here; give it a DDIMScheduler")
     return variance_preserving(scheduler.alphas_cumprod)
@@ -137,7 +158,19 @@ def _rise(sigmas: Tensor) -> bool:
 
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler is of rectified flow."""
-    return type(scheduler).__name__.startswith("FlowMatchEuler")
+    return type(scheduler).__name__.startswith("FlowMatchEuler") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+def _shift(scheduler: Any) -> float:
+    """The fixed shift of a flow's noise levels; DPM-Solver++ (SANA's) has another name for it."""
+    return scheduler.config.flow_shift if scheduler.config.get("use_flow_sigmas") else scheduler.config.shift
+
+
+def solvers_for(scheduler: Any) -> list[str]:
+    """Our solvers that a model with this scheduler can be unrolled with."""
+    if is_flow(scheduler):
+        return ["euler"]
+    return ["scm"] if type(scheduler).__name__ == SCM else ["lcm", "ddim", "ancestral"]
 
 
 def prediction_type_of(scheduler: Any) -> PredictionType:
@@ -148,6 +181,8 @@ def prediction_type_of(scheduler: Any) -> PredictionType:
     """
     if is_flow(scheduler):
         return "flow_prediction"
+    if type(scheduler).__name__ == SCM:
+        return "v_prediction"  # as the families with it make theirs
     known, found = get_args(PredictionType), scheduler.config.get("prediction_type")
     if found not in known:
         allowed = f"one of {', '.join(known)}"
@@ -156,9 +191,11 @@ def prediction_type_of(scheduler: Any) -> PredictionType:
 
 
 def solver_of(scheduler: Any) -> str:
-    """Our solver for a model as it is: `lcm`, trailing `ancestral`, `euler` for flow, `ddim` for all others."""
+    """Our solver for a model as it is: `lcm`, trailing `ancestral`, `euler` for flow, `scm`, `ddim` for all others."""
     if is_flow(scheduler):
         return "euler"
+    if type(scheduler).__name__ == SCM:
+        return "scm"
     name = type(scheduler).__name__
     if name in ANCESTRAL and scheduler.config.timestep_spacing == "trailing":
         return "ancestral"

@@ -1,6 +1,7 @@
 """Prompts -> prompt_embeds, exactly as the pipeline does at sampling, computed once per distinct prompt."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def cached_prompt_embeds(
 ) -> PromptEmbeds:
     """`encode_prompts`, kept on disk by the hash of the prompts and of the encoders' weights."""
     key = hashlib.sha256("\n".join([type(pipeline).__name__, str(max_sequence_length), *prompts]).encode())
+    key.update(json.dumps(family_of(pipeline).saved_config(pipeline)).encode())
     for encoder in text_encoders(pipeline).values():
         for name, tensor in sorted(encoder.state_dict().items()):
             key.update(name.encode())
@@ -94,12 +96,15 @@ def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def longest_tokenizer(pipeline: Any) -> Any:
-    """That of the text encoder which sees most of a prompt: of Stable Diffusion 3's three T5's."""
-    return getattr(pipeline, "tokenizer_3", None) or pipeline.tokenizer
+    """That of the text encoder which sees most of a prompt: of Stable Diffusion 3's three T5's. None: there is none."""
+    parts = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part is not None]
+    return max(parts, key=lambda tokenizer: tokenizer.model_max_length, default=None)
 
 
 def too_long(prompts: list[str], tokenizer: Any, max_sequence_length: int) -> list[str]:
-    """The prompts of which the text encoder sees only the beginning."""
+    """The prompts of which the text encoder sees only the beginning; without a tokenizer none."""
+    if tokenizer is None:
+        return []
     return [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > max_sequence_length]
 
 

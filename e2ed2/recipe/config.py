@@ -89,10 +89,12 @@ class TrajectoryConfig(Section):
     timesteps are parameters too, `learned` with the network (with random numbers of steps a grid for each) or
     `learned_alone` on a frozen one. `parameters`: one set for all steps, one for each (App. D.1), or a LoRA of rank
     `lora_rank` on the frozen start, one for all or for each, at the layers whose names end in `lora_targets` (default:
-    attention and feed-forward). `solver`: `lcm`, `ddim`, `ancestral` (DDPM's), or for flow models `euler` (default: the
-    start's own where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain,
-    two evaluations a step; an LCM's network is told the scale instead (default: the start's). `num_backprop_steps`:
-    steps at the end that the gradient passes through (default: all). `coupling`: which image a start noise goes with;
+    attention and feed-forward), written in the names of diffusers or of kohya (`lora_names`), which ComfyUI reads.
+    `solver`: `lcm`, `ddim`, `ancestral` (DDPM's), for flow models `euler`, for SANA-Sprint `scm` (default: the start's
+    own where it was made for few steps). `guidance_scale` above 1: classifier-free guidance inside the chain, two
+    evaluations a step; an LCM's network is told the scale instead (default: the start's). `shift`: of a flow model's
+    noise levels (default: the start's, which may go by the size of images). `num_backprop_steps`: steps at the end that
+    the gradient passes through (default: all). `coupling`: which image a start noise goes with;
     with `teacher_pairs` it is the sample that `teacher`, a model folder or a bundled model, makes of that noise for the
     full caption.
     """
@@ -101,8 +103,9 @@ class TrajectoryConfig(Section):
     random_num_steps: bool = False
     num_steps_weights: list[NonNegative] = []
     timesteps: list[TimestepGrid] = []
-    solver: Literal["lcm", "ddim", "ancestral", "euler"] | None = None
+    solver: Literal["lcm", "ddim", "ancestral", "euler", "scm"] | None = None
     guidance_scale: Annotated[Number, Field(ge=1)] | None = None
+    shift: Positive | None = None
     start: Literal["pure_noise", "random_step"] = "random_step"
     coupling: Literal["independent", "optimal_transport", "teacher_pairs"] = "independent"
     teacher: str | None = None
@@ -110,6 +113,7 @@ class TrajectoryConfig(Section):
     parameters: Literal["shared", "per_step", "lora", "lora_per_step"] = "shared"
     lora_rank: Held = 16
     lora_targets: list[str] | None = None
+    lora_names: Literal["diffusers", "kohya"] = "diffusers"
     gradient_checkpointing: bool = False
     num_backprop_steps: Held | None = None
 

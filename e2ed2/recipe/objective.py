@@ -23,7 +23,8 @@ class EnergyConfig(TermConfig):
 class KeepConfig(TermConfig):
     """Stay near the start: on prompts outside the data, a sample and the frozen start's sample from the same noise.
 
-    `prompts`: `general` or `emoji`, which ship, or a text file of one a line, or what else holds captions.
+    `prompts`: `general` or `emoji`, which ship, `classes` of a start that has them, a text file of one a line, or what
+    else holds captions.
     `batch_size`: how many a micro-batch (default: half as many as it has captions).
     """
 

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from e2ed2.models.families import FAMILIES, denoisers_of, family_of
+from e2ed2.models.families.base import Family
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import read_index
@@ -115,8 +116,8 @@ class PipelineSampler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._kind = read_index(self.folder, any_class=True).class_name
         check_class(self._where, self._kind)
-        is_known = self._kind in FAMILIES
-        asked_dtype = baseline.dtype or ("float16" if is_known else "bfloat16")
+        family = FAMILIES.get(self._kind)
+        asked_dtype = baseline.dtype or (family.half if family else "bfloat16")
         dtype = getattr(torch, asked_dtype) if device == "cuda" else torch.float32
         self.pipeline = _pipeline(self.folder, baseline, dtype)
         self.has_filter = getattr(self.pipeline, "safety_checker", None) is not None
@@ -133,7 +134,8 @@ class PipelineSampler:
         self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
         asked = checked_call(self.pipeline, self._call)
         self._takes_lists = takes_lists(self.pipeline)
-        count = self._counted if is_known else self._tried
+        is_plain = family is not None and type(family).own_guidance is Family.own_guidance
+        count = self._counted if is_plain else self._tried
         self.num_inference_steps, self.nfe = count(asked, listed)
         if steps not in (None, self.num_inference_steps):
             what = f"the {next(iter(listed))} of {baseline.model} make {self.num_inference_steps}"

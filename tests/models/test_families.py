@@ -16,13 +16,19 @@ from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.loop import train
 from e2ed2.training.stages.create import create_stage
-from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, save_tiny
+from tests.models.tiny import MAKERS, SCALED_LINEAR, SIDE, TODAY, save_tiny
 
 REQUESTS = [Request("a red cat", 3), Request("dog", 4)]
 
 
 def quiet(line):
     pass
+
+
+def asked(pipeline, prompt: str) -> dict:
+    """The argument of a pipeline's call that says what to draw."""
+    is_dit = type(pipeline).__name__ == "DiTPipeline"
+    return {"class_labels": pipeline.get_label_ids([prompt])} if is_dit else {"prompt": prompt}
 
 
 def in_diffusers(folder: Path) -> torch.Tensor:
@@ -33,10 +39,10 @@ def in_diffusers(folder: Path) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     inference = load_pipeline(folder)[1]
     call = inference.call(FAMILIES[type(pipeline).__name__])
-    images = [
-        pipeline(r.prompt, generator=torch.Generator().manual_seed(r.seed), output_type="pt", **call).images
-        for r in REQUESTS
-    ]
+    images = []
+    for r in REQUESTS:
+        generator = torch.Generator().manual_seed(r.seed)
+        images.append(pipeline(**asked(pipeline, r.prompt), generator=generator, output_type="pt", **call).images)
     return (torch.cat(images) * 255).round().to(torch.uint8)
 
 
@@ -90,7 +96,24 @@ CASES = {
     ),
     "PixArt-Sigma, ancestral": ("PixArtSigmaPipeline", {}, {"solver": "ancestral"}, "ancestral", 2),
     "SD 3": ("StableDiffusion3Pipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "FLUX.2 klein": ("Flux2KleinPipeline", {}, {}, "euler", 2),
+    "Z-Image": ("ZImagePipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "Z-Image-Turbo": ("ZImagePipeline", {}, {}, "euler", 2),
+    "FLUX.1 dev": ("FluxPipeline", {"guidance_embeds": True}, {}, "euler", 2),
+    "FLUX.1 schnell": ("FluxPipeline", {"use_dynamic_shifting": False}, {}, "euler", 2),
+    "FLUX.1 schnell, guided": ("FluxPipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "Chroma": ("ChromaPipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "Qwen-Image": ("QwenImagePipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "Qwen-Image, unguided": ("QwenImagePipeline", {}, {}, "euler", 2),
+    "SANA": ("SanaPipeline", {}, {"guidance_scale": 1.5}, "euler", 4),
+    "SANA-Sprint": ("SanaSprintPipeline", {}, {}, "scm", 2),
+    "SANA-Sprint in four steps": ("SanaSprintPipeline", {}, {"num_inference_steps": 4}, "scm", 4),
+    "DiT": ("DiTPipeline", {}, {"guidance_scale": 1.5}, "ddim", 4),
+    "FLUX.2 klein base": ("Flux2KleinPipeline", {"is_distilled": False}, {"guidance_scale": 1.5}, "euler", 4),
 }
+
+
+OF_TODAY = ["FLUX.2 klein", "Z-Image", "FLUX.1 dev", "Chroma", "Qwen-Image", "SANA", "SANA-Sprint", "DiT"]
 
 
 def start_of(case: str, folder: Path) -> Path:
@@ -117,7 +140,7 @@ def test_train_save_and_sample_identically_in_plain_diffusers(case, recipe, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["PixArt-alpha", "PixArt-Sigma", "SD 1.5", "LCM", "SDXL", "SD 3"])
+@pytest.mark.parametrize("case", ["PixArt-alpha", "PixArt-Sigma", "SD 1.5", "LCM", "SDXL", "SD 3", *OF_TODAY])
 def test_an_interrupted_run_ends_with_the_same_weights(case, recipe, tmp_path):
     start, class_name = start_of(case, tmp_path / "start"), CASES[case][0]
 
@@ -168,8 +191,8 @@ def test_sdxl_is_guided_away_from_zeros_or_from_the_empty_prompt(tmp_path):
 
 
 def test_an_unknown_pipeline_class_is_named_with_those_we_know(recipe, tmp_path):
-    start = save_tiny("FluxPipeline", tmp_path / "start")
-    message = f"a FluxPipeline cannot be used here; give one of {', '.join(FAMILIES)}"
+    start = save_tiny("StableDiffusionImg2ImgPipeline", tmp_path / "start")
+    message = f"a StableDiffusionImg2ImgPipeline cannot be used here; give one of {', '.join(FAMILIES)}"
     with pytest.raises(UserError, match=message):
         load_pipeline(start)
     with pytest.raises(UserError, match=message):
@@ -200,7 +223,7 @@ def test_every_family_has_a_tiny_copy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", *TODAY])
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, is_mixed, recipe, tmp_path):
     start = save_tiny(class_name, tmp_path / "start")
@@ -226,7 +249,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize("class_name", ["PixArtSigmaPipeline", "StableDiffusionXLPipeline", *TODAY[:-1]])
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_text_encoders_leave_as_they_came(class_name, is_sharded, recipe, tmp_path):
     """In half precision, of a variant, in shards: what plain diffusers loads is theirs to the bit."""
@@ -274,6 +297,32 @@ def test_another_kind_of_autoencoder_is_refused(recipe, tmp_path):
     DiffusionPipeline.from_pretrained(start, vae=tiny).save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="model.path: the vae of .*other is AutoencoderTiny; give a pipeline"):
         train(recipe(tmp_path / "run", tmp_path / "other"), quiet)
+
+
+@pytest.mark.parametrize(
+    ("case", "trajectory", "message"),
+    [
+        ("FLUX.2 klein", {"guidance_scale": 2.0}, "trajectory.guidance_scale: 2, but the model is distilled, .*: set"),
+        ("SD 1.5", {"shift": 3.0}, "trajectory.shift: 3, but a StableDiffusionPipeline is no flow model; leave it out"),
+        ("DiT", {"solver": "lcm"}, "trajectory.solver: lcm, but the call of a DiTPipeline gives its noise no seed"),
+        ("DiT", {"timesteps": [[999, 200]]}, "timesteps: a grid of 2 steps, but the call of a DiT.* takes none at all"),
+        (
+            "SANA-Sprint in four steps",
+            {"num_inference_steps": 3, "time_grid": "learned"},
+            "trajectory.time_grid: a grid of 3 steps, but the call of a SanaSprint.* takes none of more than 2; leave",
+        ),
+        ("SANA-Sprint", {"solver": "lcm"}, "trajectory.solver: lcm, but a SanaSprintPipeline .* needs scm"),
+    ],
+)
+def test_what_a_pipeline_s_call_cannot_do_is_not_trained(case, trajectory, message, recipe, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(recipe(tmp_path / "run", start_of(case, tmp_path / "start"), **trajectory), quiet)
+
+
+def test_a_caption_that_is_no_class_is_named(tmp_path):
+    pipeline, _ = load_pipeline(start_of("DiT", tmp_path / "start"))
+    with pytest.raises(UserError, match="caption 'a zebra': no class of this DiTPipeline; give one of its 24 classes"):
+        encode_prompts(["a dog", "a zebra"], pipeline)
 
 
 def test_a_model_may_be_trained_beside_its_own_size(recipe, tmp_path):

@@ -35,6 +35,12 @@ def short(call: FewStepCall | None) -> tuple | None:
         ([SDXL, "/models/sdxl_lightning_8step_lora.safetensors"], (8, "ddim", 1, False, 1024)),
         (["org/model", "ByteDance/Hyper-SD/Hyper-SD15-4steps-lora.safetensors"], (4, "ddim", 1, False, None)),
         (["stabilityai/stable-diffusion-3.5-large-turbo"], (4, "euler", 1, False, 1024)),
+        (["black-forest-labs/FLUX.2-klein-4B"], (4, "euler", 1, False, 1024)),
+        (["Tongyi-MAI/Z-Image-Turbo"], (8, "euler", 1, False, 1024)),
+        (["black-forest-labs/FLUX.1-schnell"], (4, "euler", 1, True, 1024)),
+        (["org/dev", "alimama-creative/FLUX.1-Turbo-Alpha"], (8, "euler", 3.5, False, 1024)),
+        (["Qwen/Qwen-Image", "/models/Qwen-Image-Lightning-4steps-V2.0.safetensors"], (4, "euler", 1, False, 1328)),
+        (["Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers"], (4, "scm", 4.5, True, 1024)),
         ([SDXL, "latent-consistency/lcm-lora-sdxl", "org/style-lora"], (4, "lcm", 1, True, None)),
         (["stabilityai/sdxl-turbo", "latent-consistency/lcm-lora-sdxl"], (4, "lcm", 1, True, None)),  # the last
         ([SDXL], None),
@@ -62,6 +68,7 @@ def test_a_name_tells_the_call(names, expected):
         ("PixArtSigmaPipeline", TURBO, None),
         ("StableDiffusionXLPipeline", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, None),
         ("StableDiffusion3Pipeline", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, None),
+        ("SanaSprintPipeline", {"_class_name": "SCMScheduler"}, (4, "scm", 4.5, True, None)),
         ("StableDiffusionPipeline", {}, None),
     ],
 )

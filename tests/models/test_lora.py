@@ -11,9 +11,11 @@ from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.models.lora import fuse
 from e2ed2.system.errors import UserError
 from e2ed2.training.loop import train
-from tests.models.tiny import save_tiny
+from tests.models.test_families import asked
+from tests.models.tiny import TODAY, save_tiny
 
 PROMPT = "a red cat"
+BEFORE = ["PixArtSigmaPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline"]
 
 
 def quiet(line):
@@ -23,16 +25,17 @@ def quiet(line):
 def sample(pipeline, inference) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     call = inference.call(FAMILIES[type(pipeline).__name__])
-    return pipeline(PROMPT, generator=torch.Generator().manual_seed(0), output_type="pt", **call).images
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(**asked(pipeline, PROMPT), generator=generator, output_type="pt", **call).images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("class_name", ["PixArtSigma", "StableDiffusion", "StableDiffusionXL", "StableDiffusion3"])
+@pytest.mark.parametrize("class_name", [*BEFORE, *TODAY])
 def test_start_and_adapter_in_plain_diffusers_sample_as_the_merged_model(class_name, recipe, tmp_path):
     from diffusers import DiffusionPipeline
     from peft import PeftModel
 
-    start = save_tiny(f"{class_name}Pipeline", tmp_path / "start")
+    start = save_tiny(class_name, tmp_path / "start")
     fast = {"lr": 0.1, "ema_decay": 0.0}
     folder = train(recipe(tmp_path / "run", start, train=fast, parameters="lora", lora_rank=2), quiet)
     inference = load_pipeline(folder)[1]
@@ -47,6 +50,18 @@ def test_start_and_adapter_in_plain_diffusers_sample_as_the_merged_model(class_n
     expected = sample(whole, inference)
     assert (plain - expected).abs().max() > 0.01
     torch.testing.assert_close(sample(separate, inference), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_name", TODAY)
+def test_an_adapter_learns_on_a_network_that_is_frozen_in_bf16(class_name, recipe, tmp_path):
+    start = save_tiny(class_name, tmp_path / "start")
+    half = {"lr": 0.1, "ema_decay": 0.0, "mixed_precision": "bf16"}
+    folder = train(recipe(tmp_path / "run", start, train=half, parameters="lora", lora_rank=2), quiet)
+    before, after = (load_file(at / "transformer" / "diffusion_pytorch_model.safetensors") for at in (start, folder))
+    assert all(after[name].dtype == x.dtype for name, x in before.items())
+    assert any(not torch.equal(after[name], x) for name, x in before.items())
+    assert all(x.isfinite().all() for x in after.values())
 
 
 def test_pixart_starts_from_its_own_exported_adapter(recipe, tmp_path):
@@ -83,6 +98,31 @@ def test_an_adapter_of_the_asked_layers_alone_comes_off_again(recipe, tmp_path):
     pipeline.unload_lora_weights()
     after = pipeline.unet.state_dict()
     assert all(torch.allclose(after[name], value, atol=1e-5) for name, value in before.items())
+
+
+def test_an_adapter_in_kohya_s_names_is_read_by_diffusers_and_named_as_comfyui_looks_for_it(recipe, tmp_path):
+    """ComfyUI (comfy/lora.py) takes `lora_unet_` and diffusers' name of a layer with `_` for every dot."""
+    start = save_tiny("StableDiffusionXLPipeline", tmp_path / "start")
+    fast = {"lr": 0.1, "ema_decay": 0.0}
+    asked = {"parameters": "lora", "lora_rank": 2, "lora_names": "kohya"}
+    folder = train(recipe(tmp_path / "run", start, train=fast, **asked), quiet)
+    adapter = load_file(folder / "lora" / "pytorch_lora_weights.safetensors")
+    pipeline, _ = load_pipeline(start)
+    layers = {f"lora_unet_{name.replace('.', '_')}" for name, _ in pipeline.unet.named_modules() if name}
+    parts = [name.split(".", 1) for name in adapter]
+    assert {layer for layer, _ in parts} <= layers
+    assert {part for _, part in parts} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    fuse(pipeline, [str(folder / "lora")])
+    expected = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in pipeline.unet.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_kohya_s_names_are_of_unets(recipe, tmp_path):
+    start = save_tiny("FluxPipeline", tmp_path / "start")
+    message = "trajectory.lora_names: kohya, but a FluxPipeline has a transformer, and ComfyUI reads diffusers' names"
+    with pytest.raises(UserError, match=message):
+        train(recipe(tmp_path / "run", start, parameters="lora", lora_names="kohya"), quiet)
 
 
 @pytest.mark.slow

@@ -1,15 +1,20 @@
 """Diffusers' schedulers and our solvers: which is which, the same noise levels, the same steps."""
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 
+from e2ed2.models.families.flux import Flux
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.scheduler import (
     EXPORTERS,
     few_step_scheduler,
     few_step_solver,
+    flow_scheduler,
     noise_scheduler,
+    prediction_type_of,
     schedule_of,
     solver_of,
 )
@@ -23,6 +28,8 @@ from e2ed2.trajectory import draw_noises, unroll
 from tests.models.tiny import save_tiny
 
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+FLOW_DPM = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,8 @@ SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_
         ("DDPMScheduler", {}, "ddim", "lcm"),
         ("DDIMScheduler", {"timestep_spacing": "trailing"}, "ddim", "lcm"),
         ("FlowMatchEulerDiscreteScheduler", {}, "euler", "euler"),
+        ("DPMSolverMultistepScheduler", FLOW_DPM, "euler", "euler"),
+        ("SCMScheduler", {}, "scm", "scm"),
     ],
 )
 def test_the_solver_of_a_start(name, options, as_it_is, few_steps):
@@ -58,8 +67,8 @@ def test_the_start_s_own_noise_levels_and_prediction_stay(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_has_a_scheduler_of_diffusers(solver):
-    flow = solver == "euler"
-    start = diffusers.FlowMatchEulerDiscreteScheduler() if flow else diffusers.DDIMScheduler(**SCALED_LINEAR)
+    own = {"euler": diffusers.FlowMatchEulerDiscreteScheduler, "scm": diffusers.SCMScheduler}
+    start = own[solver]() if solver in own else diffusers.DDIMScheduler(**SCALED_LINEAR)
     assert solver_of(few_step_scheduler(solver, start)) == solver
     assert EXPORTERS.keys() == SOLVERS.keys()
 
@@ -74,7 +83,7 @@ def test_a_solver_that_cannot_be_exported_is_refused_before_anything_is_encoded(
     config = config.model_copy(update={"trajectory": config.trajectory.model_copy(update={"solver": "heun"})})
     data = load_training_set(config.data, print)
     monkeypatch.setattr("e2ed2.models.folders.trial._try_autoencoder", lambda pipeline: None)  # which encodes
-    message = "trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, ancestral, euler$"
+    message = "trajectory.solver: heun has no scheduler .*; give one of lcm, ddim, ancestral, euler, scm$"
     with pytest.raises(UserError, match=message):
         create_stage(config, data, torch.device("cpu"), print)
     with pytest.raises(UserError, match="trajectory.solver: heun"):
@@ -199,6 +208,45 @@ def test_levels_and_predictions_that_cannot_be_are_named(scheduler, message):
 def test_any_shift_ends_in_pure_noise(shift):
     levels = schedule_of(diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)).sigmas
     assert levels[-1].item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_a_dynamic_shift_is_a_fixed_one_for_one_size(kind):
+    """FLUX.1's of a picture of 1024 x 768 pixels, by its own pipeline's rule."""
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    dynamic = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+    network = SimpleNamespace(config=SimpleNamespace(sample_size=128))
+    vae = diffusers.AutoencoderKL.from_config({"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 4})
+    pipeline = SimpleNamespace(scheduler=dynamic, transformer=network, vae=vae)
+    fixed = flow_scheduler(Flux().shift(pipeline, 1024, 768, num_steps=4))
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    dynamic.set_timesteps(sigmas=sigmas, mu=calculate_shift(64 * 48))
+    fixed.set_timesteps(sigmas=sigmas)
+    torch.testing.assert_close(fixed.sigmas, dynamic.sigmas)
+    torch.testing.assert_close(fixed.timesteps, dynamic.timesteps)
+    t = torch.tensor([999, 749, 499, 249])
+    torch.testing.assert_close(schedule_of(fixed).sigmas[t], dynamic.sigmas[:-1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_scm_steps_are_those_of_diffusers(num_steps):
+    """In units in which data have deviation 1, which diffusers multiplies by sigma_data."""
+    scheduler, call = diffusers.SCMScheduler(), Inference("scm", num_steps, 4.5, 64, 64)
+    scheduler.set_timesteps(**call.steps())
+    noises = draw_noises((3, 4, 2, 2), num_steps, torch.Generator().manual_seed(0))
+    x = noises[0] * scheduler.config.sigma_data
+    generator = torch.Generator().manual_seed(0)
+    torch.randn(noises[0].shape, generator=generator)  # the start's
+    for t in scheduler.timesteps[:-1]:
+        prediction = (x / scheduler.config.sigma_data).tanh() * scheduler.config.sigma_data
+        x, denoised = scheduler.step(prediction, t, x, generator=generator, return_dict=False)
+    ours = unroll(
+        lambda x_t, t, cond: x_t.tanh(), noises[0], call.grid(), None, schedule=schedule_of(scheduler),
+        prediction_type=prediction_type_of(scheduler), solver="scm", noises=noises[1:],
+    )  # fmt: skip
+    torch.testing.assert_close(ours, denoised / scheduler.config.sigma_data, rtol=1e-4, atol=1e-5)
 
 
 def test_our_own_models_have_the_betas_of_pixart():

@@ -183,7 +183,7 @@ def call(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"solver": "heun"}, "solver: must be one of lcm, ddim, ancestral, euler, found 'heun'"),
+        ({"solver": "heun"}, "solver: must be one of lcm, ddim, ancestral, euler, scm, found 'heun'"),
         ({"solver": "euler"}, "solver: euler, but the model's scheduler is EulerDiscreteScheduler"),
         ({"num_inference_steps": 0}, "num_inference_steps: .* greater than or equal to 1, found 0"),
         ({"num_inference_steps": "4"}, "num_inference_steps: Input should be a valid integer, found '4'"),

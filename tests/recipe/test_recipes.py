@@ -7,7 +7,7 @@ import pytest
 from e2ed2.recipe.load import load_config
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = [*FOLDER.glob("*.yaml"), *(FOLDER / "emoji").glob("*.yaml")]
+RECIPES = [path for name in ("", "emoji", "today") for path in (FOLDER / name).glob("*.yaml")]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -208,9 +208,9 @@ def test_nothing_of_a_folder_is_run_or_unpickled(tmp_path):
         ({"transformer": ["mine", "X"]}, "transformer: must be a pair of library"),
         ({"transformer": ["os", "X"]}, "transformer: must be a pair of library"),
         ({"transformer": ["../../x", "X"]}, "transformer: must be a pair of library"),
-        ({"transformer": ["flux", "FluxTransformer2DModel"]}, "not a loadable model folder"),
+        ({"transformer": ["flux", "FluxTransformer2DModel"]}, "transformer: must be a pair of library"),
         ({"scheduler": ["diffusers", "NoSuchScheduler"]}, "not a loadable model folder"),
-        ({"transformer": [None, None]}, "not a loadable model folder"),
+        ({"transformer": [None, None]}, "transformer is missing, which a FluxPipeline needs"),
     ]:
         (folder / "model_index.json").write_text(json.dumps(index | changes))
         with pytest.raises(UserError, match=message):

@@ -6,10 +6,18 @@ from typing import Any
 from torch import nn
 
 from e2ed2.models.families.base import Family
+from e2ed2.models.families.chroma import Chroma
+from e2ed2.models.families.dit import DiT
+from e2ed2.models.families.flux import Flux
+from e2ed2.models.families.flux_2_klein import Flux2Klein
 from e2ed2.models.families.pixart import PixArt
+from e2ed2.models.families.qwen_image import QwenImage
+from e2ed2.models.families.sana import Sana, SanaSprint
 from e2ed2.models.families.stable_diffusion import StableDiffusion
 from e2ed2.models.families.stable_diffusion_3 import StableDiffusion3
 from e2ed2.models.families.stable_diffusion_xl import StableDiffusionXL
+from e2ed2.models.families.z_image import ZImage
+from e2ed2.models.scheduler import flow_scheduler, has_dynamic_shift
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import MAX_SHOWN
 
@@ -20,6 +28,14 @@ FAMILIES: dict[str, Family] = {  # by the class name in a folder's model_index.j
     "LatentConsistencyModelPipeline": StableDiffusion(),
     "StableDiffusionXLPipeline": StableDiffusionXL(),
     "StableDiffusion3Pipeline": StableDiffusion3(),
+    "Flux2KleinPipeline": Flux2Klein(),
+    "ZImagePipeline": ZImage(),
+    "FluxPipeline": Flux(),
+    "ChromaPipeline": Chroma(),
+    "QwenImagePipeline": QwenImage(),
+    "SanaPipeline": Sana(),
+    "SanaSprintPipeline": SanaSprint(),
+    "DiTPipeline": DiT(),
 }
 
 
@@ -43,6 +59,13 @@ def family_of(pipeline: Any) -> Family:
 def network_of(pipeline: Any) -> Any:
     """The component that denoises: a transformer or a UNet."""
     return getattr(pipeline, family_of(pipeline).network)
+
+
+def fix_shift(pipeline: Any, height: int, width: int, num_steps: int) -> None:
+    """Where a flow's noise levels go by the size of a picture, those of one size, in place."""
+    if has_dynamic_shift(pipeline.scheduler):
+        shift = family_of(pipeline).shift(pipeline, height, width, num_steps)
+        pipeline.register_modules(scheduler=flow_scheduler(shift))
 
 
 def denoisers_of(pipeline: Any) -> list[nn.Module]:

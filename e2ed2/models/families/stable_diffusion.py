@@ -18,6 +18,9 @@ class StableDiffusion(Family):
         embeds, _ = pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)
         return PromptEmbeds(embeds)
 
+    def cells_per_token(self, network: Any) -> int:
+        return 2 ** (len(network.block_out_channels) - 1)
+
     def embeds_guidance(self, pipeline: Any) -> bool:
         return pipeline.unet.config.time_cond_proj_dim is not None
 

@@ -76,7 +76,7 @@ A pipeline's call has defaults of its own (steps, guidance); this model wants {i
 prompt, seed = {_literal(prompt)}, {SEED}
 pipeline = DiffusionPipeline.from_pretrained(".", dtype=torch.float32{NO_FILTER if has_filter else ""})
 {swap}image = pipeline(
-    prompt,
+    {family.prompt_argument},
     generator=torch.Generator().manual_seed(seed),
 {arguments}{callback}).images[0]
 ```

@@ -22,6 +22,7 @@ class FewStepCall:
         solver: ours, one of `samplers.SOLVERS`. guidance_scale: 1 is none.
         any_steps: whether every number of steps up to `num_inference_steps` is served, or this one alone.
         source: who prescribes this. side: of its images in pixels; None: the network's own.
+        shift: of a flow's noise levels; None: the start's own.
     """
 
     num_inference_steps: Annotated[int, Field(ge=1)]
@@ -30,6 +31,7 @@ class FewStepCall:
     any_steps: bool
     source: str
     side: Annotated[int, Field(ge=1)] | None = None
+    shift: Annotated[float, Field(gt=0)] | None = None
 
 
 class Named(Part):

@@ -21,10 +21,14 @@ COMPONENT = re.compile(
 
 @dataclass(frozen=True)
 class ModelIndex:
-    """class_name: of the pipeline. parts: component -> (library, class), without those left out."""
+    """class_name: of the pipeline. parts: component -> (library, class), without those left out.
+
+    classes: names of what it draws, one of each, where a prompt is a class.
+    """
 
     class_name: str
     parts: dict[str, tuple[str, str]]
+    classes: tuple[str, ...] = ()
 
     @property
     def text_encoders(self) -> list[str]:
@@ -61,7 +65,9 @@ def read_index(folder: Path, *, any_class: bool = False) -> ModelIndex:
     for name in () if family is None else (family.network, *family.needs):
         if name not in parts:
             raise UserError(f"model file {path}: {name} is missing, which a {class_name} needs")
-    return ModelIndex(class_name, parts)
+    names = values.get("id2label") if family is not None and family.has_classes else None
+    classes = [str(text).split(",")[0].strip() for text in names.values()] if isinstance(names, dict) else []
+    return ModelIndex(class_name, parts, tuple(dict.fromkeys(classes)))
 
 
 def _is_of_diffusers(library: str) -> bool:

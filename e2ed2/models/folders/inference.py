@@ -13,10 +13,10 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from pydantic.dataclasses import dataclass
 
 from e2ed2.models.families import Family, family_of, network_of
-from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS, ORIGINAL_INFERENCE_STEPS, is_flow, solver_of
-from e2ed2.models.text import MAX_SEQUENCE_LENGTH
+from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS, ORIGINAL_INFERENCE_STEPS, solver_of, solvers_for
+from e2ed2.models.text import MAX_SEQUENCE_LENGTH, longest_tokenizer
 from e2ed2.samplers import SOLVERS
-from e2ed2.schedule import lcm_timesteps, trailing_timesteps
+from e2ed2.schedule import MAX_ANGLE, lcm_timesteps, scm_timesteps, trailing_timesteps
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import read_fields
 from e2ed2.system.readers.typed import in_words
@@ -107,7 +107,7 @@ class Inference:
         try:
             if self.solver == "lcm":
                 return lcm_timesteps(steps, original_inference_steps=ORIGINAL_INFERENCE_STEPS)
-            return trailing_timesteps(steps)
+            return scm_timesteps(steps) if self.solver == "scm" else trailing_timesteps(steps)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -126,14 +126,19 @@ class Inference:
         """The call's arguments that make the grid; a flow pipeline has noise levels before its shift, not timesteps."""
         if self.solver == "euler":
             return {"sigmas": [(t + 1) / NUM_TRAIN_TIMESTEPS for t in self.grid().tolist()]}
+        if self.solver == "scm":
+            first, *rest = [(t + 1) / NUM_TRAIN_TIMESTEPS * MAX_ANGLE for t in self.grid().tolist()]
+            angles = {"max_timesteps": first, "intermediate_timesteps": rest[0] if len(rest) == 1 else None}
+            return {"num_inference_steps": self.num_inference_steps, **angles}
         if self.timesteps is not None:
             return {"timesteps": self.timesteps}
         return {"num_inference_steps": self.num_inference_steps}
 
     def call(self, family: Family) -> dict[str, Any]:
         """The keyword arguments of the pipeline's call, less the prompt."""
-        shared = ("guidance_scale", "height", "width")
-        return self.steps() | {name: getattr(self, name) for name in (*shared, *family.call_arguments)}
+        guidance = family.guidance(self.guidance_scale, embedded=self.embedded_guidance)
+        others = {name: getattr(self, name) for name in (*family.size_arguments, *family.call_arguments)}
+        return self.steps() | guidance | others
 
     def to_json(self, family: Family) -> str:
         """What `inference.json` holds: no argument that the family's pipeline does not have."""
@@ -153,7 +158,7 @@ def read_inference(folder: Path, pipeline: Any) -> Inference:
         return _made({**_of_call(pipeline), **embedded}, f"model {folder}")
     defaults = {"max_sequence_length": _max_sequence_length(pipeline)}
     inference = inference_of(folder / INFERENCE_FILE, defaults, embedded)
-    if (inference.solver == "euler") != is_flow(pipeline.scheduler):
+    if inference.solver not in solvers_for(pipeline.scheduler):
         kind = type(pipeline.scheduler).__name__
         path = folder / INFERENCE_FILE
         raise UserError(f"{path}: solver: {inference.solver}, but the model's scheduler is {kind}; {REMEDY}")
@@ -183,11 +188,12 @@ def _made(values: dict[str, Any], where: str) -> Inference:
 
 def _of_call(pipeline: Any) -> dict[str, Any]:
     defaults = {name: p.default for name, p in inspect.signature(pipeline.__call__).parameters.items()}
-    side = network_of(pipeline).config.sample_size * pipeline.vae_scale_factor
+    family = family_of(pipeline)
+    side = family.side(network_of(pipeline).config, pipeline.vae.config)
     return {
         "solver": solver_of(pipeline.scheduler),
         "num_inference_steps": defaults["num_inference_steps"],
-        "guidance_scale": defaults["guidance_scale"],
+        "guidance_scale": family.own_guidance(pipeline, defaults),
         "height": side,
         "width": side,
         "max_sequence_length": _max_sequence_length(pipeline),
@@ -196,5 +202,7 @@ def _of_call(pipeline: Any) -> dict[str, Any]:
 
 def _max_sequence_length(pipeline: Any) -> int:
     parameters = inspect.signature(pipeline.__call__).parameters
-    own = parameters.get("max_sequence_length")
-    return pipeline.tokenizer.model_max_length if own is None else own.default
+    if (tokenizer := longest_tokenizer(pipeline)) is None:
+        return MAX_SEQUENCE_LENGTH
+    own, most = parameters.get("max_sequence_length"), tokenizer.model_max_length
+    return most if own is None else family_of(pipeline).max_tokens(pipeline, min(own.default, most))

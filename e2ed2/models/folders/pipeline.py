@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e2ed2.models.families import FAMILIES, denoisers_of, family_of, network_of
+from e2ed2.models.autoencoder import cell_side
+from e2ed2.models.families import FAMILIES, denoisers_of, family_of, fix_shift, network_of
 from e2ed2.models.folders.card import CARD_FILE, PROMPT, model_card
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_index, text_files
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
 from e2ed2.models.folders.parts import INDEX_FILE, REMEDY, load_network, no_more_than_in, read_config, refusing
 from e2ed2.models.folders.trial import try_network, try_out
-from e2ed2.models.scheduler import schedule_of
+from e2ed2.models.scheduler import has_dynamic_shift, schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import ENDLESS, is_endless, write_file
@@ -25,7 +26,6 @@ from e2ed2.system.files import ENDLESS, is_endless, write_file
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ModelMixin, PixArtAlphaPipeline, SchedulerMixin
 
-MAX_ENLARGED = 8  # times the side that a network is made for
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -54,13 +54,12 @@ def latent_shape(pipeline: Any, height: int, width: int) -> tuple[int, int, int]
     Raises:
         UserError: a side that autoencoder and network do not divide, or one far over what the network is made for.
     """
-    factor, config = pipeline.vae_scale_factor, network_of(pipeline).config
-    patch, positions = getattr(config, "patch_size", 1), getattr(config, "pos_embed_max_size", None)
-    most = MAX_ENLARGED * config.sample_size if positions is None else positions * patch  # SD3 has a table of them
-    if height % (step := factor * patch) or width % step or max(height, width) > most * factor:
-        allowed = f"multiples of {step}, at most {most * factor}"
+    family, cell = family_of(pipeline), cell_side(pipeline.vae)
+    sizes = family.sizes(pipeline)
+    if height % sizes.step or width % sizes.step or max(height, width) > sizes.most:
+        allowed = f"multiples of {sizes.step}, at most {sizes.most}"
         raise UserError(f"size: {height}x{width} pixels, but both sides must be {allowed}")
-    return config.in_channels, height // factor, width // factor
+    return family.channels(network_of(pipeline).config), height // cell, width // cell
 
 
 def save_pipeline(
@@ -81,6 +80,7 @@ def save_pipeline(
         prompt: that the card's code draws.
     """
     family, network = family_of(pipeline), network_of(pipeline)
+    pipeline.register_to_config(**family.saved_config(pipeline))
     pipeline.save_pretrained(folder, safe_serialization=True)
     if text_from is not None:
         copy_text_encoders(*text_from, folder)
@@ -97,26 +97,36 @@ def save_pipeline(
 
 
 def load_pipeline(
-    folder: Path, variant: str | None = None, dtype: torch.dtype | None = None, *, with_text: bool = True
+    folder: Path,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    with_text: bool = True,
+    side: int | None = None,
+    num_steps: int | None = None,
 ) -> tuple[Any, Inference]:
     """(pipeline, Inference) of a model folder, ours or plain diffusers', tried out; nothing is unpickled or downloaded.
 
     Args:
         variant: of the weight files, such as `fp16`. dtype: of the text encoders; the rest is float32.
         with_text: whether to load the text encoders, which may be far larger than the rest.
+        side, num_steps: of pictures and sampler that it shall be used for, in place of its own; the noise levels of
+            some models go by them.
     Raises:
         UserError: no such folder, a pickle in it, not a pipeline or one of an unknown class, or damaged.
     """
-    from diffusers import AutoencoderKL
-
     pipeline = open_pipeline(folder, variant, torch.float32, dtype or torch.float32, with_text=with_text)
-    if not isinstance(pipeline.vae, AutoencoderKL):
-        kind = type(pipeline.vae).__name__
-        raise UserError(f"model.path: the vae of {folder} is {kind}; give a pipeline whose vae is AutoencoderKL")
-    schedule_of(pipeline.scheduler)
+    family, kind = family_of(pipeline), type(pipeline.vae).__name__
+    if kind != family.autoencoder:
+        needed = f"give a pipeline whose vae is {family.autoencoder}"
+        raise UserError(f"model.path: the vae of {folder} is {kind}; {needed}")
+    if not has_dynamic_shift(pipeline.scheduler):
+        schedule_of(pipeline.scheduler)
     with refusing(f"model {folder}: not a loadable model folder"):
         inference = read_inference(folder, pipeline)
         latent_shape(pipeline, inference.height, inference.width)
+        inference = inference if side is None else replace(inference, height=side, width=side)
+        fix_shift(pipeline, inference.height, inference.width, num_steps or inference.num_inference_steps)
     try_out(pipeline, inference, folder)
     return pipeline, inference
 

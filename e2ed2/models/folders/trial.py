@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.autoencoder import decode, encode
+from e2ed2.models.autoencoder import cell_side, decode, encode, latent_channels
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.parts import REMEDY, refusing
@@ -47,14 +47,14 @@ def try_network(pipeline: Any, network: nn.Module, cond: PromptEmbeds | None = N
         mask = torch.ones(1, NUM_TOKENS, dtype=torch.long)
         cond = PromptEmbeds(torch.zeros(1, NUM_TOKENS, width), mask, None if pooled is None else torch.zeros(1, pooled))
     device = next(network.parameters()).device
-    x_t = torch.zeros(1, pipeline.vae.config.latent_channels, NUM_CELLS, NUM_CELLS, device=device)
+    x_t = torch.zeros(1, latent_channels(pipeline.vae), NUM_CELLS, NUM_CELLS, device=device)
     denoise = family.denoiser(pipeline, network, guidance_scale=1.0)
     _check(denoise(x_t, torch.zeros(1, dtype=torch.long, device=device), cond.to(device).like(x_t)), x_t.shape)
 
 
 def _try_text(pipeline: Any, inference: Inference, where: str) -> PromptEmbeds | None:
     """What the text encoders make of one of the prompts; all are tried."""
-    if pipeline.text_encoder is None:
+    if getattr(pipeline, "text_encoder", None) is None:
         return None
     for name, tokenizer in pipeline.components.items():
         encoder = pipeline.components.get(name.replace("tokenizer", "text_encoder"))
@@ -76,12 +76,13 @@ def _try_text(pipeline: Any, inference: Inference, where: str) -> PromptEmbeds |
 
 
 def _try_autoencoder(pipeline: Any) -> None:
-    vae, side = pipeline.vae, NUM_CELLS * pipeline.vae_scale_factor
-    if not 0 < (scale := vae.config.scaling_factor) < float("inf"):
+    vae, side = pipeline.vae, NUM_CELLS * cell_side(pipeline.vae)
+    if not 0 < (scale := vae.config.get("scaling_factor", 1.0)) < float("inf"):
         raise ValueError(f"scaling_factor {scale}")
     images = torch.zeros(1, 3, side, side, device=next(vae.parameters()).device)
     latents = encode(vae, images)
-    _check(latents, torch.Size([1, network_of(pipeline).config.in_channels, NUM_CELLS, NUM_CELLS]))
+    channels = family_of(pipeline).channels(network_of(pipeline).config)
+    _check(latents, torch.Size([1, channels, NUM_CELLS, NUM_CELLS]))
     _check(decode(vae, latents), images.shape)
 
 

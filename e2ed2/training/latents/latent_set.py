@@ -11,7 +11,7 @@ from torch import Tensor
 from e2ed2.data.batch import ImageTextSet, spread
 from e2ed2.data.cache import EMPTY, PLAIN
 from e2ed2.models.autoencoder import encode_all, to_float
-from e2ed2.models.families import family_of, network_of
+from e2ed2.models.families import family_of
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.recipe.data import DataConfig
@@ -211,21 +211,13 @@ class MemoryLatents(LatentSet):
         return [self._texts[row] for row in rows.tolist()], self._images[rows]
 
 
-def _cells_per_token(network: Any) -> int:
-    """Latent cells along the side of a transformer's patch, or of a pixel in the middle of a UNet."""
-    if "patch_size" in network:
-        return network.patch_size
-    return 2 ** (len(network.block_out_channels) - 1)
-
-
 def check_size(size: int, config: DataConfig, pipeline: Any) -> None:
     """Raise UserError when the images have shapes that the model cannot take, or far from those it makes."""
-    network = network_of(pipeline).config
-    side = network.sample_size * pipeline.vae_scale_factor
-    cell = pipeline.vae_scale_factor * _cells_per_token(network)
+    sizes = family_of(pipeline).sizes(pipeline)
+    side, cell, least, most = sizes.side, sizes.trained_step, sizes.trained_least, sizes.trained_most
     for field, value in (("data.size", size), *(("data.buckets.sizes", value) for value in config.buckets.sizes)):
-        if value % cell or not side <= 2 * value <= 4 * side:
-            others = f"or to a multiple of {cell} from {side // 2} to {2 * side}"
+        if value % cell or not least <= value <= most:
+            others = f"or to a multiple of {cell} from {least} to {most}"
             raise UserError(f"{field}: {value}, but the model makes {side} px images: set it to {side}, {others}")
     if config.buckets.has_several and config.buckets.step % cell:
         step = cell * max(1, round(config.buckets.step / cell))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
-from e2ed2.models.autoencoder import decode, decode_crop, decoder_features
+from e2ed2.models.autoencoder import cell_side, decode, decode_crop, decoder_features, latent_channels
 from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminator
@@ -70,11 +70,11 @@ class EndToEndStage(FewStepStage):
             latent = self._latent_terms
             self.weights |= {f"intermediate_{k}": self._intermediate_weight * self.weights[k] for k in latent}
         shortest = min(map(min, config.data.shapes))
-        check_sides(config, self.weights, shortest, shortest // self._pipeline.vae_scale_factor)
+        check_sides(config, self.weights, shortest, shortest // cell_side(self._pipeline.vae))
         if self._features and self._space == "feature":
             self.adversary = self._adversary(FeatureDiscriminator(self._features.channels))
         elif self._space is not None:
-            channels = 3 if self._space == "pixel" else self._pipeline.vae.config.latent_channels
+            channels = 3 if self._space == "pixel" else latent_channels(self._pipeline.vae)
             self.adversary = self._adversary(Discriminator(channels))
         self._trajectory = config.trajectory
         counts, draws_start = config.trajectory.step_counts, config.trajectory.start == "random_step"
@@ -86,7 +86,8 @@ class EndToEndStage(FewStepStage):
         elif config.trajectory.parameters != "shared":
             adapters = 1 if config.trajectory.parameters == "lora" else num_steps
             frozen = transformer if self.half is None else transformer.to(self.half)
-            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, config.trajectory.lora_targets)
+            targets = config.trajectory.lora_targets or self.family.lora_targets
+            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, targets)
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
         self.network = self.chain(sets, learned).to(device)
         if self._beside is not None:
@@ -248,7 +249,7 @@ class EndToEndStage(FewStepStage):
         pictures = self.data.images(batch.rows)
         if place is None:
             return pictures
-        top, left, side = (self._pipeline.vae_scale_factor * cells for cells in place)
+        top, left, side = (cell_side(self._pipeline.vae) * cells for cells in place)
         return pictures[..., top : top + side, left : left + side]
 
     def _draw_start(self, generator: torch.Generator) -> tuple[int, int]:

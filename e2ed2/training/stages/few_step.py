@@ -15,15 +15,15 @@ from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
-from e2ed2.models.lora import merged, save_adapter
+from e2ed2.models.lora import check_names, merged, save_adapter
 from e2ed2.models.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
     few_step_scheduler,
-    is_flow,
     prediction_type_of,
     schedule_of,
+    solvers_for,
 )
 from e2ed2.models.text import cached_prompt_embeds, text_encoders
 from e2ed2.recipe.config import Config
@@ -66,9 +66,10 @@ class FewStepStage:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
             )
-        self.inference = few_step_call(config, self._pipeline, start)
+        self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
         self._check_solver(solver)
+        check_names(config.trajectory.lora_names, self._pipeline)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
@@ -85,7 +86,9 @@ class FewStepStage:
         if config.model.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         if self.half is not None:
-            self._pipeline.vae.to(self.half, memory_format=torch.channels_last)  # faster convolutions
+            self._pipeline.vae.to(self.half)
+            if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
+                self._pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
 
     def _prompts_beside(self) -> list[str]:
@@ -94,12 +97,21 @@ class FewStepStage:
 
     def _check_solver(self, solver: str) -> None:
         check_exportable(solver)
-        flow, name = is_flow(self._pipeline.scheduler), type(self._pipeline).__name__
-        if self._config.stage == "lcm" and flow:
-            raise UserError(f"model.path: a {name} is a flow model, which stage lcm cannot distil; train it with e2ed2")
-        if flow != (solver == "euler"):
-            allowed = "euler" if flow else "lcm, ddim or ancestral"
+        known, name = solvers_for(self._pipeline.scheduler), type(self._pipeline).__name__
+        if self._config.stage == "lcm" and "lcm" not in known:
+            kind = "flow" if known == ["euler"] else "consistency"
+            message = f"a {name} is a {kind} model, which stage lcm cannot distil; train it with e2ed2"
+            raise UserError(f"model.path: {message}")
+        if solver not in known:
+            allowed = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
             raise UserError(f"trajectory.solver: {solver}, but a {name} with this scheduler needs {allowed}")
+        trajectory, most = self._config.trajectory, self.family.most_steps_of_any_grid
+        learned = trajectory.step_counts if trajectory.time_grid != "fixed" else []
+        if (longest := max([0, *self.inference.own_grids, *learned])) > most:
+            field = "timesteps" if longest in self.inference.own_grids else "time_grid"
+            rule = f"of more than {most}" if most else "at all"
+            problem = f"a grid of {longest} steps, but the call of a {name} takes none {rule}; leave it out"
+            raise UserError(f"trajectory.{field}: {problem}")
 
     def denoiser(self, network: nn.Module) -> Denoise:
         """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""
@@ -156,10 +168,11 @@ class FewStepStage:
         base = network_of(pipeline)
         networks = [merged(trained, base) for trained in sampler.transformers]
         pipeline.register_modules(
-            **{family_of(pipeline).network: networks[0], "scheduler": self._pipeline.scheduler}
+            **{self.family.network: networks[0], "scheduler": self._pipeline.scheduler}
         )
         text_from = (start_folder(config), config.model.variant) if keeps_text(config) else None
         about = about_run(config, self.weights)
         save_pipeline(pipeline, inference, folder, networks[1:], about, text_from, self._prompt)
         for k, trained in enumerate(sampler.transformers, start=1):
-            save_adapter(trained, pipeline, folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}"))
+            at = folder / (LORA_FOLDER if k == 1 else f"{LORA_FOLDER}_{k}")
+            save_adapter(trained, pipeline, at, config.trajectory.lora_names)

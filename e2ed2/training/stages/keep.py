@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from e2ed2.data.captions import read_captions
 from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.folders.index import read_index
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.recipe.config import Config
+from e2ed2.system.errors import UserError
+from e2ed2.training.stages.start import start_folder
 from e2ed2.trajectory import draw_noises
 
 SHIPPED = {name: Path(__file__).parents[1] / "assets" / f"{name}_prompts.txt" for name in ("general", "emoji")}
+CLASSES = "classes"  # of the start
 MEASURED_EVERY = 5
 
 
@@ -30,7 +34,13 @@ def kept_prompts(config: Config) -> tuple[list[str], list[str]]:
         UserError: `objective.keep.prompts` cannot be read.
     """
     asked = config.objective.keep.prompts
-    prompts = list(dict.fromkeys(read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")))
+    if asked == CLASSES:
+        captions = [*read_index(start_folder(config)).classes]
+    else:
+        captions = read_captions(SHIPPED.get(asked, Path(asked)), "objective.keep.prompts")
+    prompts = list(dict.fromkeys(captions))
+    if not prompts:
+        raise UserError(f"objective.keep.prompts: {CLASSES}, but {config.model.path} has none; set general")
     left = prompts[MEASURED_EVERY - 1 :: MEASURED_EVERY]
     del prompts[MEASURED_EVERY - 1 :: MEASURED_EVERY]
     return prompts, left

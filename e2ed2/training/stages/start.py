@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 
+from e2ed2.models.families import family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.pipeline import load_pipeline, replace_network, save_pipeline
 from e2ed2.models.lora import fuse
 from e2ed2.models.new import new_pipeline
-from e2ed2.models.scheduler import few_step_scheduler, few_step_solver
+from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, flow_scheduler, is_flow
 from e2ed2.recipe.config import Config
+from e2ed2.samplers import NOISY_SOLVERS
+from e2ed2.system.errors import UserError
 
 
 def half_of(config: Config) -> torch.dtype | None:
@@ -45,20 +48,33 @@ def load_start(
     if model.architecture is not None:  # from scratch
         pipeline = new_pipeline(str(model.path), model.architecture, "lcm")
         return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
+    with_text = with_text or not keeps_text(config)
     pipeline, start = load_pipeline(
-        start_folder(config), model.variant, dtype, with_text=with_text or not keeps_text(config)
+        start_folder(config), model.variant, dtype, with_text=with_text, side=side, num_steps=steps
     )
     if model.network is not None:
         replace_network(pipeline, model.network)
     fuse(pipeline, model.lora)
-    return pipeline, replace(start, height=side, width=side)
+    if (shift := config.trajectory.shift) is not None:
+        if not is_flow(pipeline.scheduler):
+            kind = type(pipeline).__name__
+            raise UserError(f"trajectory.shift: {shift:g}, but a {kind} is no flow model; leave it out")
+        pipeline.register_modules(scheduler=flow_scheduler(shift))
+    return pipeline, start
 
 
 def few_step_call(config: Config, pipeline: Any, start: Inference) -> Inference:
     """The few-step sampler that is trained, and exported: the recipe's, and the start's own where it does not say."""
     trajectory = config.trajectory
     steps, solver = trajectory.num_inference_steps, trajectory.solver or few_step_solver(pipeline.scheduler)
+    if solver in NOISY_SOLVERS and not family_of(pipeline).takes_noise:
+        if trajectory.solver is not None:
+            kind = type(pipeline).__name__
+            raise UserError(f"trajectory.solver: {solver}, but the call of a {kind} gives its noise no seed: set ddim")
+        solver = "ddim"
     scale = trajectory.guidance_scale or (start.guidance_scale if start.embedded_guidance else 1.0)
+    if scale > 1 and (why := family_of(pipeline).why_no_guidance(pipeline)):
+        raise UserError(f"trajectory.guidance_scale: {scale:g}, but {why}: set it to 1")
     call = replace(start.with_grids({}), solver=solver, num_inference_steps=steps, guidance_scale=scale)
     grids = start.own_grids if start.solver == solver else {}
     grids |= {len(grid): grid for grid in trajectory.timesteps}

@@ -243,7 +243,7 @@ def test_micro_conditioning_reaches_a_network_that_takes_it(tiny_model, photos, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("class_name", MAKERS)
+@pytest.mark.parametrize("class_name", [name for name in MAKERS if name != "DiTPipeline"])  # which has one size
 def test_a_cache_holds_what_any_family_is_conditioned_on(class_name, photos, tmp_path):
     model, shapes = save_tiny(class_name, tmp_path / "model"), {"max_ratio": 2, "step": 8, "sizes": [2 * SIDE]}
     data = {"source": "folder", "path": str(photos), "size": SIDE, "buckets": shapes}
