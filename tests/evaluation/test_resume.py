@@ -51,7 +51,7 @@ def images(out: Path) -> dict[str, bytes]:
 
 def finish(processes: list) -> dict:
     """The result that the first process prints; the others print nothing."""
-    ends = [process.communicate(timeout=900) for process in processes]
+    ends = [process.communicate(timeout=3000) for process in processes]
     assert all(process.returncode == 0 for process in processes), ends[-1][1].decode()[-2000:]
     printed = [line for out, _ in ends for line in out.decode().splitlines() if line.startswith("{")]
     assert len(printed) == 1
@@ -60,7 +60,7 @@ def finish(processes: list) -> dict:
 
 def kill_at(processes: list, out: Path, count: int) -> None:
     """SIGKILL to every process as soon as so many images are there."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 3000
     while len(list((out / "images").glob("*.png"))) < count and time.monotonic() < deadline:
         assert any(process.poll() is None for process in processes), "ended before it was killed"
         time.sleep(0.02)

@@ -35,7 +35,7 @@ def launch(
     meanwhile: Callable[[list[subprocess.Popen]], None] = lambda processes: None,
     of_rank: Mapping[int, Sequence[Any]] = {},
     port: int | None = None,
-    timeout: float = 300,
+    timeout: float = 1500,
 ) -> list[tuple[str, int]]:
     """Run `python COMMAND` in `world` processes: (stderr, exit status) of each.
 

@@ -25,6 +25,7 @@ BAD = {  # way -> what is said
     "fsdp 1": "error: accelerate launch --use_fsdp: fsdp_version 1, but it must be 2: `--fsdp_version 2`",
 }
 QUICK = ["another recipe", "no data on one"]
+SOON = 200  # seconds, also beside other work; one that waits without end is ended after 400
 
 
 def drive(folder, ways):
@@ -41,7 +42,7 @@ def lines(end, kind="error"):
 def check_bad(end, expected):
     assert set(end["statuses"]) == {2}, end
     assert len(lines(end)) == 1 and expected in lines(end)[0], end
-    assert "Traceback" not in "".join(end["said"]) and end["seconds"] < 60
+    assert "Traceback" not in "".join(end["said"]) and end["seconds"] < SOON
 
 
 def test_bad_input_ends_all_and_one_says_so(tmp_path):
@@ -63,7 +64,7 @@ def test_every_bad_input(outcome, way):
 @pytest.mark.slow
 def test_one_that_never_comes_is_not_waited_for_without_end(outcome):
     end = outcome["one that never comes"]
-    assert end["statuses"] == [2, 0] and end["seconds"] < 60
+    assert end["statuses"] == [2, 0] and end["seconds"] < SOON
     assert "not all 2 processes came within 5 s" in lines(end)[0]
 
 
@@ -90,7 +91,7 @@ def test_sigterm_to_either_saves_once_and_ends_all(outcome, rank, how):
 @pytest.mark.parametrize(("way", "statuses"), [("one that is killed", [1, -9]), ("the first that is killed", [-9, 1])])
 def test_the_one_that_is_left_says_so_and_leaves(outcome, way, statuses):
     end = outcome[way]
-    assert end["statuses"] == statuses and end["seconds"] < 60
+    assert end["statuses"] == statuses and end["seconds"] < SOON
     (line,) = lines(end)
     assert line.startswith("error: another process was lost") and "run the same command again" in line
     assert "Traceback" not in "".join(end["said"])

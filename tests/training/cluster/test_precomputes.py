@@ -16,7 +16,7 @@ DRIVER = Path(__file__).parent / "precomputes.py"
 @pytest.mark.slow
 def test_two_that_are_killed_then_three_then_one_make_the_cache_of_one(tiny_model, tmp_path):
     command = [sys.executable, DRIVER, tmp_path, tiny_model]
-    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found["whole"] == [0] and found["number"] == 8
