@@ -8,12 +8,14 @@ Everything is compared with one process that has the joint batch, and kills with
 import json
 import random
 import sys
+import time
 from pathlib import Path
 
 from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
 from forks import HOW, run, settle
 
 import e2ed2.commands.train  # noqa: F401 - imported once, for all children
+from e2ed2.system.processes import process_state
 from e2ed2.training import loop
 from e2ed2.training.log import read_metrics
 
@@ -35,6 +37,8 @@ def training(run_dir, world, steps=12):
     config = tiny_config(run_dir, max_train_steps=steps, keep_checkpoints=3, **micro)
 
     def work(rank):
+        process_state(loop.PATIENCE)
+        run_dir.with_name(f"met-{rank}").touch()
         Noting.file = run_dir.with_name(f"{run_dir.name}-{steps}-{rank}.jsonl")
         loop.create_stage = Noting
         loop.load_training_set = lambda config, say, progress: range(NUM_ITEMS)
@@ -52,8 +56,6 @@ def items(run_dir, steps, ranks):
     return [sorted(sum(update, [])) for update in updates]
 
 
-
-
 def in_turn(folder, how):
     """Two, one and three processes go on with each other's run."""
     run_dir, said = folder / f"turn-{how}".replace(" ", "-"), folder / "said.txt"
@@ -66,19 +68,35 @@ def in_turn(folder, how):
 
 
 def killed(folder, how, kills):
-    """Two processes, of which one is killed at random moments until it was `kills` times; then they end."""
+    """Two processes, of which one is killed at random moments until it was `kills` times; then they end.
+
+    A moment is any of as many seconds as an undisturbed run takes, counted from when they have met: before, the
+    other rightly waits for it. Beside other work both are late.
+    """
+
+    def meet(pids):
+        while len(list(folder.glob("met-?"))) < 2:
+            time.sleep(0.002)
+
     said, rng, ends = folder / "said.txt", random.Random(how), []
     undisturbed, run_dir = folder / f"undisturbed-{how}".replace(" ", "-"), folder / f"killed-{how}".replace(" ", "-")
+    began = time.monotonic()
     run(2, training(undisturbed, 2, 60), said, HOW[how])
+    whole = time.monotonic() - began
     while len(ends) < kills:
-        statuses = run(2, training(run_dir, 2, 60), said, HOW[how], kill=(rng.randrange(2), rng.uniform(0.2, 2.0)))
+        for file in folder.glob("met-?"):
+            file.unlink()
+        kill = (rng.randrange(2), rng.uniform(0, whole))
+        statuses = run(2, training(run_dir, 2, 60), said, HOW[how], kill=kill, meanwhile=meet)
         if -9 not in statuses:  # it was done before: once more from the beginning
             run_dir = run_dir.with_name(run_dir.name + "-again")
         else:
             ends.append(statuses)
     last = run(2, training(run_dir, 2, 60), said, HOW[how])
     rows = [timeless(read_metrics(each / "metrics.jsonl")) for each in (undisturbed, run_dir)]
-    return {"ends": ends, "last": last, "num_rows": len(rows[0]), "same": rows[0] == rows[1]}
+    num_resumed = said.read_text().count(f"resuming {folder / 'killed'}-{how}")
+    found = {"ends": ends, "last": last, "num_resumed": num_resumed}
+    return found | {"num_rows": len(rows[0]), "same": rows[0] == rows[1]}
 
 
 def main(folder, kills, ways):

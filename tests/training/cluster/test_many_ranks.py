@@ -42,5 +42,5 @@ def test_a_process_killed_at_random_moments_changes_no_loss(tmp_path):
         check_turns(outcome, how)
         killed = outcome[how]["killed"]
         assert len(killed["ends"]) == 20 and killed["last"] == [0, 0], outcome["said"]
-        assert killed["same"] and killed["num_rows"] == 60
+        assert killed["same"] and killed["num_rows"] == 60 and killed["num_resumed"] > 0
         assert all(sorted(statuses) in ([-9, 1], [-9, 0]) for statuses in killed["ends"])  # the other left, and soon
