@@ -46,6 +46,7 @@ class Family(ABC):
     lora_targets: ClassVar[Sequence[str]] = LORA_TARGETS  # as `lora.lora_copies` takes them
     needs: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "text_encoder", "tokenizer")  # beside the network
     size_arguments: ClassVar[tuple[str, ...]] = ("height", "width")  # of the pipeline's call
+    recomputes_blocks: ClassVar[bool] = True  # whether the gradient is the same where its network recomputes them
     call_arguments: ClassVar[tuple[str, ...]] = ()  # fields of `Inference` that only this pipeline's call takes
     prompt_argument: ClassVar[str] = "prompt=prompt"  # of the call, in the card's code
     takes_noise: ClassVar[bool] = True  # whether noise that a solver draws on its way is of the call's generator

@@ -1,6 +1,6 @@
 """Chroma (hf.co/lodestones/Chroma1-HD): FLUX.1 schnell without CLIP, guided by two evaluations."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class Chroma(Rotary):
     """
 
     call_arguments = ("max_sequence_length",)
+    recomputes_blocks: ClassVar[bool] = False  # diffusers 0.42 leaves the mask out of single blocks that are recomputed
     lora_targets = Flux.lora_targets
 
     def channels(self, network: Any) -> int:

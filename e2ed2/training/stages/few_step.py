@@ -84,6 +84,12 @@ class FewStepStage:
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
         self.network: nn.Module = network_of(self._pipeline).to(device)
         if config.model.gradient_checkpointing:
+            if not self.family.recomputes_blocks:
+                kind = type(self._pipeline).__name__
+                raise UserError(
+                    f"model.gradient_checkpointing: true, but a {kind} then computes something else; set it false, and "
+                    "trajectory.gradient_checkpointing=true"
+                )
             self.network.enable_gradient_checkpointing()
         if self.half is not None:
             self._pipeline.vae.to(self.half)
