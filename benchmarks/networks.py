@@ -1,4 +1,4 @@
-"""Full-size networks with random weights, and tiny ones of the same classes, in pipelines that have nothing else."""
+"""Full-size networks with random weights, and tiny ones of the same classes, in pipelines without text encoders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def pixart(side: int, **size: Any) -> Model:
     """PixArt XL/2 at `side` pixels, told sizes at 1024."""
     size = {"caption_channels": 4096, **size}
     transformer = PixArtTransformer2DModel(sample_size=side // 8, use_additional_conditions=side == 1024, **size)
-    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+    parts = {**dict.fromkeys(("tokenizer", "text_encoder")), "vae": autoencoder(32)}  # for the side of its cells
     scheduler = _on_cpu(noise_scheduler, "lcm", "v_prediction")
     return Model(PixArtAlphaPipeline(**parts, transformer=transformer, scheduler=scheduler), 120, side)
 
@@ -89,7 +89,8 @@ def sdxl(side: int, **size: Any) -> Model:
     unet = UNet2DConditionModel(
         sample_size=side // 8, addition_embed_type="text_time", use_linear_projection=True, **{**full, **size}
     )
-    parts = dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae"))
+    names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+    parts = {**dict.fromkeys(names), "vae": autoencoder(32)}
     scheduler = _on_cpu(noise_scheduler, "lcm", "v_prediction")
     return Model(StableDiffusionXLPipeline(**parts, unet=unet, scheduler=scheduler, add_watermarker=False), 77, side)
 

@@ -98,7 +98,8 @@ SHORTER = {
     "train": ["train.max_train_steps=2"],
     "finetune": ["train.max_train_steps=2"],
     "evaluate": ["--num-images", "16"],
-    "sample": [], "precompute": [], "compare": [], "curate": ["check.min_side=1"], "study": [], "verify": [],
+    "curate": ["check.min_side=1"],
+    "sample": [], "precompute": [], "compare": [], "study": [], "verify": [], "plan": [],
 }  # fmt: skip
 
 

@@ -38,4 +38,7 @@ def plan(
         known = read_cards(cards, gpu or [])
         config = load_config(recipe, overrides)
         planned = run(config, known, num_gpus or NUM_GPUS, waiting)
-    print(json.dumps([row.row() for row in planned]) if as_json else text(planned, recipe), end="\n" if as_json else "")
+    if as_json:
+        print(json.dumps([row.row() for row in planned]))
+    else:
+        print(text(planned, recipe), end="")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,17 +11,17 @@ import torch
 
 from e2ed2.finetune.starts import Start
 from e2ed2.models.folders.bundled import BUNDLED
-from e2ed2.models.memory import count_memory, device_memory
-from e2ed2.recipe.objective import CropConfig
+from e2ed2.models.memory import device_memory
+from e2ed2.models.needs import Needs, fitting, needs, settings
+from e2ed2.recipe.load import config_of
 from e2ed2.training.precision import has_bf16
 
-BATCH_SIZE, MICRO_BATCHES = 32, (32, 16, 8, 4, 2)  # captions of an update, and at a time
+BATCH_SIZE = 32  # captions of an update
 SHARE = 0.9  # of the device's memory that is counted on
 LORA_RANK, LORA_LR, LR = 64, 3e-4, 7.5e-5
 FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
-BESIDE = 1.5  # rows that are evaluated for one of the data: with it half a one to stay near the start
 SHARED = 0.95  # of the images, from which on captions are those of a subject: what has one of its own is then not drawn
 DECODED = 384  # pixels along the side of what losses decode of a large image
 
@@ -66,100 +66,101 @@ def choose(
         data: fields of the recipe's `data`, where it lies. asked: those of `trajectory` that the user has set, by which
             rate and batch are chosen too.
     """
-    has = SHARE * device_memory()
-    parameters, trains = _parameters(start, has, asked)
-    crop, share = _crop(start)
-    fit = _fit(start, parameters, share, has)
-    objective, pairs, terms = _objective(captions, fit.rows, start.steps)
-    begins = "random_step" if start.steps > 1 else "pure_noise"
-    sampler: dict[str, Any] = {"num_inference_steps": start.steps, "start": begins}
-    sampler |= {} if start.solver is None else {"solver": start.solver}
-    sampler |= {} if start.guidance_scale is None else {"guidance_scale": start.guidance_scale}
-    sampler |= {} if start.shift is None else {"shift": start.shift}
-    serves = f"{start.steps}"
-    if start.any_steps and start.steps > 1:
-        serves = f"1 to {start.steps}"
-        weights = [start.steps / k for k in range(1, start.steps + 1)]
-        sampler |= {"random_num_steps": True, "num_steps_weights": weights}
+    has, half = SHARE * device_memory(), has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prompts = "classes" if start.has_classes else "emoji" if start.model.path in BUNDLED else "general"
-    model = start.model.model_dump(mode="json", exclude_defaults=True)
-    lr = LORA_LR if "lora_rank" in parameters else LR
-    train = {
-        "max_train_steps": UPDATES, "micro_batch_size": fit.rows, "gradient_accumulation_steps": BATCH_SIZE // fit.rows,
-        "lr": lr, "lr_schedule": "cosine", "weight_decay": 0.0, "ema_decay": 0.95,
-        "checkpoint_every": 250, "preview_every": 250, "log_every": 5,
-    }  # fmt: skip
-    values = {
-        "stage": "e2ed2",
-        "run": {"dir": str(run_dir)},
-        "model": model | ({"gradient_checkpointing": True} if fit.recomputes_blocks else {}),
-        "data": {**data, **pairs, "size": start.side},
-        "trajectory": sampler | parameters | ({"gradient_checkpointing": True} if fit.recomputes_steps else {}),
-        "objective": objective | crop | {"keep": {"weight": 1.0, "prompts": prompts}},
-        "train": train,
-    }
-    sampled = f"sampler: {serves} steps{f' of {start.solver}' if start.solver else ''}, from {start.why}"
+
+    def recipe(parameters: dict[str, Any], rows: int) -> tuple[dict[str, Any], str]:
+        objective, pairs, why = _objective(captions, rows, start.steps)
+        train = {
+            "max_train_steps": UPDATES, "micro_batch_size": rows, "gradient_accumulation_steps": BATCH_SIZE // rows,
+            "lr": LORA_LR if "lora_rank" in parameters else LR, "lr_schedule": "cosine", "weight_decay": 0.0,
+            "ema_decay": 0.95, "checkpoint_every": 250, "preview_every": 250, "log_every": 5,
+        }  # fmt: skip
+        sections = {
+            "stage": "e2ed2",
+            "run": {"dir": str(run_dir)},
+            "model": start.model.model_dump(mode="json", exclude_defaults=True),
+            "data": {**data, **pairs, "size": start.side},
+            "trajectory": _sampler(start) | parameters,
+            "objective": objective | _crop(start) | {"keep": {"weight": 1.0, "prompts": prompts}},
+            "train": train,
+        }
+        return sections, why
+
+    whole = config_of(recipe({}, BATCH_SIZE)[0])
+    count = needs(whole, start.folder, half=half).num_trained
+    for parameters, rows in _tries(count, asked):
+        values, terms = recipe(parameters, rows)
+        config = config_of(values)
+        if (fit := fitting(config, start.folder, has, half=half)) is not None:
+            break
+    changed = [*settings(config, start.folder)][-1][1] if fit is None else fit[1]  # else the leanest
+    for name, value in changed.items():
+        section, field = name.split(".")
+        values[section][field] = value
+    solver = f" of {start.solver}" if start.solver else ""
+    sampled = f"sampler: {'1 to ' if _draws_steps(start) else ''}{start.steps} steps{solver}, from {start.why}"
     kept = f"kept: what the start makes of {prompts} prompts"
-    return Choice(values, [sampled, trains, terms, kept, fit.why])
+    batch = _batch(values, None if fit is None else fit[0], has)
+    return Choice(values, [sampled, _trained(parameters, count, asked), terms, kept, batch])
 
 
-def _parameters(start: Start, has: float, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """(Fields of `trajectory`, why): all weights where they fit and are not many, else an adapter; or what is asked."""
-    whole = count_memory(start.folder, start.side)
-    count, fits = f"{whole.num_trained / 1e6:,.0f}M weights", whole.at(2, start.steps) < has
+def _tries(count: int, asked: Mapping[str, Any]) -> list[tuple[dict[str, Any], int]]:
+    """(Fields of `trajectory`, images at a time at the most), the best first: all weights where they are not many.
+
+    One image at a time has terms that compare none, so that an adapter on several comes before it.
+    """
     if (given := asked.get("parameters")) is not None:
         rank = {"lora_rank": asked.get("lora_rank", LORA_RANK)} if str(given).startswith("lora") else {}
-        return {"parameters": given, **rank}, f"trained: trajectory.parameters={given}, as asked, of {count}"
-    if whole.num_trained < LARGE and fits:
-        return {}, f"trained: all {count}"
-    why = f"the model has {count}{'' if fits else ', too many for the memory here'}"
-    return {"parameters": "lora", "lora_rank": LORA_RANK}, f"trained: a LoRA of rank {LORA_RANK}, since {why}"
+        return [({"parameters": given, **rank}, rows) for rows in (BATCH_SIZE, 1)]
+    adapter = {"parameters": "lora", "lora_rank": LORA_RANK}
+    return [*([({}, BATCH_SIZE)] if count < LARGE else []), (adapter, BATCH_SIZE), (adapter, 1)]
 
 
-def _crop(start: Start) -> tuple[dict[str, Any], float]:
-    """(Fields of `objective`, share of an image that losses decode): a window of large images."""
-    cells, decoded = start.side // start.cell, DECODED // start.cell
-    if cells <= decoded:
-        return {}, 1.0
-    return {"crop": {"size": decoded}}, ((decoded + 2 * CropConfig().halo) / cells) ** 2
+def _trained(parameters: dict[str, Any], count: int, asked: Mapping[str, Any]) -> str:
+    """What is trained of so many weights, and why."""
+    weights = f"{count / 1e6:,.0f}M weights"
+    if (given := asked.get("parameters")) is not None:
+        return f"trained: trajectory.parameters={given}, as asked, of {weights}"
+    if not parameters:
+        return f"trained: all {weights}"
+    why = f"the model has {weights}{', too many for the memory here' if count < LARGE else ''}"
+    return f"trained: a LoRA of rank {LORA_RANK}, since {why}"
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Images of a micro-batch, and what is recomputed in backward so that they fit."""
-
-    rows: int
-    recomputes_steps: bool
-    recomputes_blocks: bool
-    why: str
+def _draws_steps(start: Start) -> bool:
+    return start.any_steps and start.steps > 1
 
 
-def _fit(start: Start, parameters: dict[str, Any], decoded: float, has: float) -> _Fit:
-    """As many images as fit, with as little recomputed as that takes."""
-    rank = parameters.get("lora_rank")
-    for recomputes_steps, recomputes_blocks in ((False, False), (True, False), (True, True)):
-        memory = count_memory(
-            start.folder, start.side, rank, half=rank is not None and _has_bf16(), recomputes_blocks=recomputes_blocks
-        )
-        kept = BESIDE * (1 if recomputes_steps else start.steps)
-        if rank is None:  # beside the network its frozen start
-            memory = replace(memory, weights=memory.weights + 4 * memory.num_trained)
-        fitting = [rows for rows in MICRO_BATCHES if memory.at(rows, kept, decoded) < has]
-        if fitting:
-            break
-    rows = fitting[0] if fitting else 1
-    needs = f"about {memory.at(rows, kept, decoded) / 2**30:.1f} of {has / 2**30:.0f} GiB"
-    recomputed = " and blocks" if recomputes_blocks else ""
-    recomputed = f", steps{recomputed} recomputed in backward" if recomputes_steps else ""
-    why = f"batch: {BATCH_SIZE} images an update, {rows} at a time, {needs}{recomputed}"
-    if not fitting:
+def _sampler(start: Start) -> dict[str, Any]:
+    """Fields of `trajectory`: the start's own sampler."""
+    own = {"solver": start.solver, "guidance_scale": start.guidance_scale, "shift": start.shift}
+    sampler: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    sampler |= {"num_inference_steps": start.steps, "start": "random_step" if start.steps > 1 else "pure_noise"}
+    if _draws_steps(start):
+        weights = [start.steps / k for k in range(1, start.steps + 1)]
+        sampler |= {"random_num_steps": True, "num_steps_weights": weights}
+    return sampler
+
+
+def _batch(values: dict[str, Any], needed: Needs | None, has: float) -> str:
+    """How an update is made, and what that takes."""
+    rows = values["train"]["micro_batch_size"]
+    parts = [part for part in ("trajectory", "model") if values[part].get("gradient_checkpointing")]
+    recomputed = " and ".join({"trajectory": "steps", "model": "blocks"}[part] for part in parts)
+    why = f"batch: {BATCH_SIZE} images an update, {rows} at a time"
+    if needed is not None:
+        why += f", about {needed.peak_memory_bytes / 2**30:.1f} of {has / 2**30:.0f} GiB"
+    why += f", {recomputed} recomputed in backward" if recomputed else ""
+    if needed is None:
         why += ": it may run out of memory; a smaller objective.crop.size or trajectory.num_backprop_steps=1 takes less"
-    return _Fit(rows, recomputes_steps, recomputes_blocks, why)
+    return why
 
 
-def _has_bf16() -> bool:
-    """Whether a run is in bf16 here, with what it does not train."""
-    return has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def _crop(start: Start) -> dict[str, Any]:
+    """Fields of `objective`: of large images losses decode a window."""
+    decoded = DECODED // start.cell
+    return {} if start.side // start.cell <= decoded else {"crop": {"size": decoded}}
 
 
 def _objective(captions: Captions, rows: int, steps: int) -> tuple[dict[str, Any], dict[str, Any], str]:

@@ -1,8 +1,8 @@
-"""What training a model takes of a device's memory, counted before anything is loaded: a first count.
+"""What a model is made of and what one evaluation takes, counted before anything is loaded; `needs` adds it up.
 
-Networks are made of fake tensors from their configs, so that it takes seconds and no weights. Counted are weights,
-gradients, AdamW's two moments and the average; the tensors that autograd keeps of one evaluation for one image, and of
-decoding one, in float32 or as autocast has them in bf16; not what libraries keep for themselves.
+Networks are made of fake tensors from their configs, so that it takes seconds and no weights. Counted are weights, and
+the tensors that autograd keeps of one evaluation for one image and of decoding one, in float32 or as autocast has them
+in bf16; not what libraries keep for themselves.
 """
 
 import inspect
@@ -27,10 +27,7 @@ from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
-TRAINED_BYTES = 4 + 4 + 8 + 4  # of a weight in float32: itself, its gradient, AdamW's moments, its average
-COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
 NUM_TOKENS = 77  # of a prompt, where the pipeline does not say: CLIP's
-BEYOND = 1.25  # how much more a run takes than is counted: the allocator, libraries, what backward makes on its way
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,9 @@ class Counts:
 
     Attributes:
         num_trained, num_frozen: weights of the network. num_decoder: of the autoencoder. num_text: of text encoders.
-        block: bytes that are kept again of the block at work, where blocks are recomputed; taken to be an even share.
+        embeds_guidance: whether the network is told the guidance scale.
+        block: bytes that are kept again of the block at work, where blocks are recomputed; taken to be an even share
+            by the longest list of modules.
         evaluation, decoding, decoder_features, features: bytes that autograd keeps of one evaluation of the network,
             of decoding a window, of the decoder's first maps of it, and of a perceptual network's features.
         evaluation_flops, decoding_flops, decoder_features_flops, features_flops: of the same, forward.
@@ -49,6 +48,7 @@ class Counts:
     num_frozen: int
     num_decoder: int
     num_text: int
+    embeds_guidance: bool
     block: int
     evaluation: int
     evaluation_flops: int
@@ -98,42 +98,12 @@ def count_model(
         decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
         maps = _taken(lambda: decoder_features(autoencoder, seen), autoencoder, half)
         judged = _taken(lambda: features(pixels), features, half)
-    numbers = _num(trained, True), _num(trained, False), _num(autoencoder, False), _num_text(folder)
-    return Counts(*numbers, block, evaluation, flops, *decoding, *maps, *judged)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a training takes.
-
-    Attributes:
-        weights: of everything, trained or not, with gradients, moments and average.
-        evaluation: kept for the backward of one evaluation of the network for one image.
-        decoding: kept for the backward of decoding one image.
-        num_trained: trained weights.
-    """
-
-    weights: int
-    evaluation: int
-    decoding: int
-    num_trained: int
-
-    def at(self, rows: int, evaluations: float, decoded: float = 1.0) -> float:
-        """Of a micro-batch of `rows` images, of each the tensors of some evaluations kept and a share `decoded` of it.
-
-        With steps recomputed in backward one evaluation is kept, however many steps the gradient passes through.
-        """
-        return BEYOND * (self.weights + rows * (evaluations * self.evaluation + decoded * self.decoding))
-
-
-def count_memory(
-    folder: Path, side: int, lora_rank: int | None = None, *, half: bool = False, recomputes_blocks: bool = False
-) -> Memory:
-    """`count_model` in bytes; half: frozen weights and activations are in bf16."""
-    counts = count_model(folder, side, lora_rank, half=half, recomputes_blocks=recomputes_blocks)
-    trained, frozen = (TRAINED_BYTES + COPY_BYTES, 2) if half else (TRAINED_BYTES, 4)
-    weights = trained * counts.num_trained + frozen * (counts.num_frozen + counts.num_decoder)
-    return Memory(weights, counts.evaluation, counts.decoding, counts.num_trained)
+    return Counts(
+        num_trained=_num(trained, True), num_frozen=_num(trained, False), num_decoder=_num(autoencoder, False),
+        num_text=_num_text(folder), embeds_guidance=family.embeds_guidance(pipeline), block=block,
+        evaluation=evaluation, evaluation_flops=flops, decoding=decoding[0], decoding_flops=decoding[1],
+        decoder_features=maps[0], decoder_features_flops=maps[1], features=judged[0], features_flops=judged[1],
+    )  # fmt: skip
 
 
 def device_memory() -> int:

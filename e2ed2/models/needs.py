@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from e2ed2.models.memory import COPY_BYTES, Counts, count_model, device_memory
+from e2ed2.models.families import family_named
+from e2ed2.models.folders.index import read_index
+from e2ed2.models.memory import Counts, count_model, device_memory
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
@@ -19,6 +21,7 @@ from e2ed2.system.errors import UserError
 ON_ITS_WAY = 1.1  # what backward makes beside what was kept, of it
 SURE = 0.85  # of what is counted a run takes at least: `benchmarks/plan.py`
 SMALL = 1 / 40  # of the memory: with smaller files of weights all fits, and counting would only take time
+COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
 DECODER_TERMS = {"latent_lpips", "latent_lpips_energy"}
 
 
@@ -29,10 +32,12 @@ class Needs:
     Attributes:
         parts: bytes by part, those that live at the most memory-hungry moment.
         flops: of an update; a multiplication and an addition are two.
+        num_trained: weights.
     """
 
     parts: dict[str, int]
     flops: float
+    num_trained: int
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -56,7 +61,8 @@ def needs(config: Config, folder: Path, *, half: bool) -> Needs:
     window = None if crop.size is None else crop.size + 2 * crop.halo
     counts = _counted(folder, config.data.size, rank, half, window, config.model.gradient_checkpointing)
     sets = trajectory.num_inference_steps if trajectory.has_set_per_step else 1
-    return Needs(_memory(config, counts, sets, 2 if half else 4), _arithmetic(config, counts, rank is not None))
+    parts = _memory(config, counts, sets * counts.num_trained, 2 if half else 4)
+    return Needs(parts, _arithmetic(config, counts, rank is not None), sets * counts.num_trained)
 
 
 @cache
@@ -64,14 +70,13 @@ def _counted(folder: Path, side: int, rank: int | None, half: bool, window: int 
     return count_model(folder, side, rank, half=half, window=window, recomputes_blocks=blocks)
 
 
-def _memory(config: Config, counts: Counts, sets: int, size: int) -> dict[str, int]:
-    """Bytes by part; size: of a frozen weight."""
+def _memory(config: Config, counts: Counts, trained: int, size: int) -> dict[str, int]:
+    """Bytes by part; trained: weights; size: of a frozen one in bytes."""
     trajectory, weights = config.trajectory, objective_weights(config)
-    trained = sets * counts.num_trained
     rows = config.train.micro_batch_size * config.objective.num_samples
     through = min(max(trajectory.step_counts), trajectory.num_backprop_steps or trajectory.num_inference_steps)
     evaluations = 1 if trajectory.gradient_checkpointing else through
-    guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
+    guided = _per_step(config, counts)
     one = guided * rows * counts.evaluation
     chain = evaluations * one + guided * rows * counts.block
     frozen = size * (counts.num_frozen + counts.num_decoder)
@@ -120,7 +125,7 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     rows = config.train.micro_batch_size * config.objective.num_samples
     again = int(trajectory.gradient_checkpointing) + int(config.model.gradient_checkpointing)
     each = (2 if is_adapter else 3) + again  # of an evaluation that the gradient passes through
-    guided = 2 if (trajectory.guidance_scale or 1) > 1 and trajectory.solver != "lcm" else 1
+    guided = _per_step(config, counts)
     with_gradient, without = _evaluations(config, trajectory.start == "random_step")
     total = guided * rows * (each * with_gradient + without) * counts.evaluation_flops
     if "keep" in weights:
@@ -141,6 +146,11 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     return total * config.train.gradient_accumulation_steps
 
 
+def _per_step(config: Config, counts: Counts) -> int:
+    """Evaluations of a step: guided it has two, where the network is not told the scale."""
+    return 2 if (config.trajectory.guidance_scale or 1) > 1 and not counts.embeds_guidance else 1
+
+
 def _evaluations(config: Config, from_random_step: bool) -> tuple[float, float]:
     """(With gradient, without): evaluations of a chain, expected over its length and its start."""
     trajectory = config.trajectory
@@ -158,15 +168,19 @@ def _evaluations(config: Config, from_random_step: bool) -> tuple[float, float]:
     return graded, bare
 
 
-def settings(config: Config) -> Iterator[tuple[Config, dict[str, Any]]]:
+def settings(config: Config, folder: Path) -> Iterator[tuple[Config, dict[str, Any]]]:
     """What a recipe becomes with less and less memory: (config, overrides), the least arithmetic first.
 
     The update stays the same: what is kept is recomputed, and a micro-batch is made in parts. (Terms that compare sets,
-    such as MMD, then compare smaller ones, of two at least.)
+    such as MMD, then compare smaller ones, of two at least; groups of images of one caption stay together.)
     """
-    train, least = config.train, 2 if "mmd" in objective_weights(config) else 1
+    train = config.train
+    least = max(config.data.images_per_caption, 2 if "mmd" in objective_weights(config) else 1)
     sizes = [n for n in range(train.micro_batch_size, 0, -1) if train.micro_batch_size % n == 0]
-    for steps, blocks in ((False, False), (False, True), (True, False), (True, True)):
+    modes = [(False, False), (False, True), (True, False), (True, True)]  # steps and blocks recomputed
+    if not family_named(read_index(folder).class_name).recomputes_blocks:
+        modes = [(steps, blocks) for steps, blocks in modes if not blocks]
+    for steps, blocks in modes:
         for size in sizes:
             if size < min(least, train.micro_batch_size):
                 continue
@@ -176,6 +190,14 @@ def settings(config: Config) -> Iterator[tuple[Config, dict[str, Any]]]:
                 "train.gradient_accumulation_steps": train.gradient_accumulation_steps * train.micro_batch_size // size,
             }  # fmt: skip
             yield _with(config, changed), {k: v for k, v in changed.items() if v != _field(config, k)}
+
+
+def fitting(config: Config, folder: Path, has: float, *, half: bool) -> tuple[Needs, dict[str, Any]] | None:
+    """(What it takes, overrides): the first of `settings` that takes at most `has` bytes; None where none does."""
+    for made, changed in settings(config, folder):
+        if (needed := needs(made, folder, half=half)).peak_memory_bytes <= has:
+            return needed, changed
+    return None
 
 
 def check_memory(config: Config, folder: Path, say: Callable[[str], None]) -> None:
@@ -194,10 +216,8 @@ def check_memory(config: Config, folder: Path, say: Callable[[str], None]) -> No
     told = f"memory: about {counted / 2**30:.1f} GiB of {has / 2**30:.1f}, by count"
     if SURE * counted <= has:
         return say(told)
-    fitting = (
-        changed for other, changed in settings(config) if needs(other, folder, half=half).peak_memory_bytes <= has
-    )
-    changed = next(fitting, {"trajectory.parameters": "lora"})
+    found = fitting(config, folder, has, half=half)
+    changed = {"trajectory.parameters": "lora"} if found is None else found[1]
     remedy = " ".join(f"{name}={str(value).lower()}" for name, value in changed.items())
     raise UserError(f"{told}: the run would end for lack of it; set {remedy}")
 

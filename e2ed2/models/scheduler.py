@@ -23,7 +23,6 @@ SCM = "SCMScheduler"  # SANA-Sprint's
 ANCESTRAL = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")  # SDXL-Turbo's, and what ours is exported as
 
 
-
 def noise_scheduler(solver: str, prediction_type: str) -> "SchedulerMixin":
     """The diffusers scheduler of our own models, `lcm` or `ddim` with the betas of the PixArt family.
 

@@ -18,6 +18,7 @@ from e2ed2.system.watch import Watch, silent
 
 CARDS = Path(__file__).parent / "cards.yaml"
 REACHED = 0.35  # of a card's rate; `benchmarks.gpu` measures a card's own
+GRADIENT_BYTES = 4  # of a weight
 CONTEXT = 2**30  # bytes that CUDA, its libraries and the allocator's gaps take of a card
 NUM_GPUS = (1, 8, 64)
 
@@ -83,36 +84,24 @@ def plan(
     """
     assert config.model.path is not None  # of every stage but those that make a new network, which are refused
     folder = configs_of(config.model.path)
-    counted: list[tuple[Needs, list[str], int]] = []
-    rows = []
-    tried = settings(config)
-    for name, card in sorted(cards.items(), key=lambda item: -item[1].memory):
-        for count in num_gpus:
-            found = None
-            for needed, overrides, gradients in _counted(counted, tried, folder, watch):
-                peak = needed.peak_memory_bytes + CONTEXT + (gradients if count > 1 else 0)
-                found = (needed, overrides, peak)
-                if peak <= card.memory * 2**30:
-                    break
-            assert found is not None
-            rows.append(_planned(name, card, count, found, config.train.max_train_steps))
-    return rows
+    return [
+        _planned(name, card, count, config, folder, watch)
+        for name, card in sorted(cards.items(), key=lambda item: -item[1].memory)
+        for count in num_gpus
+    ]
 
 
-def _counted(counted: list[tuple[Needs, list[str], int]], tried: Any, folder: Path, watch: Watch) -> Any:
-    """What each setting needs, each counted once; gradients: bytes that a copy for other cards takes."""
-    yield from counted
-    for config, changed in tried:
-        watch("counting", len(counted), 0)
-        needed = needs(config, folder, half=True)
-        overrides = [f"{field}={json.dumps(value)}" for field, value in changed.items()]
-        counted.append((needed, overrides, needed.parts["average"]))
-        yield counted[-1]
-
-
-def _planned(name: str, card: Card, count: int, found: tuple[Needs, list[str], int], updates: int) -> Planned:
-    needed, overrides, peak = found
+def _planned(name: str, card: Card, count: int, config: Config, folder: Path, watch: Watch) -> Planned:
+    """The quickest setting that fits a card; where none does, the leanest."""
+    watch(f"counting {name}", 0, 0)
+    has = card.memory * 2**30 - CONTEXT
+    for made, changed in settings(config, folder):
+        needed = needs(made, folder, half=True)
+        travels = GRADIENT_BYTES * needed.num_trained if count > 1 else 0  # a copy of the gradients, for other cards
+        taken, overrides = needed.peak_memory_bytes + travels, [f"{k}={json.dumps(v)}" for k, v in changed.items()]
+        if taken <= has:
+            break
     seconds = needed.flops / (REACHED * card.rate * 1e12)
-    hours = updates * seconds / 3600
-    fits = peak <= card.memory * 2**30
-    return Planned(name, count, needed, peak, fits, seconds, hours, hours * count * card.price, overrides)
+    hours = config.train.max_train_steps * seconds / 3600
+    cost = hours * count * card.price
+    return Planned(name, count, needed, taken + CONTEXT, taken <= has, seconds, hours, cost, overrides)

@@ -7,15 +7,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from e2ed2.recipe.chain_checks import check_coupling, check_grids, check_trajectory
 from e2ed2.recipe.checks import (
     check_class_batches,
-    check_coupling,
     check_data,
     check_evaluation,
-    check_grids,
     check_sets,
     check_start,
-    check_trajectory,
     check_unread,
 )
 from e2ed2.recipe.config import Config, EvaluationConfig, objective_weights

@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from e2ed2.models.families import FAMILIES, denoisers_of, family_of
-from e2ed2.models.families.base import Family
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.hub import weights_file
 from e2ed2.models.folders.index import read_index
@@ -134,8 +133,7 @@ class PipelineSampler:
         self._call = baseline.call | ({} if steps is None or listed else {"num_inference_steps": steps})
         asked = checked_call(self.pipeline, self._call)
         self._takes_lists = takes_lists(self.pipeline)
-        is_plain = family is not None and type(family).own_guidance is Family.own_guidance
-        count = self._counted if is_plain else self._tried
+        count = self._counted if family and family.cost_is_told else self._tried
         self.num_inference_steps, self.nfe = count(asked, listed)
         if steps not in (None, self.num_inference_steps):
             what = f"the {next(iter(listed))} of {baseline.model} make {self.num_inference_steps}"

@@ -26,8 +26,7 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, file_sha256, is_endless
 from e2ed2.system.readers.json_file import read_json, read_typed
 from e2ed2.system.readers.typed import Record, checked
-from e2ed2.training.cluster.tensors import learned
-from e2ed2.training.saved import adamw_state, content_of, read_torch
+from e2ed2.training.saved import adamw_state, content_of, learned, read_torch
 from e2ed2.training.stages.adversary import FILE as ADVERSARY_FILE
 from e2ed2.training.stages.adversary import Adversary
 

@@ -90,7 +90,7 @@ def train(
     say = say if is_main else lambda line: None
     say(about_processes(PartialState(), config.train.mixed_precision))
     model = config.run.dir / "model"
-    check_agreement("recipe and code:", recipe_and_code(config), num_processes)
+    check_agreement("recipe and code:", partial(recipe_and_code, config), num_processes)
     with claimed(config.run.dir, is_main):
         start = [find_start(config, num_processes, say) if is_main else None]
         checkpoint, state = broadcast_object_list(start)[0]
@@ -148,7 +148,7 @@ def _prepare(
 ) -> _Run:
     """Data, network, average and optimizer, as they were at `checkpoint`."""
     data = load_training_set(config.data, say, progress)
-    check_agreement("data:", about_items(data), accelerator.num_processes)
+    check_agreement("data:", partial(about_items, data), accelerator.num_processes)
     torch.manual_seed(config.train.seed)
     stage: Stage = create_stage(config, data, accelerator.device, say)
     trained = Trained.begin(stage.network, config.train)

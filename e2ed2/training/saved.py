@@ -1,4 +1,6 @@
-"""What `torch.save` wrote, read back: nothing in it runs, and what does not fit is one line."""
+"""Which tensors of a training are kept; and what `torch.save` wrote, read back: nothing in it runs, and what does not
+fit is one line.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,8 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from e2ed2.system.errors import UserError
+
+
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """What changes in the state dict, tensors that several names share under the first of them alone.
+
+    Frozen weights, such as those below a LoRA, are the start's and come from there again.
+    """
+    parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    once = dict([*parameters, *module.named_buffers()])
+    return {name: x for name, x in module.state_dict().items() if name in once}
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import pytest
 from e2ed2.finetune import choice as module
 from e2ed2.finetune.choice import LORA_LR, LR, Captions, captions_of, choose
 from e2ed2.finetune.starts import Start
-from e2ed2.models.memory import Memory
+from e2ed2.models import needs
+from e2ed2.models.folders.index import ModelIndex
+from e2ed2.models.memory import Counts
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.recipe.load import config_of
 
@@ -21,18 +23,26 @@ START = Start(ModelConfig(path="my/model"), Path("unused"), 4, "lcm", 1.0, True,
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(free, num_trained=..., ...)`: memory, and the size of any model; 8 GiB and a small one first."""
+    """`machine(free, num_trained=...)`: memory, and the size of any model; 8 GiB and a small one first.
 
-    def have(free: float, num_trained: int = 10**7, weights: int = GIB, evaluation: int = GIB // 100):
-        whole = Memory(weights, evaluation, GIB // 50, num_trained)
-        adapter = replace(whole, weights=weights // 5, evaluation=evaluation // 2, num_trained=num_trained // 10)
+    An evaluation of an image keeps GIB / 100, half of that with an adapter; with blocks recomputed a quarter, and a
+    twentieth at work. Decoding one keeps GIB / 50.
+    """
+    monkeypatch.setattr(module, "has_bf16", lambda device: False)
+    monkeypatch.setattr(needs, "read_index", lambda folder: ModelIndex("PixArtAlphaPipeline", {}))
+
+    def have(free: float, num_trained: int = 10**7):
+        def count(folder, side, rank, half, window, blocks):
+            evaluation = GIB // (200 if rank else 100)
+            return Counts(
+                num_trained=num_trained // 10 if rank else num_trained, num_frozen=num_trained if rank else 0,
+                num_decoder=0, num_text=0, embeds_guidance=False, block=evaluation // 20 if blocks else 0,
+                evaluation=evaluation // 4 if blocks else evaluation, evaluation_flops=1, decoding=GIB // 50,
+                decoding_flops=0, decoder_features=0, decoder_features_flops=0, features=0, features_flops=0,
+            )  # fmt: skip
+
+        monkeypatch.setattr(needs, "_counted", count)
         monkeypatch.setattr(module, "device_memory", lambda: int(free))
-
-        def count(folder, side, rank=None, *, half=False, recomputes_blocks=False):
-            memory = adapter if rank else whole
-            return replace(memory, evaluation=memory.evaluation // 4) if recomputes_blocks else memory
-
-        monkeypatch.setattr(module, "count_memory", count)
 
     have(8 * GIB)
     return have
@@ -114,33 +124,65 @@ def test_of_a_large_model_an_adapter_is_trained(machine):
 
 
 def test_where_all_weights_do_not_fit_an_adapter_is_trained(machine):
-    machine(GIB)
+    machine(0.25 * GIB)
     config, reasons = config_for()
     assert config.trajectory.parameters == "lora"
     assert "trained: a LoRA of rank 64, since the model has 10M weights, too many for the memory here" in reasons
 
 
+def peak(rows: int, evaluations: int, evaluation: float, weights: float) -> float:
+    """GiB: what stays, and of each image the evaluations that are kept, half as many for `keep`, and its decoding."""
+    return weights + 1.1 * (1.5 * rows * evaluations * evaluation + rows / 50)
+
+
 def test_the_less_memory_the_fewer_images_at_a_time_and_as_many_an_update(machine):
-    """90% of what is free, against 1.25 * (1 + 0.04 of the frozen start + rows * (1.5 * 0.04 + 0.02)) GiB."""
-    for free, rows in ((5.01, 32), (4.98, 16), (3.20, 8), (2.32, 4), (1.70, 2)):
-        machine(free * GIB)
-        config, reasons = config_for()
-        assert config.trajectory.parameters == "shared" and not config.trajectory.gradient_checkpointing
-        assert (config.train.micro_batch_size, config.train.gradient_accumulation_steps) == (rows, 32 // rows), free
-    assert reasons[-1] == "batch: 32 images an update, 2 at a time, about 1.5 of 2 GiB"
+    """16 bytes a trained weight, 4 of the frozen start; four evaluations an image."""
+    needed = {rows: peak(rows, 4, 0.01, 20 * 10**7 / GIB) for rows in (32, 16, 8, 4, 2)}
+    for rows, least in needed.items():
+        for free, expected in ((1.01 * least, rows), (0.99 * least, max(rows // 2, 2))):
+            machine(free / 0.9 * GIB)
+            config, reasons = config_for()
+            if config.model.gradient_checkpointing:  # of two at a time
+                assert (rows, expected, free) == (2, 2, 0.99 * least)
+                continue
+            assert config.trajectory.parameters == "shared" and not config.trajectory.gradient_checkpointing
+            found = config.train.micro_batch_size, config.train.gradient_accumulation_steps
+            assert found == (expected, 32 // expected), free
+            assert reasons[-1].startswith(f"batch: 32 images an update, {expected} at a time, about ")
 
 
 def test_where_two_images_do_not_fit_more_is_recomputed_before_they_are_taken_one_by_one(machine):
-    """1.25 * (0.2 + rows * (1.5 * 4 * 0.005 + 0.02)) GiB of an adapter; then one step is kept, or a quarter of it."""
-    for free, rows, steps, blocks in ((0.42, 2, False, False), (0.36, 2, True, False), (0.34, 2, True, True),
-                                      (0.33, 1, True, True)):  # fmt: skip
-        machine(free * GIB)
+    """An adapter's 16 bytes a weight, and 4 of each frozen one; what is kept by how much is recomputed."""
+    weights, each = (16 * 10**6 + 4 * 10**7) / GIB, 0.005
+    work = 1.1 * 2 * each / 20
+    plain = peak(2, 4, each, weights)
+    blocks = peak(2, 4, each / 4, weights) + work
+    steps = peak(2, 1, each, weights)
+    both = peak(2, 1, each / 4, weights) + work
+    one = peak(1, 4, each, weights) + 1.1 * 0.5 * 4 * each  # half a row of `keep` is one
+    assert plain > blocks > steps > both
+    for least, expected in ((plain, (2, False, False)), (blocks, (2, False, True)), (steps, (2, True, False)),
+                            (both, (2, True, True))):  # fmt: skip
+        machine(1.001 * least / 0.9 * GIB, num_trained=10**7)
         for captions in (UNIQUE, SHARED):
-            config, reasons = config_for(captions=captions)
-            found = config.trajectory.gradient_checkpointing, config.model.gradient_checkpointing
-            assert (config.train.micro_batch_size, *found) == (rows, steps, blocks), free
-            assert ("recomputed in backward" in reasons[-1], "steps and blocks" in reasons[-1]) == found
-            assert (weights_of(config).keys() == {"l2", "lpips", "keep", "kl"}) == (rows == 1)
+            chosen = choose(START, DATA, captions, Path("runs/x"), {"parameters": "lora"})
+            config = config_of(chosen.values)
+            assert (config.train.micro_batch_size, config.trajectory.gradient_checkpointing,
+                    config.model.gradient_checkpointing) == expected  # fmt: skip
+            said = [word in chosen.reasons[-1] for word in ("steps", "blocks")]
+            assert said == [*expected[1:]] and ("recomputed in backward" in chosen.reasons[-1]) == any(expected[1:])
+    machine(0.99 * both / 0.9 * GIB, num_trained=10**7)
+    config, reasons = config_for()
+    assert config.train.micro_batch_size == 1 and weights_of(config).keys() == {"l2", "lpips", "keep", "kl"}
+    assert one > both
+
+
+def test_where_nothing_fits_the_leanest_is_said_to_run_out(machine):
+    machine(1)
+    config, reasons = config_for()
+    assert (config.train.micro_batch_size, config.trajectory.gradient_checkpointing,
+            config.model.gradient_checkpointing) == (1, True, True)  # fmt: skip
+    assert "it may run out of memory" in reasons[-1]
 
 
 def test_of_large_images_losses_decode_a_window(machine):

@@ -11,7 +11,7 @@ from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.memory import Memory, _taken, count_memory, device_memory
+from e2ed2.models.memory import _taken, count_model, device_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from tests.models.tiny import SIDE, autoencoder, save_tiny
 
@@ -23,22 +23,21 @@ def num_weights(folder, part: str) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def test_trained_weights_take_20_bytes_and_frozen_ones_4_or_2(tiny_model):
-    memory, num_trained = count_memory(tiny_model, 64), num_weights(tiny_model, "transformer")
-    num_frozen = num_weights(tiny_model, "vae")
-    assert memory.num_trained == num_trained
-    assert memory.weights == 20 * num_trained + 4 * num_frozen
+def test_all_weights_of_the_network_are_trained_and_none_of_the_autoencoder(tiny_model):
+    counts = count_model(tiny_model, 64)
+    assert (counts.num_trained, counts.num_frozen) == (num_weights(tiny_model, "transformer"), 0)
+    assert counts.num_decoder == num_weights(tiny_model, "vae")
+    assert counts.num_text == num_weights(tiny_model, "text_encoder")
 
 
 def test_of_a_lora_only_its_own_weights_are_trained(tiny_model):
     """Eight layers of attention 32 -> 32, and the feed-forward's 32 -> 128 and back."""
     layers = [(32, 32)] * 8 + [(32, 128), (128, 32)]
-    num_frozen = num_weights(tiny_model, "transformer") + num_weights(tiny_model, "vae")
     for rank, half in ((1, False), (4, False), (4, True)):
-        memory = count_memory(tiny_model, 64, rank, half=half)
-        assert memory.num_trained == sum(rank * (wide + high) for wide, high in layers)
-        assert memory.weights == (22 if half else 20) * memory.num_trained + (2 if half else 4) * num_frozen
-    whole, halved = count_memory(tiny_model, 64, 4), count_memory(tiny_model, 64, 4, half=True)
+        counts = count_model(tiny_model, 64, rank, half=half)
+        assert counts.num_trained == sum(rank * (wide + high) for wide, high in layers)
+        assert counts.num_frozen == num_weights(tiny_model, "transformer")
+    whole, halved = count_model(tiny_model, 64, 4), count_model(tiny_model, 64, 4, half=True)
     assert whole.evaluation / 2 < halved.evaluation < whole.evaluation, "norms and sums stay in float32"
     assert whole.decoding / 2 <= halved.decoding < whole.decoding
 
@@ -50,11 +49,11 @@ def test_every_family_is_counted_without_its_weights(class_name, tmp_path):
     num_trained = num_weights(folder, part)
     for path in folder.rglob("*.safetensors"):
         path.unlink()
-    memory = count_memory(folder, SIDE)
-    assert memory.num_trained == num_trained and memory.weights == 20 * num_trained + 4 * VAE
-    larger = count_memory(folder, 2 * SIDE)
-    assert larger.decoding == pytest.approx(4 * memory.decoding, rel=0.1), "of four times as many pixels"
-    assert memory.evaluation < larger.evaluation < 4 * memory.evaluation, "there is also the prompt"
+    counts = count_model(folder, SIDE)
+    assert (counts.num_trained, counts.num_decoder) == (num_trained, VAE)
+    larger = count_model(folder, 2 * SIDE)
+    assert larger.decoding == pytest.approx(4 * counts.decoding, rel=0.1), "of four times as many pixels"
+    assert counts.evaluation < larger.evaluation < 4 * counts.evaluation, "there is also the prompt"
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -86,27 +85,20 @@ def held(run: Callable[[], torch.Tensor], network: nn.Module) -> int:
 def test_what_is_counted_is_what_the_real_networks_keep(class_name, tmp_path):
     """On the CPU, whose attention is a fused kernel as a GPU's is: it keeps no table of all pairs."""
     folder = save_tiny(f"{class_name}Pipeline", tmp_path)
-    memory, pipeline = count_memory(folder, SIDE), load_pipeline(folder)[0]
+    counts, pipeline = count_model(folder, SIDE), load_pipeline(folder)[0]
     network, vae = network_of(pipeline), pipeline.vae.requires_grad_(False)
     width, pooled_width = family_of(pipeline).widths(pipeline)
     num_tokens = 256 if class_name == "StableDiffusion3" else 77  # as its pipeline's call, and CLIP's
     cond = PromptEmbeds(torch.zeros(1, num_tokens, width), None, torch.zeros(1, pooled_width) if pooled_width else None)
     x = torch.zeros(1, 4, SIDE // 4, SIDE // 4, requires_grad=True)
-    assert memory.evaluation == held(lambda: denoiser_of(pipeline, network)(x, torch.ones(1), cond), network)
-    assert memory.decoding == held(lambda: decode(vae, x), vae)
+    assert counts.evaluation == held(lambda: denoiser_of(pipeline, network)(x, torch.ones(1), cond), network)
+    assert counts.decoding == held(lambda: decode(vae, x), vae)
 
 
 def test_what_is_recomputed_in_backward_is_not_kept(tiny_model):
-    memory, less = (count_memory(tiny_model, 64, recomputes_blocks=recomputes) for recomputes in (False, True))
-    assert less.evaluation < memory.evaluation / 2
-    assert replace(less, evaluation=memory.evaluation) == memory
-
-
-def test_rows_and_steps_add_up():
-    memory = Memory(weights=100, evaluation=10, decoding=5, num_trained=3)
-    assert memory.at(4, 3) == memory.at(4, 3, 1.0) == 1.25 * (100 + 4 * (3 * 10 + 5))
-    assert memory.at(4, 3, 0.5) == 1.25 * (100 + 4 * (3 * 10 + 2.5))
-    assert memory.at(4, 3) < memory.at(5, 3) < memory.at(5, 4)
+    counts, less = (count_model(tiny_model, 64, recomputes_blocks=recomputes) for recomputes in (False, True))
+    assert less.evaluation < counts.evaluation / 2 and 0 < less.block <= counts.evaluation
+    assert replace(less, evaluation=counts.evaluation, block=0) == counts
 
 
 def test_the_device_has_some():

@@ -1,18 +1,22 @@
 """What an update takes, added up by hand from counts of round numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from e2ed2.models import needs as module
+from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.memory import Counts
 from e2ed2.models.needs import ON_ITS_WAY, needs, settings
 from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
+from tests.models.tiny import save_tiny
 
 COUNTS = Counts(
-    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, block=0, evaluation=400, evaluation_flops=10,
-    decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3, features=20, features_flops=2,
+    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, embeds_guidance=False, block=0,
+    evaluation=400, evaluation_flops=10, decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3,
+    features=20, features_flops=2,
 )  # fmt: skip
 PLAIN = ["trajectory.start=pure_noise", "trajectory.random_num_steps=false", "trajectory.num_steps_weights=[]",
          "trajectory.timesteps=[[999, 828, 617, 97]]", "train.micro_batch_size=8", "data.images_per_caption=1",
@@ -72,10 +76,31 @@ def test_chains_of_drawn_lengths_are_expected_ones(tmp_path):
 
 
 def test_settings_keep_the_update_and_cost_more_and_more():
-    found = list(settings(config("train.gradient_accumulation_steps=2")))
+    folder = resolve_model("emoji-lcm")
+    found = list(settings(config("train.gradient_accumulation_steps=2"), folder))
     sizes = {(c.train.micro_batch_size * c.train.gradient_accumulation_steps) for c, _ in found}
     assert sizes == {16} and len(found) == 4 * 4 and found[0][1] == {}
-    assert {c.train.micro_batch_size for c, _ in settings(config("objective.mmd.weight=1"))} == {8, 4, 2}
+    assert {c.train.micro_batch_size for c, _ in settings(config("objective.mmd.weight=1"), folder)} == {8, 4, 2}
+
+
+def test_images_of_one_caption_stay_together():
+    asked = config("objective.patch_energy.weight=1", "data.images_per_caption=2")
+    assert min(c.train.micro_batch_size for c, _ in settings(asked, resolve_model("emoji-lcm"))) == 2
+
+
+def test_blocks_are_recomputed_where_that_leaves_the_gradient(tmp_path):
+    """Not of Chroma: diffusers leaves its mask out."""
+    folder = save_tiny("ChromaPipeline", tmp_path)
+    assert not any(c.model.gradient_checkpointing for c, _ in settings(config(), folder))
+    assert any(c.trajectory.gradient_checkpointing for c, _ in settings(config(), folder))
+
+
+def test_guidance_in_the_chain_is_a_second_evaluation_unless_the_network_is_told(tmp_path, monkeypatch):
+    guided = ["trajectory.guidance_scale=3"]
+    assert needs(config(*guided), tmp_path, half=False).flops == 2 * 8 * 4 * 3 * 10
+    told = replace(COUNTS, embeds_guidance=True)
+    monkeypatch.setattr(module, "_counted", lambda *asked: told)
+    assert needs(config(*guided), tmp_path, half=False).flops == 8 * 4 * 3 * 10
 
 
 def test_another_stage_is_refused(tmp_path):

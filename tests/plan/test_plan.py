@@ -36,7 +36,7 @@ def counted(monkeypatch):
         rows = config.train.micro_batch_size
         parts = {"average": GIB, "chain": rows * 2 * GIB // 2**again}
         flops = 0.35e12 * rows * config.train.gradient_accumulation_steps * (3 + again) / 3
-        return Needs(parts, flops)
+        return Needs(parts, flops, GIB // 4)
 
     monkeypatch.setattr(module, "needs", fake)
 

@@ -1,5 +1,6 @@
 """What the networks that come with pip share: images brought to one size, a few at a time, features pooled."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ INPUT_SIZE = 224
 _CPU_CHUNK, _GPU_CHUNK = 4, 256
 
 
-class PooledFeatures:
+class PooledFeatures(ABC):
     """The last feature maps of a convolutional network, averaged over their places.
 
     Always float32, TF32 off, so that figures from different machines compare. On a CPU, chunks of four images go to
@@ -32,9 +33,9 @@ class PooledFeatures:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
 
+    @abstractmethod
     def maps(self, pixels: Tensor) -> Tensor:
         """Feature maps [N, width, h, w] of pixels float32 [N, 3, 224, 224] in 0 to 255."""
-        raise NotImplementedError
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Features float32 [N, width] on the CPU of uint8 images [3, H, W] of any size each.

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from e2ed2.models.autoencoder import cell_side
 from e2ed2.models.latent_spaces import space_named
 from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.scheduler import schedule_of
 
 Denoise = Callable[[Tensor, Tensor, PromptEmbeds], Tensor]  # (x_t [B, C, h, w], t [B], cond) -> prediction [B, C, h, w]
-
-
 Guide = Callable[[Tensor, Tensor, float], Tensor]  # of predictions with and without the prompt, and the scale
 MAX_ENLARGED = 8  # times the side that a network is made for
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")  # attention and feed-forward of a block
@@ -49,6 +48,7 @@ class Family(ABC):
     recomputes_blocks: ClassVar[bool] = True  # whether the gradient is the same where its network recomputes them
     call_arguments: ClassVar[tuple[str, ...]] = ()  # fields of `Inference` that only this pipeline's call takes
     prompt_argument: ClassVar[str] = "prompt=prompt"  # of the call, in the card's code
+    cost_is_told: ClassVar[bool] = True  # whether steps and `guidance_scale` alone say what an image costs
     takes_noise: ClassVar[bool] = True  # whether noise that a solver draws on its way is of the call's generator
     has_classes: ClassVar[bool] = False  # whether a prompt is the name of one of the model's classes
     knows_crop: ClassVar[bool] = False  # whether the network is told of an image's original size and crop (SDXL)
@@ -148,8 +148,33 @@ class Family(ABC):
         return None
 
 
-class Rotary(Family):
-    """A transformer that knows a place by a rotation, so that it takes pictures of any size."""
+class Flow(Family):
+    """A transformer of rectified flow, which knows time by the noise level."""
+
+    call_arguments: ClassVar[tuple[str, ...]] = ("max_sequence_length",)
+
+    def widths(self, pipeline: Any) -> tuple[int, int | None]:
+        config = pipeline.transformer.config
+        return config.joint_attention_dim, config.get("pooled_projection_dim")
+
+    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
+        schedule = schedule_of(pipeline.scheduler)
+
+        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
+            _, sigma = schedule.levels(t, x_t)
+            return self.predict(pipeline, network, x_t, sigma.flatten(), cond, guidance_scale)
+
+        return denoise
+
+    @abstractmethod
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        """The network's prediction [B, C, h, w], noise less data, at levels sigma [B]."""
+
+
+class Rotary(Flow):
+    """A flow that knows a place by a rotation, so that it takes pictures of any size."""
 
     half = "bfloat16"
 
@@ -164,6 +189,9 @@ class Rotary(Family):
 
     def cells_per_token(self, network: Any) -> int:
         return 2
+
+    def channels(self, network: Any) -> int:
+        return network.in_channels // self.cells_per_token(network) ** 2
 
 
 def classifier_free(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:

@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Rotary
+from e2ed2.models.families.base import Rotary
 from e2ed2.models.families.flux import Flux
 from e2ed2.models.packing import pack, places, unpack
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
 
 
 class Chroma(Rotary):
@@ -19,12 +18,8 @@ class Chroma(Rotary):
     goes by how much of it there is. We do the same: the mask is in the place of the pooled vector, and nothing is cut.
     """
 
-    call_arguments = ("max_sequence_length",)
     recomputes_blocks: ClassVar[bool] = False  # diffusers 0.42 leaves the mask out of single blocks that are recomputed
     lora_targets = Flux.lora_targets
-
-    def channels(self, network: Any) -> int:
-        return network.in_channels // 4
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         embeds, _, mask, *_ = pipeline.encode_prompt(
@@ -35,25 +30,18 @@ class Chroma(Rotary):
         )
         return PromptEmbeds(embeds, pooled=mask)
 
-    def widths(self, pipeline: Any) -> tuple[int, int | None]:
-        return pipeline.transformer.config.joint_attention_dim, None
-
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            tokens = pack(x_t)
-            text = x_t.new_ones(cond.embeds.shape[:2]) if cond.pooled is None else cond.pooled
-            prediction = network(
-                tokens,
-                encoder_hidden_states=cond.embeds,
-                timestep=sigma.flatten(),
-                txt_ids=x_t.new_zeros(cond.embeds.shape[1], 3),
-                img_ids=places(x_t),
-                attention_mask=torch.cat([text, x_t.new_ones(tokens.shape[:2])], dim=1),
-                return_dict=False,
-            )[0]
-            return unpack(prediction, x_t)
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        tokens = pack(x_t)
+        text = x_t.new_ones(cond.embeds.shape[:2]) if cond.pooled is None else cond.pooled
+        prediction = network(
+            tokens,
+            encoder_hidden_states=cond.embeds,
+            timestep=sigma,
+            txt_ids=x_t.new_zeros(cond.embeds.shape[1], 3),
+            img_ids=places(x_t),
+            attention_mask=torch.cat([text, x_t.new_ones(tokens.shape[:2])], dim=1),
+            return_dict=False,
+        )[0]
+        return unpack(prediction, x_t)

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Rotary
+from e2ed2.models.families.base import Rotary
 from e2ed2.models.packing import pack, places, unpack
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
 
 SCHNELL_TOKENS = 256  # of T5 that schnell was made for, by its model card
 
@@ -18,13 +17,10 @@ class Flux(Rotary):
     """A transformer over T5, padding included, and CLIP's pooled vector; dev's is told the guidance scale."""
 
     needs = (*Rotary.needs, "text_encoder_2", "tokenizer_2")
-    call_arguments = ("max_sequence_length",)
+    cost_is_told = False
     lora_targets = (
         r".*\.(to_q|to_k|to_v|to_out\.0|net\.0\.proj|net\.2|proj_mlp)|single_transformer_blocks\..*\.proj_out"
     )
-
-    def channels(self, network: Any) -> int:
-        return network.in_channels // 4
 
     def max_tokens(self, pipeline: Any, default: int) -> int:
         return default if self.embeds_guidance(pipeline) else min(default, SCHNELL_TOKENS)
@@ -45,26 +41,19 @@ class Flux(Rotary):
     def own_guidance(self, pipeline: Any, call: Mapping[str, Any]) -> float:
         return call["guidance_scale" if self.embeds_guidance(pipeline) else "true_cfg_scale"]
 
-    def widths(self, pipeline: Any) -> tuple[int, int | None]:
-        config = pipeline.transformer.config
-        return config.joint_attention_dim, config.pooled_projection_dim
-
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule, is_told = schedule_of(pipeline.scheduler), self.embeds_guidance(pipeline)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            guidance = torch.full((len(x_t),), guidance_scale, device=x_t.device) if is_told else None
-            prediction = network(
-                pack(x_t),
-                encoder_hidden_states=cond.embeds,
-                pooled_projections=cond.pooled,
-                timestep=sigma.flatten(),
-                guidance=guidance,
-                txt_ids=x_t.new_zeros(cond.embeds.shape[1], 3),
-                img_ids=places(x_t),
-                return_dict=False,
-            )[0]
-            return unpack(prediction, x_t)
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        is_told = self.embeds_guidance(pipeline)
+        guidance = torch.full((len(x_t),), guidance_scale, device=x_t.device) if is_told else None
+        prediction = network(
+            pack(x_t),
+            encoder_hidden_states=cond.embeds,
+            pooled_projections=cond.pooled,
+            timestep=sigma,
+            guidance=guidance,
+            txt_ids=x_t.new_zeros(cond.embeds.shape[1], 3),
+            img_ids=places(x_t),
+            return_dict=False,
+        )[0]
+        return unpack(prediction, x_t)

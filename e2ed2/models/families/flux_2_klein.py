@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Rotary
+from e2ed2.models.families.base import Rotary
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
 
 
 class Flux2Klein(Rotary):
     """A transformer over three layers of Qwen3, padding included, on latents of 2x2 cells in one (`KLFlux2`)."""
 
     autoencoder = "AutoencoderKLFlux2"
-    call_arguments = ("max_sequence_length",)
+    cost_is_told = False
     lora_targets = (
         r".*\.(to_q|to_k|to_v|to_out\.0|linear_in|linear_out|to_qkv_mlp_proj)|single_transformer_blocks\..*\.to_out"
     )
@@ -41,26 +40,19 @@ class Flux2Klein(Rotary):
     def why_no_guidance(self, pipeline: Any) -> str | None:
         return "the model is distilled, and its pipeline's call leaves it out" if pipeline.config.is_distilled else None
 
-    def widths(self, pipeline: Any) -> tuple[int, int | None]:
-        return pipeline.transformer.config.joint_attention_dim, None
-
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            height, width = x_t.shape[-2:]
-            prediction = network(
-                x_t.flatten(2).mT,
-                encoder_hidden_states=cond.embeds,
-                timestep=sigma.flatten(),
-                txt_ids=_places(1, 1, cond.embeds.shape[1], x_t),
-                img_ids=_places(height, width, 1, x_t),
-                return_dict=False,
-            )[0]
-            return prediction.mT.unflatten(2, (height, width))
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        height, width = x_t.shape[-2:]
+        prediction = network(
+            x_t.flatten(2).mT,
+            encoder_hidden_states=cond.embeds,
+            timestep=sigma,
+            txt_ids=_places(1, 1, cond.embeds.shape[1], x_t),
+            img_ids=_places(height, width, 1, x_t),
+            return_dict=False,
+        )[0]
+        return prediction.mT.unflatten(2, (height, width))
 
 
 def _places(height: int, width: int, length: int, like: Tensor) -> Tensor:

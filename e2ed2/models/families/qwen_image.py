@@ -6,21 +6,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from e2ed2.models.families.base import Denoise, Rotary, classifier_free
+from e2ed2.models.families.base import Rotary, classifier_free
 from e2ed2.models.packing import pack, unpack
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
 
 
 class QwenImage(Rotary):
     """A transformer over Qwen2.5-VL's masked tokens; guided, each token keeps the length that it has unguided."""
 
     autoencoder = "AutoencoderKLQwenImage"
-    call_arguments = ("max_sequence_length",)
+    cost_is_told = False
     lora_targets = (*Rotary.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-
-    def channels(self, network: Any) -> int:
-        return network.in_channels // 4
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:
         """The longest prompt's, in the template, whose beginning is cut off."""
@@ -45,24 +41,17 @@ class QwenImage(Rotary):
     def own_guidance(self, pipeline: Any, call: Mapping[str, Any]) -> float:
         return call["true_cfg_scale"]
 
-    def widths(self, pipeline: Any) -> tuple[int, int | None]:
-        return pipeline.transformer.config.joint_attention_dim, None
-
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            height, width = (cells // 2 for cells in x_t.shape[-2:])
-            has_padding = cond.mask is not None and not cond.mask.all()
-            prediction = network(
-                pack(x_t),
-                encoder_hidden_states=cond.embeds,
-                encoder_hidden_states_mask=cond.mask if has_padding else None,
-                timestep=sigma.flatten(),
-                img_shapes=[[(1, height, width)]] * len(x_t),
-                return_dict=False,
-            )[0]
-            return unpack(prediction, x_t)
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        height, width = (cells // 2 for cells in x_t.shape[-2:])
+        has_padding = cond.mask is not None and not cond.mask.all()
+        prediction = network(
+            pack(x_t),
+            encoder_hidden_states=cond.embeds,
+            encoder_hidden_states_mask=cond.mask if has_padding else None,
+            timestep=sigma,
+            img_shapes=[[(1, height, width)]] * len(x_t),
+            return_dict=False,
+        )[0]
+        return unpack(prediction, x_t)

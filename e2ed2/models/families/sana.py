@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Family
+from e2ed2.models.families.base import Denoise, Flow
 from e2ed2.models.prompt_embeds import PromptEmbeds, concatenate
-from e2ed2.models.scheduler import schedule_of
+from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS, schedule_of
 
 
-class Sana(Family):
+class Sana(Flow):
     """A transformer over Gemma's masked tokens; its call writes an instruction before a prompt, but not an empty one.
 
     The empty prompt is what guidance leads away from.
@@ -19,7 +19,7 @@ class Sana(Family):
 
     autoencoder = "AutoencoderDC"
     half = "bfloat16"
-    call_arguments = ("max_sequence_length", "use_resolution_binning", "clean_caption")
+    call_arguments = (*Flow.call_arguments, "use_resolution_binning", "clean_caption")
     unguided: ClassVar[dict[str, Any]] = {"do_classifier_free_guidance": False}  # of `encode_prompt`
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:
@@ -48,21 +48,16 @@ class Sana(Family):
     def widths(self, pipeline: Any) -> tuple[int, int | None]:
         return pipeline.transformer.config.caption_channels, None
 
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-        unit = schedule.num_train_timesteps * pipeline.transformer.config.timestep_scale
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            return network(
-                x_t,
-                encoder_hidden_states=cond.embeds,
-                encoder_attention_mask=cond.mask,
-                timestep=unit * sigma.flatten(),
-                return_dict=False,
-            )[0][:, : x_t.shape[1]]
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        return network(
+            x_t,
+            encoder_hidden_states=cond.embeds,
+            encoder_attention_mask=cond.mask,
+            timestep=NUM_TRAIN_TIMESTEPS * pipeline.transformer.config.timestep_scale * sigma,
+            return_dict=False,
+        )[0][:, : x_t.shape[1]]
 
 
 class SanaSprint(Sana):

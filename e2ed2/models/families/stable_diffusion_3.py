@@ -4,16 +4,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Family
+from e2ed2.models.families.base import Flow
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
+from e2ed2.models.scheduler import NUM_TRAIN_TIMESTEPS
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(Flow):
     """A transformer over two CLIP encoders and T5 (which a folder may lack), padding included."""
 
-    needs = (*Family.needs, "text_encoder_2", "tokenizer_2")
-    call_arguments = ("max_sequence_length",)
+    needs = (*Flow.needs, "text_encoder_2", "tokenizer_2")
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         embeds, _, pooled, _ = pipeline.encode_prompt(
@@ -26,20 +25,13 @@ class StableDiffusion3(Family):
         )
         return PromptEmbeds(embeds, pooled=pooled)
 
-    def widths(self, pipeline: Any) -> tuple[int, int | None]:
-        return pipeline.transformer.config.joint_attention_dim, pipeline.transformer.config.pooled_projection_dim
-
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            return network(
-                x_t,
-                encoder_hidden_states=cond.embeds,
-                pooled_projections=cond.pooled,
-                timestep=schedule.num_train_timesteps * sigma.flatten(),
-                return_dict=False,
-            )[0]
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        return network(
+            x_t,
+            encoder_hidden_states=cond.embeds,
+            pooled_projections=cond.pooled,
+            timestep=NUM_TRAIN_TIMESTEPS * sigma,
+            return_dict=False,
+        )[0]

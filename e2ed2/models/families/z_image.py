@@ -7,19 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from e2ed2.models.families.base import Denoise, Rotary
+from e2ed2.models.families.base import Rotary
 from e2ed2.models.prompt_embeds import PromptEmbeds
-from e2ed2.models.scheduler import schedule_of
 
 
 class ZImage(Rotary):
     """A transformer over Qwen3's tokens without padding; it takes 1 - sigma for time, and predicts x0 - noise."""
 
-    call_arguments = ("max_sequence_length",)
+    cost_is_told = False
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
 
     def cells_per_token(self, network: Any) -> int:
         return network.all_patch_size[0]
+
+    def channels(self, network: Any) -> int:
+        return network.in_channels
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:
         """The longest prompt's, in the chat's template."""
@@ -48,15 +50,11 @@ class ZImage(Rotary):
     def widths(self, pipeline: Any) -> tuple[int, int | None]:
         return pipeline.transformer.config.cap_feat_dim, None
 
-    def denoiser(self, pipeline: Any, network: nn.Module, guidance_scale: float) -> Denoise:
-        schedule = schedule_of(pipeline.scheduler)
-
-        def denoise(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
-            _, sigma = schedule.levels(t, x_t)
-            texts = [*cond.embeds]
-            if cond.mask is not None:
-                texts = [text[: int(mask.sum())] for text, mask in zip(texts, cond.mask, strict=True)]
-            predictions = network([*x_t[:, :, None]], 1 - sigma.flatten(), texts, return_dict=False)[0]
-            return -torch.stack([*predictions])[:, :, 0]
-
-        return denoise
+    def predict(
+        self, pipeline: Any, network: nn.Module, x_t: Tensor, sigma: Tensor, cond: PromptEmbeds, guidance_scale: float
+    ) -> Tensor:
+        texts = [*cond.embeds]
+        if cond.mask is not None:
+            texts = [text[: int(mask.sum())] for text, mask in zip(texts, cond.mask, strict=True)]
+        predictions = network([*x_t[:, :, None]], 1 - sigma, texts, return_dict=False)[0]
+        return -torch.stack([*predictions])[:, :, 0]

@@ -1,7 +1,7 @@
 """Whether all processes train the same: one that reads another recipe, code or data would spoil the run of all."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import MAX_SHOWN
 
 
-def check_agreement(what: str, own: Mapping[str, Any], num_processes: int) -> None:
+def check_agreement(what: str, own: Callable[[], Mapping[str, str]], num_processes: int) -> None:
     """Raise UserError, in all processes, where one of them has other values. All have to call it.
 
     Args:
         what: the line begins with it.
-        own: values by name, of this process.
+        own: gives values by name, of this process; asked where there are others.
     """
     if num_processes == 1:
         return
-    first, *others = gather_object([{name: str(value) for name, value in own.items()}])
+    first, *others = gather_object([dict(own())])
     for rank, values in enumerate(others, start=1):
         for name in first.keys() | values.keys():
             here, there = (str(both.get(name))[:MAX_SHOWN] for both in (first, values))

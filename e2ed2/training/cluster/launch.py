@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
+from e2ed2.system.launched import num_started
 from e2ed2.training.inputs import check_trackers
 
 NOT_TAKEN = {  # what of FSDP the recipe says, or nobody has tried
@@ -45,9 +46,14 @@ def create_accelerator(config: Config) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.num_processes > 1:
+    if is_in_shards():
         _use_plugin(accelerator)
     return accelerator
+
+
+def is_in_shards() -> bool:
+    """Whether each of several processes holds a part of what is trained."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and num_started() > 1
 
 
 def check_launch() -> None:

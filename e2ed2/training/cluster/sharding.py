@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from e2ed2.training.cluster.tensors import begin_moments, learned, moments
+from e2ed2.training.cluster.tensors import begin_moments, moments
+from e2ed2.training.saved import learned
 
 
 def shard_model(

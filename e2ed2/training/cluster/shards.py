@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.files import atomic_folder, file_sha256, raise_if_disk_refused
 from e2ed2.training.checkpoint import STATE_FILE, TrainState, is_sharded, shard_file, write_beside
-from e2ed2.training.cluster.tensors import begin_moments, learned, moments
+from e2ed2.training.cluster.tensors import begin_moments, moments
+from e2ed2.training.saved import learned
 from e2ed2.training.stages.adversary import Adversary
 from e2ed2.training.step import Trained
 

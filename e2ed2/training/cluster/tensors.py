@@ -1,20 +1,10 @@
-"""The tensors of a training by their names, whole or in shards."""
+"""Parameters and moments, whole or in shards."""
 
 from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-
-
-def learned(module: nn.Module) -> dict[str, Tensor]:
-    """What changes in the state dict, tensors that several names share under the first of them alone.
-
-    Frozen weights, such as those below a LoRA, are the start's and come from there again.
-    """
-    parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    once = dict([*parameters, *module.named_buffers()])
-    return {name: x for name, x in module.state_dict().items() if name in once}
 
 
 def own(tensors: Iterable[Tensor]) -> list[Tensor]:

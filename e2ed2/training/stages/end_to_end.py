@@ -17,7 +17,7 @@ from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminato
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
-from e2ed2.recipe.checks import check_transport
+from e2ed2.recipe.chain_checks import check_transport
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import SCORING_RULES, ObjectiveConfig, judges_features
 from e2ed2.system.errors import UserError

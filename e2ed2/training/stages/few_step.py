@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from e2ed2.data.cache import CachedSet
@@ -29,8 +28,8 @@ from e2ed2.models.text import cached_prompt_embeds, text_encoders
 from e2ed2.recipe.config import Config
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.errors import UserError
-from e2ed2.system.launched import num_started
 from e2ed2.training.about import about_run
+from e2ed2.training.cluster.launch import is_in_shards
 from e2ed2.training.latents.lazy import latent_set, short_caption
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
@@ -59,7 +58,7 @@ class FewStepStage:
         self.half = half_of(config)
         prompts = self._prompts_beside()
         with_text = bool(prompts) or not isinstance(data, CachedSet)
-        if not (parse_flag_from_env("ACCELERATE_USE_FSDP") and num_started() > 1):  # else a device holds a part
+        if not is_in_shards():
             check_memory(config, start_folder(config), say)
         self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
         if start.transformers is not None:

@@ -138,22 +138,23 @@ def one_that_never_comes(folder):
     return ended(folder, training([recipe(folder)], before=stay_away), port=free_port())
 
 
-@way
-def a_shard_missing(folder):
-    first = ended(folder, training([recipe(folder, max_train_steps=4)]), env=SHARDS)
+def without_a_shard(folder, step):
+    """Goes on after a run to this step, of whose checkpoint a part is gone."""
+    first = ended(folder, training([recipe(folder, max_train_steps=step)]), env=SHARDS)
     assert first["statuses"] == [0, 0], first
     shutil.rmtree(folder / "run" / "model")
-    next((folder / "run" / "checkpoints" / "step-4").glob("shard-00002*")).unlink()
+    next((folder / "run" / "checkpoints" / f"step-{step}").glob("shard-00002*")).unlink()
     return ended(folder, training([recipe(folder)]), env=SHARDS)
+
+
+@way
+def a_shard_missing(folder):
+    return without_a_shard(folder, 4)
 
 
 @way
 def a_shard_missing_of_the_newest(folder):
-    first = ended(folder, training([recipe(folder, max_train_steps=8)]), env=SHARDS)
-    assert first["statuses"] == [0, 0], first
-    shutil.rmtree(folder / "run" / "model")
-    next((folder / "run" / "checkpoints" / "step-8").glob("shard-00002*")).unlink()
-    return ended(folder, training([recipe(folder)]), env=SHARDS)
+    return without_a_shard(folder, 8)
 
 
 @way
