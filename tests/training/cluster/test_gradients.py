@@ -27,6 +27,10 @@ def outcome(tiny_model, tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])
+def test_gradients_are_added_up_in_the_last_micro_batch_alone(outcome, how):
+    (status, of_two), (_, of_four) = outcome["reductions"][how]
+    assert status == [0, 0] and of_two == of_four and min(of_two) > 0
 
 
 @pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])
