@@ -38,6 +38,10 @@ WAYS = {
     "computed again": {"trajectory": {"gradient_checkpointing": True}, "model": {"gradient_checkpointing": True}},
     "kept near the start": {"objective": {"keep": KEEP}},
     "LoRA kept near the start": {"trajectory": LORA, "objective": {"keep": KEEP}},
+    "LoRA and grid kept near the start": {
+        "trajectory": LORA | {"time_grid": "learned"},
+        "objective": {"keep": KEEP},
+    },
 }
 
 
