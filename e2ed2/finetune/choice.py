@@ -11,8 +11,8 @@ import torch
 
 from e2ed2.finetune.starts import Start
 from e2ed2.models.folders.bundled import BUNDLED
-from e2ed2.models.memory import device_memory
-from e2ed2.models.needs import Needs, fitting, needs, settings
+from e2ed2.models.memory.counts import device_memory
+from e2ed2.models.memory.needs import Needs, fitting, needs, settings
 from e2ed2.recipe.load import config_of
 from e2ed2.training.precision import has_bf16
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, RootModel
 
 from e2ed2.models.folders.configs import configs_of
-from e2ed2.models.needs import Needs, needs, settings
+from e2ed2.models.memory.needs import Needs, needs, settings
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked

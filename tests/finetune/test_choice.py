@@ -9,9 +9,9 @@ import pytest
 from e2ed2.finetune import choice as module
 from e2ed2.finetune.choice import LORA_LR, LR, Captions, captions_of, choose
 from e2ed2.finetune.starts import Start
-from e2ed2.models import needs
 from e2ed2.models.folders.index import ModelIndex
-from e2ed2.models.memory import Counts
+from e2ed2.models.memory import needs
+from e2ed2.models.memory.counts import Counts
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.recipe.load import config_of
 

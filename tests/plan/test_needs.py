@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.models import needs as module
 from e2ed2.models.folders.bundled import resolve_model
-from e2ed2.models.memory import Counts
-from e2ed2.models.needs import ON_ITS_WAY, needs, settings
+from e2ed2.models.memory import needs as module
+from e2ed2.models.memory.counts import Counts
+from e2ed2.models.memory.needs import ON_ITS_WAY, needs, settings
 from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
 from tests.models.tiny import save_tiny

@@ -13,7 +13,7 @@ from typing import Any
 
 from e2ed2.models.families import family_named
 from e2ed2.models.folders.index import read_index
-from e2ed2.models.memory import Counts, count_model, device_memory
+from e2ed2.models.memory.counts import Counts, count_model, device_memory
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
