@@ -14,7 +14,7 @@ from e2ed2.system.errors import UserError
 from tests.models.tiny import save_tiny
 
 COUNTS = Counts(
-    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, embeds_guidance=False, block=0,
+    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, num_in_blocks=0, embeds_guidance=False, block=0,
     evaluation=400, evaluation_flops=10, decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3,
     features=20, features_flops=2,
 )  # fmt: skip

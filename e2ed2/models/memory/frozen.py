@@ -25,8 +25,8 @@ class Held(ABC):
         return self
 
     @abstractmethod
-    def weight(self, like: Tensor) -> Tensor:
-        """[out, in], where `like` is and, of a quantized one, as precise."""
+    def weight(self, device: torch.device) -> Tensor:
+        """[out, in], on the device, in the precision that it had."""
 
 
 class Offloaded(Held):
@@ -35,19 +35,19 @@ class Offloaded(Held):
     def __init__(self, weight: Tensor):
         self._weight = weight.pin_memory() if torch.cuda.is_available() else weight
 
-    def weight(self, like: Tensor) -> Tensor:
-        return self._weight.to(like.device, non_blocking=True)
+    def weight(self, device: torch.device) -> Tensor:
+        return self._weight.to(device, non_blocking=True)
 
 
 class Int8(Held):
-    """8 bits and a scale for each row, the largest value's (LLM.int8(), arXiv:2208.07339, eq. 3)."""
+    """8 bits and a scale for each row, by its largest value (LLM.int8(), arXiv:2208.07339, section 2.1)."""
 
     def __init__(self, weight: Tensor):
-        self._functions = _bitsandbytes("int8").functional
+        self._functions, self._dtype = _bitsandbytes("int8").functional, weight.dtype
         self._rows, self._scales, _ = self._functions.int8_vectorwise_quant(weight.half())
 
-    def weight(self, like: Tensor) -> Tensor:
-        return self._functions.int8_vectorwise_dequant(self._rows, self._scales).to(like.dtype)
+    def weight(self, device: torch.device) -> Tensor:
+        return self._functions.int8_vectorwise_dequant(self._rows, self._scales).to(self._dtype)
 
 
 class NF4(Held):
@@ -57,8 +57,8 @@ class NF4(Held):
         self._functions = _bitsandbytes("nf4").functional
         self._packed, self._state = self._functions.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
 
-    def weight(self, like: Tensor) -> Tensor:
-        return self._functions.dequantize_4bit(self._packed, self._state).to(like.dtype)
+    def weight(self, device: torch.device) -> Tensor:
+        return self._functions.dequantize_4bit(self._packed, self._state)
 
 
 FORMS: dict[str, Callable[[Tensor], Held]] = {"int8": Int8, "nf4": NF4, "offloaded": Offloaded}
@@ -74,8 +74,8 @@ class HeldLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """As a product takes it; peft asks where it is."""
-        return self._held.weight(torch.empty(0))
+        """For peft, which asks where it is and of what type."""
+        return self._held.weight(torch.device("cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         return _Product.apply(x, self._held, self.bias)
@@ -85,11 +85,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, held: Held, bias: Tensor | None) -> Tensor:
         ctx.held = held
-        return linear(x, held.weight(x), bias)
+        return linear(x, held.weight(x.device), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad @ ctx.held.weight(grad).to(grad.dtype), None, None
+        return grad @ ctx.held.weight(grad.device).to(grad.dtype), None, None
 
 
 def freeze(network: nn.Module, how: str, device: torch.device) -> None:
@@ -108,11 +108,11 @@ def freeze(network: nn.Module, how: str, device: torch.device) -> None:
 
 
 def linear_layers(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """(Parent, name in it, layer) of every linear layer of the blocks, each once."""
-    kinds, seen = set(getattr(network, "_no_split_modules", None) or ()), set()
-    for block in network.modules():
-        if type(block).__name__ in kinds:
-            for parent in block.modules():
+    """(Parent, name in it, layer) of every linear layer of the blocks, which are what the network has lists of."""
+    seen = set()
+    for blocks in network.modules():
+        if isinstance(blocks, nn.ModuleList):
+            for parent in blocks.modules():
                 for name, layer in parent.named_children():
                     if type(layer) is nn.Linear and id(layer) not in seen:
                         seen.add(id(layer))
