@@ -103,6 +103,7 @@ class FewStepStage:
             if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
                 self._pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
+        torch.manual_seed(config.train.seed)  # loading draws where nothing was loaded before; adapters go by the seed
 
     def _prompts_beside(self) -> list[str]:
         """Prompts beside the data's whose embeddings the stage needs."""
