@@ -1,4 +1,4 @@
-"""Whether what a recipe names is there, with nothing decoded, loaded or fetched: `e2ed2 train --dry-run`."""
+"""Whether what a recipe names is there; no image is decoded, no model loaded or fetched: `e2ed2 train --dry-run`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from accelerate.tracking import get_available_trackers
 from e2ed2.models.folders.bundled import AUTOENCODER, BUNDLED, resolve_model
 from e2ed2.models.folders.hub import is_hub_id
 from e2ed2.models.folders.index import read_index
+from e2ed2.models.losses.plugin import PlugIn
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import open_sources
@@ -23,6 +24,8 @@ def check_inputs(config: Config) -> list[str]:
         UserError: something is not there, or is not what it should be.
     """
     check_trackers(config.train.trackers)
+    if config.objective.plugin.function is not None:
+        PlugIn(config.objective.plugin.function)
     taken = next((path for path in (config.run.dir, *config.run.dir.parents) if path.exists()), Path())
     if not taken.is_dir():
         raise UserError(f"run.dir {config.run.dir}: {taken} is a file; name a folder")

@@ -12,9 +12,9 @@ from e2ed2.models.autoencoder import decode_all
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
-from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.folders.pipeline import save_pipeline
-from e2ed2.models.lora import check_names, merged, save_adapter
+from e2ed2.models.lora import check_names, lora_copies, merged, save_adapter
 from e2ed2.models.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
@@ -67,7 +67,7 @@ class FewStepStage:
             )
         self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
-        self._check_solver(solver)
+        self._check_start(solver, say)
         check_names(config.trajectory.lora_names, self._pipeline)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
@@ -100,7 +100,8 @@ class FewStepStage:
         """Prompts beside the data's whose embeddings the stage needs."""
         return []
 
-    def _check_solver(self, solver: str) -> None:
+    def _check_start(self, solver: str, say: Callable[[str], None]) -> None:
+        """Whether what the recipe asks can be had of the start; nothing is encoded yet."""
         check_exportable(solver)
         known, name = solvers_for(self._pipeline.scheduler), type(self._pipeline).__name__
         if self._config.stage == "lcm" and "lcm" not in known:
@@ -134,6 +135,18 @@ class FewStepStage:
             self.inference.solver,
             learned_grids,
         )
+
+    def parameter_sets(self) -> list[nn.Module]:
+        """What is trained, `trajectory.parameters`: one network for all steps, or one for each."""
+        trajectory = self._config.trajectory
+        network, steps = self.network.requires_grad_(trajectory.time_grid != "learned_alone"), len(self._grids)
+        if trajectory.parameters == "shared":
+            return [network]
+        if trajectory.parameters == "per_step":
+            return copies(network, steps)
+        frozen = network if self.half is None else network.to(self.half)
+        targets = trajectory.lora_targets or self.family.lora_targets
+        return lora_copies(frozen, steps if trajectory.has_set_per_step else 1, trajectory.lora_rank, targets)
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the denoising network alone."""
