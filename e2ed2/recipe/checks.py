@@ -51,7 +51,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             parameters.startswith("lora"),
             f"trajectory.parameters={parameters} adds no LoRA",
-            ("trajectory.lora_rank", "trajectory.lora_targets"),
+            tuple(f"trajectory.lora_{name}" for name in ("rank", "targets", "names")),
         ),
         (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
         (decodes(config.objective, terms), "no term has a weight that sees decoded images", ("objective.crop",)),

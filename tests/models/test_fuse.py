@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from e2ed2.models.families import FAMILIES, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.lora import fuse, lora_copies, save_adapter
+from e2ed2.models.lora.adapter import lora_copies
+from e2ed2.models.lora.fuse import fuse
+from e2ed2.models.lora.save import save_adapter
 from e2ed2.system.errors import UserError
 from tests.models.tiny import save_tiny, write_json
 

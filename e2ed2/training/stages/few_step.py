@@ -14,7 +14,8 @@ from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.folders.pipeline import save_pipeline
-from e2ed2.models.lora import check_names, lora_copies, merged, save_adapter
+from e2ed2.models.lora.adapter import lora_copies, merged
+from e2ed2.models.lora.save import check_names, save_adapter
 from e2ed2.models.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
@@ -68,7 +69,9 @@ class FewStepStage:
         self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
         self._check_start(solver, say)
-        check_names(config.trajectory.lora_names, self._pipeline)
+        self._lora_targets = config.trajectory.lora_targets or self.family.lora_targets
+        if config.trajectory.parameters.startswith("lora"):
+            check_names(config.trajectory.lora_names, self._pipeline, self._lora_targets)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
@@ -145,8 +148,8 @@ class FewStepStage:
         if trajectory.parameters == "per_step":
             return copies(network, steps)
         frozen = network if self.half is None else network.to(self.half)
-        targets = trajectory.lora_targets or self.family.lora_targets
-        return lora_copies(frozen, steps if trajectory.has_set_per_step else 1, trajectory.lora_rank, targets)
+        count = steps if trajectory.has_set_per_step else 1
+        return lora_copies(frozen, count, trajectory.lora_rank, self._lora_targets)
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the denoising network alone."""

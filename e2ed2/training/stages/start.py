@@ -10,7 +10,7 @@ from e2ed2.models.families import family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.pipeline import load_pipeline, replace_network, save_pipeline
-from e2ed2.models.lora import fuse
+from e2ed2.models.lora.fuse import fuse
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, flow_scheduler, is_flow
 from e2ed2.recipe.config import Config

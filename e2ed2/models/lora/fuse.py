@@ -1,28 +1,23 @@
-"""Low-rank adapters (arXiv:2106.09685): fused into a start, trained on a frozen network, exported on their own."""
+"""Adapters of others, and of our own, fused into a start: by all of their tensors, or refused."""
 
-import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
-from e2ed2.models.families.base import LORA_TARGETS
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
 from e2ed2.models.folders.parts import refusing, tensors
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import MAX_SHOWN, Record
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -37,84 +32,6 @@ class AdapterConfig(Record):
     r: Annotated[int, Field(ge=1, le=65_536)] = 8
     lora_alpha: Annotated[float, Field(allow_inf_nan=False)] = 8
     target_modules: str | list[str] | None = None
-
-
-def lora_copies(
-    network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] = LORA_TARGETS
-) -> list[nn.Module]:
-    """A low-rank adapter for each step on one network, which is frozen and whose memory they share.
-
-    Args:
-        targets: ends of the names of the layers that have one; or a pattern of whole names.
-    Raises:
-        UserError: no layer has such a name, or one that has takes no adapter.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets if isinstance(targets, str) else list(targets))
-    frozen = network.requires_grad_(False)
-    same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
-    try:
-        return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
-    except ValueError as error:
-        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {[*LORA_TARGETS]}") from error
-
-
-def merged(network: nn.Module, base: nn.Module) -> nn.Module:
-    """The network itself; one of `lora_copies` as a copy of `base` with the adapter added in.
-
-    Args:
-        base: what the adapter was trained on, in the precision that the result shall have.
-    """
-    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    if not isinstance(network, PeftModel):
-        return network
-    whole = get_peft_model(copy.deepcopy(base), copy.deepcopy(network.peft_config["default"]))
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(network))
-    return whole.merge_and_unload()
-
-
-def check_names(names: str, pipeline: Any) -> None:
-    """Raise UserError where adapters of a pipeline are not written in such names: kohya's are of UNets."""
-    if names == "kohya" and family_of(pipeline).network != "unet":
-        kind = type(pipeline).__name__
-        has_file = hasattr(pipeline, "save_lora_weights")
-        why = "ComfyUI reads diffusers' names of it" if has_file else "it has peft folders"
-        raise UserError(f"trajectory.lora_names: kohya, but a {kind} has a transformer, and {why}; set diffusers")
-
-
-def save_adapter(network: nn.Module, pipeline: Any, folder: Path, names: str = "diffusers") -> None:
-    """Write the adapter of one of `lora_copies` to `folder`; of another network nothing.
-
-    As `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights` takes, or for a pipeline without that
-    method (PixArt's) as a peft folder, `PeftModel.from_pretrained(pipeline.transformer, "lora")`.
-
-    Args:
-        names: `diffusers`, or `kohya`, which ComfyUI and other tools read too; checked by `check_names`.
-    """
-    from diffusers.utils import convert_state_dict_to_kohya
-    from peft import PeftModel, get_peft_model_state_dict
-
-    if not isinstance(network, PeftModel):
-        return
-    if not hasattr(pipeline, "save_lora_weights"):
-        _save_peft(network, folder)
-        return
-    layers = {name.removeprefix("base_model.model."): x for name, x in get_peft_model_state_dict(network).items()}
-    prefix = family_of(pipeline).network
-    if names == "kohya":
-        folder.mkdir(exist_ok=True)
-        named = convert_state_dict_to_kohya({f"{prefix}.{name}": x for name, x in layers.items()})
-        save_file({name: x.contiguous() for name, x in named.items()}, folder / ADAPTER_FILE)
-        return
-    pipeline.save_lora_weights(folder, **{f"{prefix}_lora_layers": layers})
-
-
-def _save_peft(network: "PeftModel", folder: Path) -> None:
-    network.peft_config["default"].base_model_name_or_path = None  # where on this machine it was
-    network.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
 
 
 def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
@@ -141,7 +58,9 @@ def _fuse_file(pipeline: Any, adapter: str) -> None:
     names = [name for name in pipeline._lora_loadable_modules if getattr(pipeline, name, None) is not None]
     with _adding(adapter):
         offered = _load_adapter(file)
-        with _taking(offered, lambda: [getattr(pipeline, name) for name in names], adapter):
+        made = _converted(pipeline, offered)
+        lost = [] if made.keys() == offered.keys() else _lost(pipeline, offered)
+        with _taking(made, lambda: [getattr(pipeline, name) for name in names], adapter, lost, len(offered)):
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
         pipeline.fuse_lora(components=names, safe_fusing=True)
         pipeline.unload_lora_weights()
@@ -195,14 +114,42 @@ def _load_adapter(file: Path) -> dict[str, Tensor]:
     return offered
 
 
+def _converted(pipeline: Any, offered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What diffusers makes of the tensors of a file: of other tools' it renames, splits and scales them."""
+    known = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    made = pipeline.lora_state_dict(dict(offered), **known)
+    return made[0] if isinstance(made, tuple) else made
+
+
+def _lost(pipeline: Any, offered: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that diffusers leaves out of what it makes of a file, without an error.
+
+    Told by numbers: each tensor is filled with one of its own, and scales are 1.
+    """
+    names = [name for name in offered if not name.endswith(SCALE)]
+    numbered = {name: torch.full(offered[name].shape, float(i)) for i, name in enumerate(names, start=1)}
+    ranks = {name.partition(".lora_down")[0].partition(".lora_A")[0]: len(offered[name]) for name in names}
+    scales = {name: torch.tensor(float(ranks.get(name.removesuffix(SCALE), 1))) for name in offered.keys() - set(names)}
+    found = {number for x in _converted(pipeline, numbered | scales).values() for number in x.unique().tolist()}
+    return [name for i, name in enumerate(names, start=1) if i not in found]
+
+
 def _adding(adapter: str) -> AbstractContextManager[None]:
     return refusing(f"model.lora: {adapter} cannot be added to model.path", REMEDY)
 
 
 @contextmanager
-def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module]], adapter: str) -> Iterator[None]:
+def _taking(
+    offered: Mapping[str, Tensor],
+    networks: Callable[[], list[nn.Module]],
+    adapter: str,
+    lost: Sequence[str] = (),
+    count: int | None = None,
+) -> Iterator[None]:
     """Loads an adapter; libraries leave what fits nowhere without a word, so it is looked for in the networks by value.
 
+    Args:
+        lost: what is known to fit nowhere. count: of the file's tensors, by default those that are offered.
     Raises:
         UserError: a tensor that no layer has taken, or a layer that is left without one.
     """
@@ -214,7 +161,7 @@ def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module
     there = [x for network in networks() for name, x in tensors(network).items()]
     shapes = {x.shape for x in offered.values()}
     taken = Counter(_print(x) for x in there if x.shape in shapes and not x.is_meta)
-    rest = []
+    rest = [*lost]
     for name, x in offered.items():
         if taken[_print(x)] > 0:
             taken[_print(x)] -= 1
@@ -222,7 +169,8 @@ def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module
             rest.append(name)
     problem = f" ({said(cause)})" if cause else ""
     if rest:
-        problem = f": {len(rest)} of {len(offered)} tensors fit no layer, such as {rest[0][: 2 * MAX_SHOWN]}{problem}"
+        all_of_them, example = count or len(offered), rest[0][: 2 * MAX_SHOWN]
+        problem = f": {len(rest)} of {all_of_them} tensors fit no layer, such as {example}{problem}"
     elif not offered or any(x.is_meta for x in there):
         problem = f": tensors of its layers are missing{problem}"
     if problem:
