@@ -63,7 +63,7 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
         UserError: no such model; or one of which nobody knows in how many steps it is sampled, and `steps` is None.
     """
     config = model_config(name, model)
-    folder = resolve_model(str(config.path), config.revision, config.variant)
+    folder = resolve_model(str(config.path), config.revision, config.variant, config.config)
     index = read_index(folder)
     family = FAMILIES[index.class_name]
     has_classes = family.has_classes

@@ -46,7 +46,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             config.model.architecture is None,
             "model.architecture makes a new network",
-            ("model.network", "model.revision", "model.variant"),
+            tuple(f"model.{name}" for name in ("network", "revision", "variant", "config")),
         ),
         (
             parameters.startswith("lora"),

@@ -64,8 +64,10 @@ class ModelConfig(Section):
     """What the stage starts from.
 
     `path`: a model folder, a bundled model's name, or a hub id `org/name` with its `revision` and `variant` (`base`:
-    the autoencoder; `lcm`, `e2ed2`: a pipeline). `network`: weights that replace its network's, a safetensors file or
-    `org/name/file` of the hub. `lora`: adapters fused into it, files, folders, hub ids or `org/name/file`.
+    the autoencoder; `lcm`, `e2ed2`: a pipeline), or a whole pipeline in one safetensors file; `config`: of such a file
+    a model folder or hub id of the same kind, where its tensors do not tell. `network`: weights that replace its
+    network's, a safetensors or GGUF file or `org/name/file` of the hub. `lora`: adapters fused into it, files, folders,
+    hub ids or `org/name/file`.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
     `e2ed2` when it trains from scratch: `path` is then an autoencoder.
@@ -74,6 +76,7 @@ class ModelConfig(Section):
     path: str | None = None
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     network: str | None = None
     lora: list[str] = []
     gradient_checkpointing: bool = False

@@ -8,7 +8,9 @@ from accelerate.tracking import get_available_trackers
 from e2ed2.models.folders.bundled import AUTOENCODER, BUNDLED, resolve_model
 from e2ed2.models.folders.hub import is_hub_id
 from e2ed2.models.folders.index import read_index
+from e2ed2.models.folders.misnamed import GGUF, is_one_file
 from e2ed2.models.losses.plugin import PlugIn
+from e2ed2.models.one_file.unpack import config_of
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.training.latents.training_set import open_sources
@@ -39,6 +41,9 @@ def check_inputs(config: Config) -> list[str]:
         if not Path(path).exists() and is_hub_id(path):
             later.append(path)
             continue
+        if is_one_file(Path(path)):
+            config_of(Path(path), model.config if path == model.path else None)
+            continue
         folder = start_folder(config) if path == model.path else resolve_model(path)
         if path != model.path or (config.stage != "base" and model.architecture is None):
             read_index(folder)
@@ -55,7 +60,7 @@ def check_inputs(config: Config) -> list[str]:
 def _is_file_of_hub(name: str) -> bool:
     """Whether a name is `org/name/file`."""
     *repository, file = name.split("/", 2)
-    return file.endswith(".safetensors") and is_hub_id("/".join(repository))
+    return file.endswith((".safetensors", GGUF)) and is_hub_id("/".join(repository))
 
 
 def check_trackers(names: Sequence[str]) -> None:

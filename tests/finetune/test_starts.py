@@ -71,7 +71,7 @@ def test_a_baseline_tells_where_its_model_lies(name, expected, network, plain, m
     start = find_start(name, {"revision": "main"}, None)
     assert short(start) == expected and start.folder == plain
     assert (start.model.network, start.model.revision, start.model.variant) == (network, "main", "fp16")
-    assert asked == [(start.model.path, "main", "fp16")]
+    assert asked == [(start.model.path, "main", "fp16", None)]
 
 
 def test_of_what_nobody_knows_the_steps_have_to_be_given(plain):

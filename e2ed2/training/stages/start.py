@@ -31,7 +31,7 @@ def keeps_text(config: Config) -> bool:
 
 def start_folder(config: Config) -> Path:
     """Where `model.path` lies, fetched if need be."""
-    return resolve_model(str(config.model.path), config.model.revision, config.model.variant)
+    return resolve_model(str(config.model.path), config.model.revision, config.model.variant, config.model.config)
 
 
 def load_start(
