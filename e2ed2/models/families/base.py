@@ -74,6 +74,10 @@ class Family(ABC):
             length: of `prompt_length`.
         """
 
+    def call_prompts(self, pipeline: Any, prompts: list[str]) -> dict[str, Any]:
+        """The arguments of the pipeline's call that say what to draw."""
+        return {"prompt": prompts}
+
     def uncond(self, pipeline: Any, empty: PromptEmbeds) -> PromptEmbeds:
         """What the pipeline's call guides away from when it is given no negative prompt: `empty`, the empty prompt."""
         return empty
