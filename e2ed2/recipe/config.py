@@ -67,7 +67,7 @@ class ModelConfig(Section):
     the autoencoder; `lcm`, `e2ed2`: a pipeline), or a whole pipeline in one safetensors file; `config`: of such a file
     a model folder or hub id of the same kind, where its tensors do not tell. `network`: weights that replace its
     network's, a safetensors or GGUF file or `org/name/file` of the hub. `lora`: adapters fused into it, files, folders,
-    hub ids or `org/name/file`.
+    hub ids or `org/name/file`, with `@0.125` behind one at that scale.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
     `e2ed2` when it trains from scratch: `path` is then an autoencoder.

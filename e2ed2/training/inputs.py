@@ -9,6 +9,7 @@ from e2ed2.models.folders.bundled import AUTOENCODER, BUNDLED, resolve_model
 from e2ed2.models.folders.hub import is_hub_id
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.misnamed import GGUF, is_one_file
+from e2ed2.models.lora.fuse import at_scale
 from e2ed2.models.losses.plugin import PlugIn
 from e2ed2.models.one_file.unpack import config_of
 from e2ed2.recipe.config import Config
@@ -47,11 +48,12 @@ def check_inputs(config: Config) -> list[str]:
         folder = start_folder(config) if path == model.path else resolve_model(path)
         if path != model.path or (config.stage != "base" and model.architecture is None):
             read_index(folder)
-    for name in (model.network, *model.lora):
+    adapters = [name for name, _ in map(at_scale, model.lora)]
+    for name in (model.network, *adapters):
         if name is None or Path(name).exists():
             continue
-        if not (is_hub_id(name) and name in model.lora or _is_file_of_hub(name)):
-            field = "model.lora" if name in model.lora else "model.network"
+        if not (is_hub_id(name) and name in adapters or _is_file_of_hub(name)):
+            field = "model.lora" if name in adapters else "model.network"
             raise UserError(f"{field}: {name}: no such file or folder; give one, or org/name/file of the hub")
         later.append(name)
     return later

@@ -75,6 +75,22 @@ def test_every_layer_of_an_adapter_changes_by_its_product(class_name, made):
         torch.testing.assert_close(after[name], before[name] + product, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("class_name", ["StableDiffusionPipeline", "PixArtSigmaPipeline"])
+def test_an_adapter_is_added_at_the_scale_behind_its_name(class_name, made, tmp_path):
+    start, lora = made(class_name)
+    whole, part, before = (load_pipeline(start)[0] for _ in range(3))
+    fuse(whole, [str(lora)])
+    fuse(part, [f"{lora}@0.125"])
+    a, b, c = (network_of(pipeline).state_dict() for pipeline in (whole, part, before))
+    for name, x in c.items():
+        torch.testing.assert_close(b[name] - x, (a[name] - x) / 8, rtol=1e-3, atol=1e-5)
+    named = shutil.copytree(lora, tmp_path / "lora@0.5")  # what exists is a name
+    fuse(before, [str(named)])
+    assert all(torch.equal(x, a[name]) for name, x in network_of(before).state_dict().items())
+    with pytest.raises(UserError, match="model.lora: nowhere: no such file or folder"):
+        fuse(whole, ["nowhere@0.5"])
+
+
 def test_kohya_s_names_and_scales_fit(made, tmp_path):
     start, lora = made("StableDiffusionPipeline")
     values = load_file(lora / "pytorch_lora_weights.safetensors")

@@ -1,6 +1,7 @@
 """Adapters of others, and of our own, fused into a start: by all of their tensors, or refused."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -39,21 +40,29 @@ def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
 
     Args:
         adapters: safetensors files (also `org/name/file` of the hub), folders of one, or hub ids; of a pipeline without
-            `load_lora_weights` (PixArt's) peft folders.
+            `load_lora_weights` (PixArt's) peft folders. With `@0.125` behind it, at that scale.
     Raises:
         UserError: one does not exist or does not fit, in whole or in part.
     """
-    for adapter in adapters:
+    for adapter, scale in map(at_scale, adapters):
         is_somewhere = adapter.endswith(".safetensors") or os.path.lexists(adapter) or is_hub_id(adapter)
         if not is_somewhere:
             raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
         if hasattr(pipeline, "load_lora_weights"):
-            _fuse_file(pipeline, adapter)
+            _fuse_file(pipeline, adapter, scale)
         else:
-            _fuse_peft(pipeline, adapter)
+            _fuse_peft(pipeline, adapter, scale)
 
 
-def _fuse_file(pipeline: Any, adapter: str) -> None:
+def at_scale(adapter: str) -> tuple[str, float]:
+    """(Name, scale) of `name@scale`; what exists is a name, whatever it looks like, and its scale is 1."""
+    found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?)", adapter)
+    if found is None or os.path.lexists(adapter):
+        return adapter, 1.0
+    return found[1], float(found[2])
+
+
+def _fuse_file(pipeline: Any, adapter: str, scale: float) -> None:
     file = _adapter_file(adapter)
     names = [name for name in pipeline._lora_loadable_modules if getattr(pipeline, name, None) is not None]
     with _adding(adapter):
@@ -62,12 +71,13 @@ def _fuse_file(pipeline: Any, adapter: str) -> None:
         lost = [] if made.keys() == offered.keys() else _lost(pipeline, offered)
         with _taking(made, lambda: [getattr(pipeline, name) for name in names], adapter, lost, len(offered)):
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
-        pipeline.fuse_lora(components=names, safe_fusing=True)
+        pipeline.fuse_lora(components=names, lora_scale=scale, safe_fusing=True)
         pipeline.unload_lora_weights()
 
 
-def _fuse_peft(pipeline: Any, adapter: str) -> None:
+def _fuse_peft(pipeline: Any, adapter: str, scale: float) -> None:
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
     name = family_of(pipeline).network
     folder, kinds = Path(adapter), f"a {type(pipeline).__name__} takes peft folders"
@@ -82,6 +92,8 @@ def _fuse_peft(pipeline: Any, adapter: str) -> None:
         offered, network = _load_adapter(folder / PEFT_WEIGHTS), getattr(pipeline, name)
         with _taking(offered, lambda: [network], adapter):  # which is changed in place
             whole: Any = PeftModel.from_pretrained(network, str(folder), low_cpu_mem_usage=True)
+        for layer in (module for module in whole.modules() if isinstance(module, LoraLayer)):
+            layer.scale_layer(scale)
         pipeline.register_modules(**{name: whole.merge_and_unload(safe_merge=True)})
 
 
