@@ -28,7 +28,10 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
-            (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
+            (
+                *(f"trajectory.{name}" for name in sampler),
+                *("objective.num_samples", "objective.intermediate_weight", "train.offload_activations"),
+            ),
         ),
         (
             stage in ("lcm", "e2ed2"),
@@ -51,7 +54,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             parameters.startswith("lora"),
             f"trajectory.parameters={parameters} adds no LoRA",
-            tuple(f"trajectory.lora_{name}" for name in ("rank", "targets", "names")),
+            (*(f"trajectory.lora_{name}" for name in ("rank", "targets", "names")), "model.frozen_weights"),
         ),
         (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
         (decodes(config.objective, terms), "no term has a weight that sees decoded images", ("objective.crop",)),

@@ -3,6 +3,8 @@
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,7 +56,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # processes may write the same file side by side
+    # Processes may write the same file side by side.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -65,6 +68,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise_if_disk_refused(path, error)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `atomic_file` had begun in a folder, and those in it, when processes of this machine were killed."""
+    ending = re.compile(rf"\..*\.{re.escape(platform.node())}\.(\d+)\.tmp")
+    for path in folder.rglob(".*.tmp"):
+        if (found := ending.fullmatch(path.name)) and not _is_alive(int(found[1])):
+            path.unlink(missing_ok=True)
 
 
 def raise_if_disk_refused(path: Path, error: BaseException) -> None:
@@ -115,6 +126,16 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:
