@@ -12,7 +12,7 @@ from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.lora.fuse import fuse
 from e2ed2.models.lora.save import save_adapter
 from e2ed2.system.errors import UserError
-from tests.models.tiny import save_tiny, write_json
+from tests.models.tiny import TODAY, save_tiny, write_json
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def made(tmp_path_factory):
     def make(class_name):
         if class_name not in folders:
             start = save_tiny(class_name, tmp_path_factory.mktemp(class_name) / "start")
-            (trained,) = lora_copies(network_of(load_pipeline(start)[0]), 1, rank=2)
+            network = network_of(load_pipeline(start)[0])
+            (trained,) = lora_copies(network, 1, rank=2, targets=FAMILIES[class_name].lora_targets)
             for value in trained.parameters():
                 if value.requires_grad:
                     torch.nn.init.normal_(value)
@@ -56,6 +57,26 @@ def test_tensors_that_fit_no_layer_are_counted_and_named(class_name, prefix, is_
     message = f"{len(wrong)} of {len(values)} tensors fit no layer, such as {example}"
     with pytest.raises(UserError, match=message):
         fuse(load_pipeline(start)[0], [str(tmp_path / "lora")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_name", TODAY)
+def test_names_that_are_not_the_model_s_own_are_one_line(class_name, made, tmp_path):
+    start, lora = made(class_name)
+    (file,) = lora.glob("*.safetensors")
+    for prefix in PREFIXES:
+        for count in (None, 3):
+            values = load_file(file)
+            for name in sorted(values)[:count]:
+                values[prefix + name.partition(".")[2]] = values.pop(name)
+            save_file(values, tmp_path / "wrong.safetensors")
+            named = str(tmp_path / "wrong.safetensors")
+            if class_name == "DiTPipeline":  # which takes peft folders
+                named = str(shutil.copytree(lora, tmp_path / "wrong", dirs_exist_ok=True))
+                shutil.copy(tmp_path / "wrong.safetensors", f"{named}/{file.name}")
+            with pytest.raises(UserError, match="cannot be added to model.path.*(fit no layer|names such as)") as told:
+                fuse(load_pipeline(start)[0], [named])
+            assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("class_name", LORA_CLASSES)

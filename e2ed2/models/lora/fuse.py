@@ -22,6 +22,7 @@ from e2ed2.system.readers.typed import MAX_SHOWN, Record
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LOOKED_AT = 4096  # numbers of a tensor, evenly: of what it is made of each part is far larger than the gaps
 SCALE = ".alpha"  # ends its name in kohya's files
 REMEDY = "give an adapter of this model, in diffusers', kohya's or (PixArt) peft's names"
 
@@ -67,7 +68,13 @@ def _fuse_file(pipeline: Any, adapter: str, scale: float) -> None:
     names = [name for name in pipeline._lora_loadable_modules if getattr(pipeline, name, None) is not None]
     with _adding(adapter):
         offered = _load_adapter(file)
-        made = _converted(pipeline, offered)
+        try:
+            made = _converted(pipeline, offered)
+        except Exception as error:  # whatever its converters meet with
+            named = f"names such as {next(iter(offered), '')[: 2 * MAX_SHOWN]}"
+            raise ValueError(
+                f"{named} are not read as an adapter's of a {type(pipeline).__name__}: {said(error)}"
+            ) from error
         lost = [] if made.keys() == offered.keys() else _lost(pipeline, offered)
         with _taking(made, lambda: [getattr(pipeline, name) for name in names], adapter, lost, len(offered)):
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
@@ -139,10 +146,11 @@ def _lost(pipeline: Any, offered: Mapping[str, Tensor]) -> list[str]:
     Told by numbers: each tensor is filled with one of its own, and scales are 1.
     """
     names = [name for name in offered if not name.endswith(SCALE)]
-    numbered = {name: torch.full(offered[name].shape, float(i)) for i, name in enumerate(names, start=1)}
+    numbered = {name: torch.tensor(float(i)).expand(offered[name].shape) for i, name in enumerate(names, start=1)}
     ranks = {name.partition(".lora_down")[0].partition(".lora_A")[0]: len(offered[name]) for name in names}
     scales = {name: torch.tensor(float(ranks.get(name.removesuffix(SCALE), 1))) for name in offered.keys() - set(names)}
-    found = {number for x in _converted(pipeline, numbered | scales).values() for number in x.unique().tolist()}
+    made = _converted(pipeline, numbered | scales).values()
+    found = {number for x in made for number in x.flatten()[:: max(1, x.numel() // LOOKED_AT)].tolist()}
     return [name for i, name in enumerate(names, start=1) if i not in found]
 
 
