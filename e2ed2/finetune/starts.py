@@ -115,5 +115,5 @@ def _unlike(steps: int | None, own: int, any_steps: bool) -> str:
 def _of_baseline(name: str) -> dict[str, Any]:
     """The fields of a baseline that is known by a name; nothing of another name."""
     baseline = read_baseline(name)
-    fields = ("revision", "variant", "network")
+    fields = ("revision", "variant", "config", "network")
     return {} if baseline is None else {"path": baseline.model, **{name: getattr(baseline, name) for name in fields}}

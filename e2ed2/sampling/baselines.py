@@ -57,6 +57,7 @@ class Baseline(Part):
 
     Attributes:
         model: a diffusers folder or hub id; revision, variant: of a hub model.
+        config: of a model in one file, as a recipe's `model.config`.
         network: weights that replace the denoiser's, a file or `org/name/file` of the hub.
         scheduler: None keeps the model's own.
         call: arguments of the pipeline's call; its defaults hold for the rest.
@@ -67,6 +68,7 @@ class Baseline(Part):
     model: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     network: str | None = None
     scheduler: SchedulerChange | None = None
     call: dict[str, Any] = {}
@@ -110,7 +112,7 @@ class PipelineSampler:
     """
 
     def __init__(self, baseline: Baseline, steps: int | None = None) -> None:
-        self.folder = resolve_model(baseline.model, baseline.revision, baseline.variant)
+        self.folder = resolve_model(baseline.model, baseline.revision, baseline.variant, baseline.config)
         self._where = f"model {baseline.model}"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._kind = read_index(self.folder, any_class=True).class_name

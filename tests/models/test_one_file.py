@@ -14,10 +14,12 @@ from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.pipeline import load_pipeline, replace_network
 from e2ed2.models.one_file import unpack
 from e2ed2.recipe.load import check_config
+from e2ed2.sampling.generate import Request
+from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
 from e2ed2.training.inputs import check_inputs
 from e2ed2.training.loop import train
-from tests.models.tiny import save_tiny
+from tests.models.tiny import SIDE, save_tiny
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -120,6 +122,14 @@ def test_a_run_begins_with_it_and_looks_at_it_first(made, recipe, tmp_path):
     other = recipe(tmp_path / "other", start)
     a, b = (load_file(train(c, quiet) / "unet" / "diffusion_pytorch_model.safetensors") for c in (config, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_baseline_says_of_which_kind_its_one_file_is(made, tmp_path):
+    start, file = made
+    (tmp_path / "photo.yaml").write_text(f"model: {file}\nconfig: {start}\ncall: {{height: {SIDE}, width: {SIDE}}}\n")
+    one, folder = (load_model(name, 2).sampler for name in (str(tmp_path / "photo.yaml"), str(start)))
+    requests = [Request("a dog", 3)]
+    assert torch.equal(one(requests), folder(requests))
 
 
 def test_what_keeps_its_precision(made):
