@@ -19,7 +19,7 @@ from e2ed2.sampling.model import load_model
 from e2ed2.system.errors import UserError
 from e2ed2.training.inputs import check_inputs
 from e2ed2.training.loop import train
-from tests.models.tiny import SIDE, save_tiny
+from tests.models.tiny import SIDE, WIDTH, save_tiny, stable_diffusion_xl, unet
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -27,7 +27,8 @@ RESNET = {
 }  # fmt: skip
 TOP = {
     "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0", "conv_out": "out.2",
+    "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 
 
@@ -70,15 +71,42 @@ def vae_name(name: str, blocks: int = 3) -> str:
     )  # fmt: skip
 
 
+def open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CLIP in the names of github.com/mlfoundations/open_clip, which has one layer for query, key and value."""
+    renamed = {
+        "text_model.encoder.layers.": "transformer.resblocks.", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
+        ".fc1.": ".c_fc.", ".fc2.": ".c_proj.", ".self_attn.": ".attn.", "text_model.final_layer_norm.": "ln_final.",
+        "text_model.embeddings.token_embedding.": "token_embedding.",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    }  # fmt: skip
+    found = {}
+    for name, x in state.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            x = torch.cat([x, *(state[name.replace("q_proj", part)] for part in ("k_proj", "v_proj"))])
+            name = name.replace("q_proj.", "in_proj_")
+        if name == "text_projection.weight":
+            name, x = "text_projection", x.T
+        for ours, original in renamed.items():
+            name = name.replace(ours, original)
+        found[name] = x
+    return found
+
+
 def as_one_file(start: Path, file: Path) -> Path:
-    """A Stable Diffusion 1 folder as its authors have it: network, autoencoder and CLIP in one file."""
-    parts = {name: load_file(next((start / name).glob("*.safetensors"))) for name in ("unet", "vae", "text_encoder")}
-    whole = {f"model.diffusion_model.{unet_name(name)}": x for name, x in parts["unet"].items()}
+    """A Stable Diffusion 1 or XL folder as its authors have it: network, autoencoder and text encoders in one file."""
+    names = [path.name for path in start.iterdir() if any(path.glob("*.safetensors"))]
+    parts = {name: load_file(next((start / name).glob("*.safetensors"))) for name in names}
+    first = "conditioner.embedders.0" if "text_encoder_2" in parts else "cond_stage_model"
+    second = open_clip(parts.get("text_encoder_2", {}))
+    whole = {f"conditioner.embedders.1.model.{name}": x for name, x in second.items()}
+    whole |= {f"model.diffusion_model.{unet_name(name)}": x for name, x in parts["unet"].items()}
     for name, x in parts["vae"].items():
         is_attention = "attentions" in name and x.ndim == 2
         whole[f"first_stage_model.{vae_name(name)}"] = x[:, :, None, None] if is_attention else x
     for name, x in parts["text_encoder"].items():
-        whole[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = x
+        whole[f"{first}.transformer.text_model.{name.removeprefix('text_model.')}"] = x
     save_file({name: x.contiguous() for name, x in whole.items()}, file)
     return file
 
@@ -93,7 +121,8 @@ def made(tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 def same(a: Path, b: Path) -> bool:
     pipelines = [load_pipeline(folder)[0] for folder in (a, b)]
-    states = [[part.state_dict() for part in (p.unet, p.vae, p.text_encoder)] for p in pipelines]
+    names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if hasattr(pipelines[0], name)]
+    states = [[getattr(p, name).state_dict() for name in names] for p in pipelines]
     return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in zip(*states, strict=True))
 
 
@@ -104,6 +133,23 @@ def test_a_whole_model_in_one_file_is_the_folder_that_it_was_made_of(made, monke
     assert type(load_pipeline(folder)[0].scheduler) is type(load_pipeline(start)[0].scheduler)
     monkeypatch.setattr(unpack, "_read", pytest.fail)  # a second time nothing is converted
     assert resolve_model(file, config=str(start)) == folder
+
+
+def test_two_text_encoders_come_out_of_one_file_too(tmp_path, monkeypatch):
+    """Stable Diffusion XL's, of unlike widths, by which diffusers tells them apart."""
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    parts = stable_diffusion_xl()
+    wide = CLIPTextConfig(**(parts["text_encoder_2"].config.to_dict() | {"hidden_size": 2 * WIDTH}))
+    parts["text_encoder_2"] = CLIPTextModelWithProjection(wide).eval()
+    added = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": WIDTH + 6 * 8}
+    parts["unet"] = unet(cross_attention_dim=3 * WIDTH, addition_embed_type="text_time", **added)
+    StableDiffusionXLPipeline(**parts).save_pretrained(start := tmp_path / "start")
+    folder = resolve_model(as_one_file(start, tmp_path / "xl.safetensors"), config=str(start))
+    assert same(folder, start)
 
 
 def test_its_configs_are_those_that_its_tensors_tell(made, monkeypatch):
@@ -156,7 +202,9 @@ def test_what_is_none_or_of_another_kind_is_one_line(made, tmp_path, monkeypatch
     lora = saved("lora.safetensors", keys=["lora_unet_x.lora_up.weight"])
     assert "an adapter: give the model that it is of as model.path, and this as model.lora" in message(lora)
     alone = saved("alone.safetensors", given={k: x for k, x in whole.items() if k.startswith("model.")})
-    expected = "no autoencoder and no text encoders in it: give a model, such as stable-diffusion-v1-5/stable-"
+    expected = (
+        "without autoencoder and text encoders: if it holds a network, give a model, such as stable-"
+    )
     assert expected in message(alone) and "and this as model.network" in message(alone)
     unknown = saved("unknown.safetensors", keys=["model.diffusion_model.x", "vae.x", "text_encoders.x"])
     assert "do not tell enough of what it is: give model.config, a model folder or hub id" in message(unknown)

@@ -10,10 +10,12 @@ from torch import Tensor
 from e2ed2.models.folders.parts import refusing
 
 DAMAGED = "fetch it again"
-AUTOENCODERS = ("first_stage_model.", "vae.")
-TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
-NETWORK = "model.diffusion_model."
-UNET = f"{NETWORK}input_blocks.0.0.weight"
+PARTS = {  # of a whole model, and how the names of their tensors begin
+    "network": ("model.diffusion_model.",),
+    "autoencoder": ("first_stage_model.", "vae."),
+    "text encoders": ("cond_stage_model.", "conditioner.", "text_encoders."),
+}
+UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def read_header(file: Path, what: str) -> dict[str, Tensor]:
@@ -34,9 +36,9 @@ def is_adapter(tensors: Mapping[str, Tensor]) -> bool:
     return any(".lora_" in name or "lora_unet" in name or ".lokr_" in name for name in tensors)
 
 
-def is_whole(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether they are of a whole model: network, autoencoder and text encoders."""
-    return all(any(name.startswith(part) for name in tensors) for part in (NETWORK, AUTOENCODERS, TEXT_ENCODERS))
+def missing_parts(tensors: Mapping[str, Tensor]) -> list[str]:
+    """What they lack of a whole model: network, autoencoder and text encoders."""
+    return [what for what, begins in PARTS.items() if not any(name.startswith(begins) for name in tensors)]
 
 
 def looks_like(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from e2ed2.models.families import FAMILIES
 from e2ed2.models.folders.hub import is_hub_id
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import INDEX_FILE, refusing
-from e2ed2.models.one_file.header import is_adapter, is_whole, looks_like, read_header
+from e2ed2.models.one_file.header import is_adapter, looks_like, missing_parts, read_header
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.files import atomic_folder, locked
 from e2ed2.system.paths import cache_dir
@@ -35,11 +35,11 @@ def config_of(file: Path, config: str | None) -> str:
     if is_adapter(tensors):
         raise UserError(f"{what}: an adapter: give the model that it is of as model.path, and this as model.lora")
     kind = looks_like(tensors)
-    if not is_whole(tensors):
+    if missing := missing_parts(tensors):
         such = f", such as {kind[1]}," if kind else ""
         raise UserError(
-            f"{what}: no autoencoder and no text encoders in it: give a model{such} as model.path, of which it takes "
-            "those, and this as model.network"
+            f"{what}: no whole model, without {' and '.join(missing)}: if it holds a network, give a model{such} as "
+            "model.path, of which it takes the rest, and this as model.network"
         )
     if config is not None:
         return config
