@@ -33,16 +33,18 @@ class PlugIn:
     def __init__(self, name: str) -> None:
         self._name, self._function = name, _imported(name)
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, samples: Tensor, prompts: Sequence[str]) -> Tensor:
         """The mean loss, a scalar.
 
+        Args:
+            samples: m of each caption, [m, B, 3, H, W]. prompts: the B captions.
         Raises:
             UserError: the function fails, or what it returns is no loss of the images.
         """
-        n = len(images)
+        images, n = samples.flatten(0, 1).float(), samples.shape[0] * samples.shape[1]
         try:
             with torch.autocast(images.device.type, enabled=False):
-                losses = self._function(images.float(), list(prompts))
+                losses = self._function(images, [*prompts] * len(samples))
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -64,7 +66,7 @@ class PlugIn:
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, 3, height, width, generator=generator).to(device).mul(2).sub(1)
         with torch.enable_grad():
-            loss = self(images.requires_grad_(), ["a photo", "a drawing"])
+            loss = self(images.requires_grad_()[None], ["a photo", "a drawing"])
             gradient = torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
         if gradient is None:
             cuts = "torch.no_grad, detach, numpy, Pillow and comparisons cut it off"

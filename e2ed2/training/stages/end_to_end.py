@@ -165,8 +165,7 @@ class EndToEndStage(FewStepStage):
         if decodes(self._objective, self.weights):
             images = self._decode(samples, place)
         if self._plugin is not None:
-            prompts = self.data.captions(batch.rows, batch.draws)
-            values["plugin"] = self._plugin(images.flatten(0, 1), prompts * len(images))
+            values["plugin"] = self._plugin(images, self.data.captions(batch.rows, batch.draws))
         if self._features:
             pictures = self._pictures(batch, place)
             *views, view = random_views(torch.cat([images, pictures[None]]), generator, self._rows_per_caption)

@@ -73,9 +73,6 @@ class FewStepStage:
         self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
         self._check_start(solver, say)
-        self._lora_targets = config.trajectory.lora_targets or self.family.lora_targets
-        if config.trajectory.parameters.startswith("lora"):
-            check_names(config.trajectory.lora_names, self._pipeline, self._lora_targets)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
@@ -129,6 +126,12 @@ class FewStepStage:
             rule = f"of more than {most}" if most else "at all"
             problem = f"a grid of {longest} steps, but the call of a {name} takes none {rule}; leave it out"
             raise UserError(f"trajectory.{field}: {problem}")
+        if trajectory.parameters.startswith("lora"):
+            check_names(trajectory.lora_names, self._pipeline, self._lora_targets)
+
+    @property
+    def _lora_targets(self) -> Sequence[str]:
+        return self._config.trajectory.lora_targets or self.family.lora_targets
 
     def denoiser(self, network: nn.Module) -> Denoise:
         """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""

@@ -207,7 +207,7 @@ def test_a_function_that_changes_its_shape_later_ends_the_run_in_one_line(functi
     plugin = PlugIn("my_terms:redness")
     functions().redness.__code__ = functions().column.__code__
     with pytest.raises(UserError, match=r"^objective.plugin.function: my_terms:redness returned \[3, 1\] for 3 images"):
-        plugin(torch.zeros(3, 3, 8, 8), ["", "", ""])
+        plugin(torch.zeros(1, 3, 3, 8, 8), ["", "", ""])
 
 
 def test_a_gradient_of_zero_is_told(recipe):
@@ -258,5 +258,5 @@ def test_the_functions_of_the_manual_are_rewards(functions, networks, tmp_path):
     for name, expected in (("clip_score", -cosines), ("aesthetic", -scores)):
         term = PlugIn(f"my_rewards:{name}")
         term.try_out(64, 48, torch.device("cpu"), pytest.fail)
-        torch.testing.assert_close(term(images, prompts), expected.mean(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(term(images[None], prompts), expected.mean(), rtol=1e-4, atol=1e-5)
     sys.modules.pop("my_rewards")
