@@ -2,6 +2,7 @@
 
 import sys
 import time
+from logging import ERROR, getLogger
 from types import TracebackType
 
 from rich.console import Console
@@ -92,10 +93,11 @@ class Waiting:
 
 
 def quiet_libraries() -> None:
-    """Switch off the loading bars and hints of diffusers and transformers; their errors still show.
+    """Switch off the loading bars and hints of diffusers, transformers and bitsandbytes; their errors still show.
 
     Among the hints is one about the text encoder's class, which a pipeline with MiniLM always gets.
     """
+    getLogger("bitsandbytes").setLevel(ERROR)  # before diffusers imports it
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

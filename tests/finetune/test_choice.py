@@ -205,7 +205,7 @@ def test_of_large_images_losses_decode_a_window(machine):
 def test_whatever_is_chosen_is_a_recipe_that_is_accepted(machine):
     for free, num_trained in product((1, GIB, 100 * GIB), (10**7, 10**9)):
         machine(free, num_trained)
-        for steps, any_steps, solver in product((1, 2, 4, 8, 50), (True, False), ("lcm", "ancestral", "euler", None)):
+        for steps, any_steps, solver in product((1, 4, 50), (True, False), ("lcm", "euler", None)):
             start = replace(START, steps=steps, any_steps=any_steps, solver=solver)
             for captions in (UNIQUE, SHARED, ONE, STREAM, Captions(2, 1.0)):
                 config, reasons = config_for(start, captions)

@@ -294,7 +294,7 @@ def test_other_weights_may_replace_the_network_s(recipe, tmp_path):
     assert all(torch.allclose(after[name], x, atol=1e-6) for name, x in changed.items())
     del changed["conv_in.bias"]
     save_file(changed, file)
-    with pytest.raises(UserError, match="network .*: not weights of this UNet2DConditionModel in diffusers' names"):
+    with pytest.raises(UserError, match="network .*: no weights of this UNet2DConditionModel"):
         train(recipe(tmp_path / "again", start, model={"network": str(file)}), quiet)
 
 

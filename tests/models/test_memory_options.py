@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from e2ed2.models.lora import ADAPTER_FILE
+from e2ed2.models.lora.fuse import ADAPTER_FILE
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import file_sha256
 from e2ed2.training.checkpoint import OPTIMIZER_FILE, STATE_FILE
