@@ -51,9 +51,12 @@ def by_start(term: str, rows: list[dict[str, float]]) -> dict[str, tuple[list[fl
     Where there are many starts, neighbours share a line. A run that does not draw where its chains begin has none.
     """
     found: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    prefix = f"{term}/"
     for row in rows:
         for name, value in row.items():
-            if (match := re.fullmatch(rf"{re.escape(term)}/from_(\d+)_of_(\d+)", name)) and value is not None:
+            if not name.startswith(prefix) or value is None:
+                continue
+            if match := re.fullmatch(r"from_(\d+)_of_(\d+)", name.removeprefix(prefix)):
                 found.setdefault((int(match[1]), int(match[2])), []).append((row["global_step"], value))
     starts = sorted(found, key=lambda start: ((start[0] - 1) / max(start[1], 1), start[1]))
     together = -(-len(starts) // MAX_LINES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from e2ed2.system.drawing.figures import central, interval
 from e2ed2.system.files import write_file
 
 _TEMPLATES = Environment(
@@ -21,7 +22,7 @@ def moment(seconds: float) -> str:
     return time.strftime("%d %b, %H:%M", time.localtime(seconds)).lstrip("0")
 
 
-_TEMPLATES.globals["moment"] = moment
+_TEMPLATES.globals |= {"moment": moment, "central": central, "interval": interval}
 
 
 def asset(name: str) -> Markup:

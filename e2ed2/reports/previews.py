@@ -51,9 +51,9 @@ class Found:
 
 def find_previews(folder: Path) -> tuple[Found | None, dict[int, Path]]:
     """The previews in `samples/`, and all paths by step; None where some are damaged, of several forms, or older."""
-    paths = {int(path.stem[5:]): path for path in folder.glob("step-*.png") if path.stem[5:].isdecimal()}
+    paths = {int(path.stem[5:]): path for path in folder.glob("step-*.png") if _is_preview(path)}
     paths = {step: paths[step] for step in sorted(paths)}
-    forms = [sheet_form(path) for path in paths.values()]
+    forms = [_form(path, path.stat().st_mtime_ns) for path in paths.values()]
     if not forms or not forms[0] or not forms[0][0][1] or any(form != forms[0] for form in forms):
         return None, paths
     return Found(paths, forms[0]), paths
@@ -108,6 +108,16 @@ def _shown(found: Found, at: Address, is_inline: bool) -> dict[str, Any]:
             for row in spread(len(form), NUM_FOLLOWED).tolist()
         ],
     }
+
+
+@lru_cache(maxsize=4096)
+def _form(path: Path, changed: int) -> Form | None:
+    return sheet_form(path)
+
+
+def _is_preview(path: Path) -> bool:
+    """Whether a run wrote it: never a link, which may lead anywhere."""
+    return path.stem[5:].isdecimal() and not path.is_symlink()
 
 
 def _over(found: Found, rows: Sequence[int], steps: list[int]) -> list[int]:

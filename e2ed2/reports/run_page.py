@@ -14,7 +14,7 @@ from e2ed2.reports.next_steps import commands, differences
 from e2ed2.reports.page import asset, write_page
 from e2ed2.reports.previews import Address, previews
 from e2ed2.reports.run_state import Told, told
-from e2ed2.system.drawing.figures import central, figure, interval
+from e2ed2.system.drawing.figures import figure
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import read_json
 from e2ed2.system.readers.text import read_text
@@ -83,8 +83,6 @@ def run_values(
         "commands": commands(run_dir, settings, state, captions[0] if captions else None),
         "config": config,
         "environment": _read_json(run_dir / "environment.json"),
-        "central": central,
-        "interval": interval,
         **(NO_COMPARISON | pictures | {name: value for name, value in comparison.items() if value}),
     }
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from e2ed2.system.drawing.figures import duration
+from e2ed2.system.errors import harmless
 from e2ed2.system.files import is_locked
 from e2ed2.training.journal.state import Best, Doing, is_at_work, read_state
 from e2ed2.training.run_folder import exported_step
 
+CONSOLE_FILE = "console.log"  # what a process prints that was started from a page
 LAST_BYTES = 2**14  # of `metrics.jsonl`, which hold its last rows
 TONES = {"finished": "good", "failed": "bad", "interrupted": "care"}
 NEXT = "the command below goes on"
@@ -68,7 +70,7 @@ def told(run_dir: Path) -> Told:
         return Told(doing, is_live, why, step, 0, None, "", "", "", [], None, None, "", changed, row)
     is_live, doing, why = is_at_work(run_dir, state), state.doing, state.why
     if state.doing == "starting" and not is_live:
-        doing, why = "failed", last_line(run_dir / "console.log") or "its process ended before it began"
+        doing, why = "failed", "".join(last_lines(run_dir / CONSOLE_FILE, 1)) or "its process ended before it began"
     elif not is_live and not state.is_over:
         doing, why = "interrupted", f"its process ended while {state.doing}, without a word; {NEXT}"
     left = state.seconds_left
@@ -90,10 +92,10 @@ def last_row(path: Path) -> dict[str, Any]:
     return {}
 
 
-def last_line(path: Path) -> str:
+def last_lines(path: Path, count: int = 12) -> list[str]:
     """Of a process's output."""
-    lines = [line for line in _end_of(path).decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    text = harmless(_end_of(path).decode(errors="replace").replace("\r", "\n"))
+    return [line for line in text.splitlines() if line.strip()][-count:]
 
 
 def _end_of(path: Path) -> bytes:

@@ -44,7 +44,8 @@ if (document.body.dataset.written) {
   setInterval(age, 5000);
   setInterval(() => {
     const busy = document.activeElement?.matches("input") || document.querySelector("details[open]") || document.hidden;
-    if (!busy) location.reload();
+    const shut = location.protocol !== "file:" && origin === "null"; // a sandbox, which may not come back
+    if (!busy && !shut) location.reload();
   }, EVERY * 1000);
 }
 show();

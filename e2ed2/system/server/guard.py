@@ -33,8 +33,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(ALWAYS)
-                headers.setdefault("cache-control", "no-store")
+                for name, value in (*ALWAYS.items(), ("cache-control", "no-store")):
+                    headers.setdefault(name, value)
             await send(message)
 
         headers = Headers(scope=scope)
