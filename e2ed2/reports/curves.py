@@ -10,6 +10,7 @@ import e2ed2.emoji.metrics  # noqa: F401 - how to read its metrics
 from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.system.drawing.charts import band_chart, line_chart, lines_chart
 from e2ed2.system.drawing.figures import figure
+from e2ed2.system.errors import UserError
 from e2ed2.training.validation import best_so_far, deciding_metric, read_evaluations
 
 MAX_LINES = 12  # of a chart
@@ -69,9 +70,16 @@ def by_start(term: str, rows: list[dict[str, float]]) -> dict[str, tuple[list[fl
     return lines
 
 
-def measured(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+def evaluations_of(run_dir: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """`read_evaluations`, and what is wrong with them: where one is damaged there are none."""
+    try:
+        return read_evaluations(run_dir), []
+    except UserError as error:
+        return {}, [str(error)]
+
+
+def measured(found: dict[int, dict[str, Any]], asked: dict[str, Any]) -> dict[str, Any] | None:
     """The evaluations made while training, a chart for each metric; None where there are fewer than two."""
-    found = read_evaluations(run_dir)
     if len(found) < 2:
         return None
     steps, results = list(found), list(found.values())

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from e2ed2.recipe.data import DataConfig
-from e2ed2.reports.curves import curves_of, measured
+from e2ed2.reports.curves import curves_of, evaluations_of, measured
 from e2ed2.reports.next_steps import commands, differences
 from e2ed2.reports.page import asset, write_page
 from e2ed2.reports.previews import Address, previews
@@ -21,7 +21,6 @@ from e2ed2.system.readers.text import read_text
 from e2ed2.system.readers.yaml_file import parse_yaml
 from e2ed2.training.log import read_metrics
 from e2ed2.training.run_folder import DATA_FILE
-from e2ed2.training.validation import read_evaluations
 
 Rows = list[dict[str, float]]
 # What a page may show beside the run: a headline (title, text) with the metrics that changed, prompts with their images
@@ -65,11 +64,14 @@ def run_values(
     pictures = previews(run_dir, address)
     captions = sorted((row["caption"] for row in pictures["followed"]), key=len)
     data = _read_json(run_dir / DATA_FILE)
+    evaluations, problems = evaluations_of(run_dir)
+    beside = {name: value for name, value in comparison.items() if value and name != "problems"}
     return {
         "run_dir": run_dir,
         "written": time.time(),
         "state": state,
         "stage": settings.get("stage", state.stage),
+        "problems": [*problems, *comparison.get("problems", ())],
         "facts": facts(state, rows),
         "data_facts": _read(data, settings),
         "data_said": [str(line).removeprefix("note: ") for line in data.get("said") or ()],
@@ -77,13 +79,13 @@ def run_values(
         "num_skipped": data.get("skipped"),
         "has_own_prompts": bool(comparison.get("prompts")),
         "curves": curves_of(rows),
-        "measured": measured(run_dir, settings.get("evaluation") or {}),
-        "num_measured": len(read_evaluations(run_dir)),
+        "measured": measured(evaluations, settings.get("evaluation") or {}),
+        "num_measured": len(evaluations),
         "differences": differences(settings),
         "commands": commands(run_dir, settings, state, captions[0] if captions else None),
         "config": config,
         "environment": _read_json(run_dir / "environment.json"),
-        **(NO_COMPARISON | pictures | {name: value for name, value in comparison.items() if value}),
+        **(NO_COMPARISON | pictures | beside),
     }
 
 

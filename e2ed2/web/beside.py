@@ -13,13 +13,12 @@ from e2ed2.evaluation.metrics.table import metric_of
 from e2ed2.evaluation.results import read_results
 from e2ed2.recipe.load import flatten
 from e2ed2.reports.comparisons import table_of
-from e2ed2.reports.curves import TITLES, terms_of
+from e2ed2.reports.curves import TITLES, evaluations_of, terms_of
 from e2ed2.reports.previews import MOST_OVER, Found, find_previews
 from e2ed2.reports.run_page import read_recipe
 from e2ed2.reports.run_state import told
 from e2ed2.system.drawing.charts import lines_chart
 from e2ed2.system.errors import UserError
-from e2ed2.training.validation import read_evaluations
 from e2ed2.web.runs import Runs
 
 NUM_PROMPTS = 8
@@ -61,17 +60,21 @@ def _by_protocol(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     protocols = list(dict.fromkeys((row["protocol"], row["protocol_sha256"]) for row in rows))
     tables = []
     for name, sha256 in protocols:
-        own = [{"measured": "here", "command": "", **row} for row in rows if row["protocol_sha256"] == sha256]
+        own = [_told(row) for row in rows if row["protocol_sha256"] == sha256]
         short = Path(name).stem if "/" in name else name
         tables.append(table_of(f"Measured: {short}", "", own, ""))
     return tables
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "measured": row.get("measured") or "here", "command": row.get("command") or ""}
 
 
 def _tables(folders: dict[str, Path]) -> list[dict[str, Any]]:
     """The last evaluation of each run while it trained, and what was measured of it afterwards."""
     rows = []
     for name, folder in folders.items():
-        measured = read_evaluations(folder)
+        measured = evaluations_of(folder)[0]
         found = [measured[step] | {"model": f"{name}, {step:,} updates"} for step in [*measured][-1:]]
         with suppress(UserError):  # damaged; its own page says so
             found += [row | {"model": f"{name}: {row['model']}"} for row in read_results(folder / "metrics.json")]
@@ -101,7 +104,7 @@ def _measured_curves(folders: dict[str, Path]) -> list[dict[str, Any]]:
     """A chart a metric that was measured while training."""
     lines: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for name, folder in folders.items():
-        measured = read_evaluations(folder)
+        measured = evaluations_of(folder)[0]
         for metric in next(iter(measured.values()), {"metrics": {}})["metrics"]:
             values = [found["metrics"][metric]["value"] for found in measured.values() if metric in found["metrics"]]
             if len(values) == len(measured) > 1:

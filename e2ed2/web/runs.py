@@ -4,12 +4,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from e2ed2.evaluation.results import read_results
 from e2ed2.reports.run_state import Told, told
-from e2ed2.training.journal.state import STATE_FILE
+from e2ed2.system.errors import UserError
+from e2ed2.training.journal.state import STATE_FILE, Best
 from e2ed2.training.log import read_rows
+from e2ed2.training.validation import deciding_metric
 
 MOST_DEEP = 4  # folders: runs/SUITE/ROW/SEED
 MOST_RUNS = 2000
@@ -18,6 +23,7 @@ READ = (
     *MARKS, "data_summary.json", "environment.json", "metrics.json", "console.log", "report.html", "samples",
     "evaluation",
 )  # fmt: skip
+RESULTS = ("finetuned", "demo")  # what `metrics.json` calls the trained model
 EVALUATION, COMPARISON = "evaluation.json", "compare.html"
 FRESH = 1.0  # seconds for which a list is not made anew
 
@@ -117,9 +123,26 @@ class Runs:
             if links:
                 refused[name] = f"{links[0]} is a link, which may lead anywhere; put a copy in its place"
             elif len(runs) < MOST_RUNS:
-                runs[name], self._paths[name] = told(path), path
+                found = told(path)
+                if found.best is None and "metrics.json" in files:
+                    changed = files["metrics.json"].stat().st_mtime_ns
+                    found = replace(found, best=_measured(path / "metrics.json", changed))
+                runs[name], self._paths[name] = found, path
         ordered = sorted(runs.items(), key=lambda run: (not run[1].is_live, -run[1].changed))
         return Listing(dict(ordered), refused, sorted(evaluations), sorted(comparisons))
+
+
+@lru_cache(maxsize=MOST_RUNS)
+def _measured(path: Path, changed: int) -> Best | None:
+    """What was measured of a finished fine-tune or demo, by the first metric that has a better side."""
+    try:
+        rows = [row for row in read_results(path) if row["model"] in RESULTS]
+        metrics: dict[str, Any] = rows[0]["metrics"]
+        metric = deciding_metric(None, metrics)
+    except (UserError, LookupError, StopIteration):
+        return None
+    value, low, high = (float(metrics[metric][name]) for name in ("value", "low", "high"))
+    return Best(metric=metric, value=value, low=low, high=high, step=0)
 
 
 def _folders(folder: Path, deep: int) -> Iterator[tuple[Path, dict[str, os.DirEntry[str]]]]:

@@ -58,7 +58,8 @@ class Door:
         if scope["method"] != "GET" or not hmac.compare_digest(token.encode(), self._token.encode()):
             return PlainTextResponse(CLOSED, 403)
         rest = urlencode(query, doseq=True)
-        entry = RedirectResponse(scope["path"] + (f"?{rest}" if rest else ""), 303)
+        path = "/" + scope["path"].lstrip("/")  # two slashes would name another host
+        entry = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
         entry.set_cookie(COOKIE, self.pass_until(time.time() + SECONDS), SECONDS, httponly=True, samesite="strict")
         return entry
 

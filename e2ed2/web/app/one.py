@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from e2ed2.reports.previews import find_previews
 from e2ed2.reports.run_page import NO_COMPARISON, facts, run_values
 from e2ed2.reports.run_state import CONSOLE_FILE, last_lines, told
+from e2ed2.system.errors import UserError
 from e2ed2.system.server.forms import Fields
 from e2ed2.web.app.desk import AtDesk, Desk, run_dir
 from e2ed2.web.app.home import written_page
@@ -99,8 +100,10 @@ def _body(desk: Desk, name: str) -> Part:
 
     def render() -> str:
         comparison: dict[str, Any] = {**NO_COMPARISON}
-        if tables := tables_of([folder / "metrics.json"]):
-            comparison |= {"tables": tables, "made_by": "e2ed2 watch"}
+        try:
+            comparison |= {"tables": tables_of([folder / "metrics.json"]), "made_by": "e2ed2 watch"}
+        except UserError as error:
+            comparison |= {"problems": [str(error)]}
         values = run_values(folder, comparison, rows=desk.runs.rows(name), address=address)
         return text_of("run.html.j2", **values)
 

@@ -19,6 +19,7 @@ from e2ed2.system.server.static import StaticFiles
 FOLDER = Path(__file__).parents[1]
 SHARED = Path(str(files("e2ed2.reports") / "assets"))
 LEAST, SHARE = 2.0, 100.0  # seconds between two renderings of a part, at least; times what one took
+MOST = 600.0  # seconds: a page is never older
 MOST_KEPT = 64  # parts
 VERSION, NEXT = "x-version", "x-next"  # headers of a part: which one it is, and seconds until the next may be asked for
 
@@ -86,18 +87,16 @@ class Parts:
         self._kept: dict[str, tuple[Part, float]] = {}  # and the time from which on another may be rendered
         self._busy = threading.Lock()
 
-    def get(
-        self, name: str, version: str, render: Callable[[], str], least: float = LEAST, most: float = 600.0
-    ) -> Part:
-        """The part of that version, or the last one where it is too early for another."""
+    def get(self, name: str, version: str, render: Callable[[], str], most: float = MOST) -> Part:
+        """The part of that version, or the last one where it is too early for another; most: seconds of such a wait."""
         with self._busy:
             part, due = self._kept.get(name, (None, 0.0))
             now = time.monotonic()
             if part is not None and (part.version == version or now < due):
-                return Part(part.text, part.version, max(least, min(due - now, most)))
+                return Part(part.text, part.version, max(LEAST, min(due - now, most)))
             text = render()
             took = time.monotonic() - now
-            pause = min(max(least, SHARE * took), most)
+            pause = min(max(LEAST, SHARE * took), most)
             part = Part(text, version, pause)
             while len(self._kept) >= MOST_KEPT:
                 self._kept.pop(next(iter(self._kept)))
