@@ -1,6 +1,6 @@
 """What looking at runs costs: the page of a long run, a list of 200, and a run's time while its page is written.
 
-    python -m benchmarks.watching [--folder DIR]
+    python -m benchmarks.watching [--folder DIR] [--training]
 
 One JSON object; `docs/watch.md` tells the figures. Chromium opens the page where there is one.
 """
@@ -12,23 +12,31 @@ import math
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from fastapi.testclient import TestClient
 
-from e2ed2.recipe.load import build_config
+from e2ed2.emoji.styles import load_style, write_style
+from e2ed2.recipe.load import build_config, load_config
 from e2ed2.reports.previews import _small
 from e2ed2.reports.run_page import write_report
 from e2ed2.system.drawing.sheets import Sheet
 from e2ed2.system.environment import device_name
 from e2ed2.training.journal.state import RunState, write_state
 from e2ed2.training.log import write_preview
+from e2ed2.training.loop import train
+from e2ed2.web.app.build import create_app
 
 NUM_ROWS, NUM_PREVIEWS, NUM_RUNS, NUM_CAPTIONS, SIDE = 10_000, 100, 200, 12, 256
+UPDATES, PREVIEW_EVERY = 200, 50  # of the run that is watched
 
 
 def write_run(folder: Path, num_rows: int, num_previews: int) -> Path:
@@ -100,6 +108,72 @@ def opened(page: Path) -> float | None:
     return asyncio.run(open_it())
 
 
+def listed(folder: Path) -> float:
+    """Seconds of a list of runs that nobody has looked at yet, through HTTP."""
+    template = write_run(folder / "template", 100, 1)
+    for i in range(NUM_RUNS):
+        shutil.copytree(template, folder / "runs" / f"suite-{i % 10}" / f"run-{i}")
+    client = TestClient(create_app(folder / "runs", "token", b"k" * 32), base_url="http://127.0.0.1")
+    client.get("/start?token=token")  # the first page of a server also loads its templates
+    return seconds(lambda: client.get("/"))
+
+
+def measure_watching(folder: Path) -> dict[str, Any]:
+    """A run of the bundled model while two pages of it are open: seconds of a processor that the server takes, and of
+    the run that writing its own page takes, as shares of the run's time. On a busy machine these are what can be told.
+    """
+    images, run = folder / "images", folder / "runs" / "watched"
+    write_style(load_style("noto", "train"), images)
+    fields = [f"train.max_train_steps={UPDATES}", "train.log_every=1", f"train.preview_every={PREVIEW_EVERY}"]
+    fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}"]
+    config = load_config(Path("emoji/l2"), fields)
+    command = [sys.executable, "-m", "e2ed2.cli", "watch", str(folder / "runs"), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    entry = next(line.split()[-1] for line in server.stdout if "token=" in line)
+    pages = [subprocess.Popen([sys.executable, "-c", LOOK, entry, run.name]) for _ in range(2)]
+    written: list[float] = []
+    before, started = cpu_seconds(server.pid), time.perf_counter()
+    train(config, lambda line: None, show=lambda path: written.append(seconds(lambda: write_report(path))))
+    took, used = time.perf_counter() - started, cpu_seconds(server.pid) - before
+    for process in (*pages, server):
+        process.kill()
+    return {
+        "updates": UPDATES,
+        "pages_written": len(written),
+        "run_seconds": took,
+        "server_cpu_seconds": used,
+        "server_share": used / took,
+        "writing_seconds": sum(written),
+        "writing_share": sum(written) / took,
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of a processor that a process has had."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+LOOK = """
+import sys, time, urllib.request as r
+opener = r.build_opener(r.HTTPCookieProcessor())
+entry, name = sys.argv[1:]
+opener.open(entry)
+address, due = entry.partition("/?")[0], {"state": 0, "body": 0}
+while True:
+    for part in due:
+        if time.time() >= due[part]:
+            try:
+                answer = opener.open(f"{address}/{part}/{name}")
+                due[part] = time.time() + float(answer.headers["x-next"])
+                answer.read()
+            except Exception:
+                due[part] = time.time() + 2
+    time.sleep(0.1)
+"""  # what a page that is open asks
+
+
 def measure(folder: Path) -> dict[str, Any]:
     """The figures, from runs that are made in a folder."""
     run = write_run(folder / "long", NUM_ROWS, NUM_PREVIEWS)
@@ -115,12 +189,16 @@ def measure(folder: Path) -> dict[str, Any]:
         "report_again_seconds": again,
         "report_megabytes": page.stat().st_size / 1e6,
         "report_opens_seconds": opened(page),
+        "list_of_200_seconds": listed(folder / "many"),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--training", action="store_true", help="a run beside open pages too; some minutes")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as made:
         print(json.dumps(measure(Path(made)), indent=1))
+        if asked.training:
+            print(json.dumps(measure_watching(Path(made)), indent=1))

@@ -1,5 +1,6 @@
 """Runs side by side: curves in one chart, fields that differ, previews of the same prompt and noise."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
@@ -142,4 +143,4 @@ def _over(name: str, found: Found, row: int, over: Sequence[int]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

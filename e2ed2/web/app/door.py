@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from e2ed2.system.errors import UserError
 from e2ed2.system.paths import config_dir, make_folder
+from e2ed2.web.app.pages import page
 
 HOSTS = ("127.0.0.1", "localhost", "::1")  # on any port: a tunnel (`ssh -L`) has another
 COOKIE, TOKEN = "e2ed2-watch", "token"
@@ -56,7 +57,7 @@ class Door:
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         token = query.pop(TOKEN, [""])[0]
         if scope["method"] != "GET" or not hmac.compare_digest(token.encode(), self._token.encode()):
-            return PlainTextResponse(CLOSED, 403)
+            return page("error.html.j2", 403, what=CLOSED)
         rest = urlencode(query, doseq=True)
         path = "/" + scope["path"].lstrip("/")  # two slashes would name another host
         entry = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)

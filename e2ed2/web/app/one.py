@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from e2ed2.models.folders.parts import INDEX_FILE
 from e2ed2.reports.previews import find_previews
 from e2ed2.reports.run_page import NO_COMPARISON, facts, run_values
 from e2ed2.reports.run_state import CONSOLE_FILE, last_lines, told
@@ -17,6 +18,7 @@ from e2ed2.web.app.desk import AtDesk, Desk, run_dir
 from e2ed2.web.app.home import written_page
 from e2ed2.web.app.pages import Part, page, text_of
 from e2ed2.web.beside import tables_of
+from e2ed2.web.painter import OF_A_RUN
 
 STATE_EVERY = 2.0  # seconds
 routes = APIRouter()
@@ -84,9 +86,11 @@ def _state(desk: Desk, name: str) -> Part:
     folder = run_dir(desk, name)
     found = told(folder)
     rows = [found.row] if found.row else []
+    models = [f"{name}/{part}" for part in OF_A_RUN if (folder / part / INDEX_FILE).is_file()]
     text = text_of(
-        "one_state.html.j2", name=name, state=found, facts=facts(found, rows), output=last_lines(folder / CONSOLE_FILE),
-        can_go_on=desk.processes.can_go_on(folder, found), can_stop=desk.processes.can_stop(found),
+        "one_state.html.j2", name=name, state=found, facts=facts(found, rows), model=next(iter(models), ""),
+        output=last_lines(folder / CONSOLE_FILE), can_go_on=desk.processes.can_go_on(folder, found),
+        can_stop=desk.processes.can_stop(found),
     )  # fmt: skip
     return Part(text, str(hash(text)), STATE_EVERY)
 
