@@ -70,7 +70,8 @@ def told(run_dir: Path) -> Told:
         return Told(doing, is_live, why, step, 0, None, "", "", "", [], None, None, "", changed, row)
     is_live, doing, why = is_at_work(run_dir, state), state.doing, state.why
     if state.doing == "starting" and not is_live:
-        doing, why = "failed", "".join(last_lines(run_dir / CONSOLE_FILE, 1)) or "its process ended before it began"
+        why = "".join(last_lines(run_dir / CONSOLE_FILE, 1)) or "its process ended before it began"
+        doing = "interrupted" if why.startswith("interrupted") else "failed"
     elif not is_live and not state.is_over:
         doing, why = "interrupted", f"its process ended while {state.doing}, without a word; {NEXT}"
     left = state.seconds_left

@@ -46,9 +46,14 @@ class Looked:
 
 
 class ChosenData:
-    """Images of folders that were looked at, by numbers: no path of a request meets the disk."""
+    """Images of folders that were looked at, by numbers: no path of a request meets the disk.
 
-    def __init__(self) -> None:
+    Args:
+        turn: as of `Painter`.
+    """
+
+    def __init__(self, turn: threading.Lock) -> None:
+        self._turn = turn
         self._images: OrderedDict[str, tuple[Path, dict[int, Path]]] = OrderedDict()
         self._busy = threading.Lock()
 
@@ -62,7 +67,9 @@ class ChosenData:
         """
         fields = data_fields(data)
         found, skipped, shown = _found(Path(data), prompt) if fields["source"] == "folder" else (None, [], {})
-        chosen = choose_finetune(model, data, out, steps=steps, prompt=prompt, overrides=overrides)
+        with self._turn:
+            chosen = choose_finetune(model, data, out, steps=steps, prompt=prompt, overrides=overrides)
+            planned = _planned(chosen)
         key = secrets.token_urlsafe(9)
         with self._busy:
             paths = {row: item.image for row, item in shown.items() if isinstance(item.image, Path)}
@@ -71,7 +78,7 @@ class ChosenData:
                 self._images.popitem(last=False)
         return Looked(
             key, chosen, found, [(row, item.captions[0], item.by_default) for row, item in shown.items()],
-            len(skipped), [(_short(item.path, data), item.reason) for item in skipped[:NUM_SKIPPED]], _planned(chosen),
+            len(skipped), [(_short(item.path, data), item.reason) for item in skipped[:NUM_SKIPPED]], planned,
         )  # fmt: skip
 
     def picture(self, key: str, row: int) -> bytes:

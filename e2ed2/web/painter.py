@@ -54,13 +54,17 @@ class Drawn:
 
 
 class Painter:
-    """Draws with the models that ship and those of runs, by names that it gives them itself."""
+    """Draws with the models that ship and those of runs, by names that it gives them itself.
 
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
+    Args:
+        turn: held by whoever loads, counts or runs a model: libraries of models load themselves bit by bit, and not in
+            two threads at once.
+    """
+
+    def __init__(self, runs: Runs, turn: threading.Lock) -> None:
+        self._runs, self._turn = runs, turn
         self._loaded: OrderedDict[tuple[str, int], LoadedModel] = OrderedDict()  # (model, when it was written)
         self._pictures: OrderedDict[str, Drawn] = OrderedDict()
-        self._busy = threading.Lock()
 
     def models(self) -> dict[str, str]:
         """Name -> what to call it: what ships, then the models of runs."""
@@ -83,7 +87,7 @@ class Painter:
             raise UserError(f"prompt: {len(prompt):,} letters; give 1 to {MOST_LETTERS:,}")
         check_range("seed", seed, 0, MOST_SEED)
         check_range("steps", steps, 1, MOST_STEPS)
-        with self._busy:
+        with self._turn:
             model = self._model(name)
             if model.num_inference_steps != steps:
                 model = model.at(steps)
@@ -111,7 +115,7 @@ class Painter:
 
         def load() -> None:
             try:
-                with self._busy:
+                with self._turn:
                     self._model(name).sampler([Request("warm", 0)])
             except Exception:
                 return
@@ -121,7 +125,7 @@ class Painter:
 
     def forget(self) -> None:
         """Give the memory of loaded models back, to a training that begins."""
-        with self._busy:
+        with self._turn:
             self._loaded.clear()
             import torch
 

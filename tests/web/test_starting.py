@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -63,3 +64,15 @@ def test_what_cannot_be_is_one_line(client, runs, images, tiny_model, change, sa
     response = client.post("/start/look", data=fields)
     assert response.status_code == 422 and said in response.text
     assert not (runs / "new").exists()
+
+
+def test_models_are_counted_and_loaded_one_at_a_time(client, images, tiny_model):
+    """Libraries of models load themselves bit by bit, and break where two threads do it at once."""
+    turn = client.app._app._app.state.desk.painter._turn
+    fields = {"model": str(tiny_model), "data": str(images), "name": "new"}
+    with ThreadPoolExecutor(1) as pool:
+        with turn:
+            asked = pool.submit(client.post, "/start/look", data=fields)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.5)
+        assert asked.result(timeout=60).status_code == 200

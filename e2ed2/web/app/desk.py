@@ -1,5 +1,6 @@
 """What requests are about: one of each for the whole app."""
 
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,10 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.runs = Runs(folder)
         self.parts = Parts()
-        self.painter = Painter(self.runs)
+        turn = threading.Lock()
+        self.painter = Painter(self.runs, turn)
         self.processes = Processes(self.runs)
-        self.data = ChosenData()
+        self.data = ChosenData(turn)
 
 
 def _desk(request: Request) -> Desk:
