@@ -10,6 +10,7 @@ off. malloc is told to give memory back (`MALLOC_MMAP_THRESHOLD_`), so that the 
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from e2ed2.models.needs import needs
+from e2ed2.models.memory.needs import needs
 from e2ed2.recipe.load import load_config
 from e2ed2.system.drawing.markdown import markdown_table
-from tests.models.tiny import autoencoder, pixart
 
+TINY = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "models" / "tiny.py"))
 STEPS, BLOCKS = {"trajectory.gradient_checkpointing": True}, {"model.gradient_checkpointing": True}
 IMAGES = {"objective.lpips.weight": 1}
 LORA = {"trajectory.parameters": "lora", "trajectory.lora_rank": 64}
@@ -101,13 +102,13 @@ def write_model(case: Case, folder: Path) -> Path:
     from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 
     torch.manual_seed(0)
-    small = pixart()
+    small = TINY["pixart"]()
     size = {"num_layers": case.layers, "num_attention_heads": case.heads, "attention_head_dim": 72}
     size = size if case.layers > 1 else {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
     width = size["num_attention_heads"] * size["attention_head_dim"]
     config = dict(small["transformer"].config) | size | {"cross_attention_dim": width, "sample_size": case.side // 4}
     network = PixArtTransformer2DModel.from_config(config)
-    small |= {"transformer": network, "vae": autoencoder()}
+    small |= {"transformer": network, "vae": TINY["autoencoder"]()}
     PixArtAlphaPipeline(**small).save_pretrained(folder)
     return folder
 

@@ -22,7 +22,7 @@ from e2ed2.curation.stages.table import part_step
 from e2ed2.curation.stages.write import write
 from e2ed2.curation.work import Work
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import locked
+from e2ed2.system.files import locked, sweep
 from e2ed2.system.watch import Watch
 
 MODELS = ("score", "caption")  # steps that ask one
@@ -40,6 +40,7 @@ def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
     work.claim(pipeline)
     try:
         with locked(work.out, wait=False):
+            sweep(work.out)
             work.keep_fragments(fragments)
             if not work.report.exists():  # which is written last
                 _run(pipeline, work, fragments, watch)

@@ -11,8 +11,8 @@ import torch
 
 from e2ed2.finetune.starts import Start
 from e2ed2.models.folders.bundled import BUNDLED
-from e2ed2.models.memory import device_memory
-from e2ed2.models.needs import Needs, fitting, needs, settings
+from e2ed2.models.memory.counts import device_memory
+from e2ed2.models.memory.needs import Needs, fitting, needs, settings
 from e2ed2.recipe.load import config_of
 from e2ed2.training.precision import has_bf16
 
@@ -23,6 +23,10 @@ FEW_IMAGES = 8
 LARGE = 2 * 10**8  # weights from which on an adapter is the usual thing to share
 UPDATES = 1000
 SHARED = 0.95  # of the images, from which on captions are those of a subject: what has one of its own is then not drawn
+HELD = {  # of the weights below an adapter
+    "whole": "", "int8": "; its frozen blocks in 8 bits", "nf4": "; its frozen blocks in 4 bits",
+    "offloaded": "; its frozen blocks in the machine's memory",
+}  # fmt: skip
 DECODED = 384  # pixels along the side of what losses decode of a large image
 
 
@@ -102,7 +106,8 @@ def choose(
     sampled = f"sampler: {'1 to ' if _draws_steps(start) else ''}{start.steps} steps{solver}, from {start.why}"
     kept = f"kept: what the start makes of {prompts} prompts"
     batch = _batch(values, None if fit is None else fit[0], has)
-    return Choice(values, [sampled, _trained(parameters, count, asked), terms, kept, batch])
+    trained = _trained(parameters, count, asked) + HELD[values["model"].get("frozen_weights", "whole")]
+    return Choice(values, [sampled, trained, terms, kept, batch])
 
 
 def _tries(count: int, asked: Mapping[str, Any]) -> list[tuple[dict[str, Any], int]]:

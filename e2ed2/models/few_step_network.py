@@ -86,6 +86,7 @@ class FewStepNetwork(nn.Module):
         gradient_checkpointing: bool = False,
         num_backprop_steps: int | None = None,
         every_step: bool = False,
+        timesteps: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
         """Finished samples, latents [B, C, h, w]; with `at` the prediction of one evaluation, of that shape.
@@ -95,14 +96,15 @@ class FewStepNetwork(nn.Module):
             x0: what a later start is a noised version of, [B, C, h, w].
             num_steps: of the sampler, by default all. start: the step to begin at, 0 for noise itself.
             gradient_checkpointing, num_backprop_steps: as in `trajectory.unroll`.
-            at: timesteps [B], one of each row: x0 is noised there, and no chain is run.
             every_step: return the estimates of x0 after each step, the finished sample last, [steps, B, C, h, w].
+            timesteps: to run at instead of its own, [num_steps].
+            at: timesteps [B], one of each row: x0 is noised there, and no chain is run.
         """
         if at is not None:
             assert x0 is not None
             return self._denoiser(self.transformers[0])(self._schedule.add_noise(x0, noises[0], at), at, cond)
         num_steps = num_steps or len(self._grids)
-        timesteps = self.timesteps(num_steps, noises.device)[start:]
+        timesteps = (self.timesteps(num_steps, noises.device) if timesteps is None else timesteps)[start:]
         x = noises[0]
         if start > 0:
             assert x0 is not None

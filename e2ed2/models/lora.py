@@ -60,19 +60,24 @@ def lora_copies(
         raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {[*LORA_TARGETS]}") from error
 
 
-def merged(network: nn.Module, base: nn.Module) -> nn.Module:
-    """The network itself; one of `lora_copies` as a copy of `base` with the adapter added in.
+def merged(networks: Sequence[nn.Module], base: nn.Module) -> list[nn.Module]:
+    """The networks themselves; of `lora_copies` copies of `base`, the last of them itself, with each adapter added in.
 
     Args:
-        base: what the adapter was trained on, in the precision that the result shall have.
+        base: what the adapters were trained on, in the precision that the result shall have.
     """
     from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    if not isinstance(network, PeftModel):
-        return network
-    whole = get_peft_model(copy.deepcopy(base), copy.deepcopy(network.peft_config["default"]))
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(network))
-    return whole.merge_and_unload()
+    found = []
+    for network in networks:
+        if not isinstance(network, PeftModel):
+            found.append(network)
+            continue
+        own = base if network is networks[-1] else copy.deepcopy(base)
+        whole = get_peft_model(own, copy.deepcopy(network.peft_config["default"]))
+        set_peft_model_state_dict(whole, get_peft_model_state_dict(network))
+        found.append(whole.merge_and_unload())
+    return found
 
 
 def check_names(names: str, pipeline: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, RootModel
 
 from e2ed2.models.folders.configs import configs_of
-from e2ed2.models.needs import Needs, needs, settings
+from e2ed2.models.memory.needs import Needs, needs, settings
 from e2ed2.recipe.config import Config
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked
@@ -19,6 +19,7 @@ from e2ed2.system.watch import Watch, silent
 CARDS = Path(__file__).parent / "cards.yaml"
 REACHED = 0.35  # of a card's rate; `benchmarks.gpu` measures a card's own
 GRADIENT_BYTES = 4  # of a weight
+LINK = 20e9  # bytes a second from the machine's memory to a card: PCIe 4.0 x16 in practice
 CONTEXT = 2**30  # bytes that CUDA, its libraries and the allocator's gaps take of a card
 NUM_GPUS = (1, 8, 64)
 
@@ -101,7 +102,7 @@ def _planned(name: str, card: Card, count: int, config: Config, folder: Path, wa
         taken, overrides = needed.peak_memory_bytes + travels, [f"{k}={json.dumps(v)}" for k, v in changed.items()]
         if taken <= has:
             break
-    seconds = needed.flops / (REACHED * card.rate * 1e12)
+    seconds = needed.flops / (REACHED * card.rate * 1e12) + needed.moved / LINK
     hours = config.train.max_train_steps * seconds / 3600
     cost = hours * count * card.price
     return Planned(name, count, needed, taken + CONTEXT, taken <= has, seconds, hours, cost, overrides)

@@ -29,7 +29,10 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
-            (*(f"trajectory.{name}" for name in sampler), "objective.num_samples", "objective.intermediate_weight"),
+            (
+                *(f"trajectory.{name}" for name in sampler),
+                *("objective.num_samples", "objective.intermediate_weight", "train.offload_activations"),
+            ),
         ),
         (
             stage in ("lcm", "e2ed2"),
@@ -52,7 +55,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             parameters.startswith("lora"),
             f"trajectory.parameters={parameters} adds no LoRA",
-            ("trajectory.lora_rank", "trajectory.lora_targets"),
+            ("trajectory.lora_rank", "trajectory.lora_targets", "model.frozen_weights"),
         ),
         (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
         (sees_features or space == "pixel", "no term has a weight that sees decoded images", ("objective.crop",)),

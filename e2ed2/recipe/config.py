@@ -67,6 +67,8 @@ class ModelConfig(Section):
     the autoencoder; `lcm`, `e2ed2`: a pipeline). `network`: weights that replace its network's, a safetensors file or
     `org/name/file` of the hub. `lora`: adapters fused into it, files, folders, hub ids or `org/name/file`.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
+    `frozen_weights`: how the blocks below a LoRA are held: `whole`, in 8 or 4 bits (`int8`, `nf4`; the model is then
+    written in the half precision of the run), or `offloaded` to the machine's memory.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
     `e2ed2` when it trains from scratch: `path` is then an autoencoder.
     """
@@ -77,6 +79,7 @@ class ModelConfig(Section):
     network: str | None = None
     lora: list[str] = []
     gradient_checkpointing: bool = False
+    frozen_weights: Literal["whole", "int8", "nf4", "offloaded"] = "whole"
     architecture: PlainValues | None = None
 
 
@@ -144,7 +147,8 @@ class TrainConfig(Section):
     """Optimisation. Counts are optimizer steps; `micro_batch_size`: captions per device and forward pass.
 
     `mixed_precision`: `auto` is bf16 where the hardware has it; a run keeps what it was begun with. `trackers`: where
-    every logged row goes beside `metrics.jsonl`, through accelerate; each needs its package.
+    every logged row goes beside `metrics.jsonl`, through accelerate; each needs its package. `optimizer`: `adamw_8bit`
+    keeps AdamW's moments in 8 bits. `offload_activations`: what autograd keeps waits in the machine's memory.
     """
 
     max_train_steps: Updates = 1000
@@ -155,6 +159,8 @@ class TrainConfig(Section):
     lr_warmup_steps: Annotated[CountOrZero, Field(le=MOST_UPDATES)] = 0
     weight_decay: NonNegative = 0.03
     max_grad_norm: Positive = 1.0
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    offload_activations: bool = False
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.95
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_no_is_text)] = "auto"
     seed: CountOrZero = 0

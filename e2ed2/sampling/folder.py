@@ -29,7 +29,7 @@ from e2ed2.sampling.label import UNLABELLED, Label, made_by
 from e2ed2.sampling.model import LoadedModel
 from e2ed2.system.drawing.pictures import captioned, png_bytes, shown, to_picture
 from e2ed2.system.errors import UserError, check_range
-from e2ed2.system.files import write_file
+from e2ed2.system.files import sweep, write_file
 from e2ed2.system.processes import ALONE, Share
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.text import fit_text
@@ -196,6 +196,7 @@ def claim_folder(out: Path, *names: str) -> Manifest | None:
         (out / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+    sweep(out / "images")
     return manifest
 
 

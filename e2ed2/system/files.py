@@ -3,6 +3,8 @@
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -59,7 +61,8 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # processes may write the same file side by side
+    # Processes may write the same file side by side.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -71,6 +74,14 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise_if_disk_refused(path, error)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `atomic_file` had begun in a folder, and those in it, when processes of this machine were killed."""
+    ending = re.compile(rf"\..*\.{re.escape(platform.node())}\.(\d+)\.tmp")
+    for path in folder.rglob(".*.tmp"):
+        if (found := ending.fullmatch(path.name)) and not is_alive(int(found[1])):
+            path.unlink(missing_ok=True)
 
 
 def raise_if_disk_refused(path: Path, error: BaseException) -> None:
@@ -150,6 +161,17 @@ def _lock_at_once(descriptor: int) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(GLANCE / 10)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return pid > 0  # other numbers are of groups
 
 
 def _sync(path: Path) -> None:

@@ -11,7 +11,7 @@ from e2ed2.recipe.fields import CountOrZero
 from e2ed2.recipe.load import changed_fields
 from e2ed2.system.environment import environment
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import locked, write_file
+from e2ed2.system.files import locked, sweep, write_file
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import MAX_SHOWN, Record, checked
 from e2ed2.system.readers.yaml_file import read_yaml
@@ -53,6 +53,7 @@ def claimed(run_dir: Path, is_main: bool) -> Iterator[None]:
             f"run.dir {run_dir}: not a folder that can be written ({error.strerror}); name another"
         ) from error
     with lock:
+        sweep(run_dir)
         yield
 
 

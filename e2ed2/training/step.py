@@ -1,6 +1,7 @@
 """One update: micro-batches, backward, clipping, AdamW, EMA; every random number is a function of (seed, step)."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2ed2.data.order import Order, mix
+from e2ed2.models.memory.activations import offloaded_activations
 from e2ed2.objectives.total import total
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.system.drawing.sheets import Sheet
-from e2ed2.system.errors import NonFiniteError
+from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.training.cluster.tensors import own
 from e2ed2.training.stages.adversary import Adversary
 
@@ -65,7 +67,18 @@ class Trained:
         ema = AveragedModel(
             network, multi_avg_fn=lambda ema, now, n: average(own(ema), own(now), n), use_buffers=True
         ).eval()
-        return cls(network, ema, torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.lr))
+        return cls(network, ema, _adamw(config)(decay_groups(network, config.weight_decay), lr=config.lr))
+
+
+def _adamw(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        remedy = "pip install 'e2ed2[large]', or set adamw"
+        raise UserError(f"train.optimizer: adamw_8bit needs bitsandbytes, which is not installed: {remedy}") from error
+    return AdamW8bit
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -105,7 +118,8 @@ def update(
         generator = torch.Generator().manual_seed(seed)
         is_last = micro == num_micro - 1  # before it gradients add up within each process
         with nullcontext() if is_last else accelerator.no_sync(trained.network):
-            with accelerator.autocast():
+            kept = offloaded_activations() if config.offload_activations else nullcontext()
+            with accelerator.autocast(), kept:
                 terms = stage.loss_terms(trained.network, trained.ema.module, rows, generator)
             terms["total"] = total(terms, stage.weights)
             values = {name: value.item() for name, value in terms.items()}

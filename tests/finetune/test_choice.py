@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from e2ed2.finetune import choice as module
-from e2ed2.finetune.choice import LORA_LR, LR, Captions, captions_of, choose
+from e2ed2.finetune.choice import HELD, LORA_LR, LR, Captions, captions_of, choose
 from e2ed2.finetune.starts import Start
-from e2ed2.models import needs
 from e2ed2.models.folders.index import ModelIndex
-from e2ed2.models.memory import Counts
+from e2ed2.models.memory import needs
+from e2ed2.models.memory.counts import Counts
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.recipe.load import config_of
 
@@ -31,12 +31,12 @@ def machine(monkeypatch):
     monkeypatch.setattr(module, "has_bf16", lambda device: False)
     monkeypatch.setattr(needs, "read_index", lambda folder: ModelIndex("PixArtAlphaPipeline", {}))
 
-    def have(free: float, num_trained: int = 10**7):
+    def have(free: float, num_trained: int = 10**7, in_blocks: int = 0):
         def count(folder, side, rank, half, window, blocks):
             evaluation = GIB // (200 if rank else 100)
             return Counts(
                 num_trained=num_trained // 10 if rank else num_trained, num_frozen=num_trained if rank else 0,
-                num_decoder=0, num_text=0, embeds_guidance=False, block=evaluation // 20 if blocks else 0,
+                num_decoder=0, num_text=0, num_in_blocks=in_blocks, embeds_guidance=False, block=evaluation // 20,
                 evaluation=evaluation // 4 if blocks else evaluation, evaluation_flops=1, decoding=GIB // 50,
                 decoding_flops=0, decoder_features=0, decoder_features_flops=0, features=0, features_flops=0,
             )  # fmt: skip
@@ -175,6 +175,16 @@ def test_where_two_images_do_not_fit_more_is_recomputed_before_they_are_taken_on
     config, reasons = config_for()
     assert config.train.micro_batch_size == 1 and weights_of(config).keys() == {"l2", "lpips", "keep", "kl"}
     assert one > both
+
+
+def test_of_a_large_start_the_frozen_blocks_are_made_small_before_images_are_taken_one_by_one(machine):
+    """4 bytes of a weight become 1, then 0.56, then none; an adapter's gradients outweigh what is decoded."""
+    leanest = 20 * 10**8 / GIB + 1.1 * (1.5 * 2 * 0.005 / 4 + 2 * 0.005 / 20)
+    for held, size in (("whole", 4), ("int8", 1), ("nf4", 0.5625), ("offloaded", 0)):
+        machine((leanest + size * 10**9 / GIB + 1e-4) / 0.9 * GIB, num_trained=10**9, in_blocks=10**9)
+        config, reasons = config_for()
+        assert (config.model.frozen_weights, config.train.micro_batch_size) == (held, 2)
+        assert reasons[1].endswith({"whole": "1,000M weights"}.get(held, f"; {HELD[held][2:]}"))
 
 
 def test_where_nothing_fits_the_leanest_is_said_to_run_out(machine):

@@ -11,7 +11,7 @@ from e2ed2.models.autoencoder import decode
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.memory import _taken, count_model, device_memory
+from e2ed2.models.memory.counts import _taken, count_model, device_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from tests.models.tiny import SIDE, autoencoder, save_tiny
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.models import needs as module
-from e2ed2.models.needs import Needs
+from e2ed2.models.memory import needs as module
+from e2ed2.models.memory.needs import Needs
 from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
 

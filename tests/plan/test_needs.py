@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from e2ed2.models import needs as module
 from e2ed2.models.folders.bundled import resolve_model
-from e2ed2.models.memory import Counts
-from e2ed2.models.needs import ON_ITS_WAY, needs, settings
+from e2ed2.models.memory import needs as module
+from e2ed2.models.memory.counts import Counts
+from e2ed2.models.memory.needs import ON_ITS_WAY, needs, settings
 from e2ed2.recipe.load import load_config
 from e2ed2.system.errors import UserError
 from tests.models.tiny import save_tiny
 
 COUNTS = Counts(
-    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, embeds_guidance=False, block=0,
+    num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, num_in_blocks=0, embeds_guidance=False, block=0,
     evaluation=400, evaluation_flops=10, decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3,
     features=20, features_flops=2,
 )  # fmt: skip

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from e2ed2.commands.app import app
 from e2ed2.models.folders.configs import CONFIGS, configs_of
-from e2ed2.models.memory import count_model
-from e2ed2.models.needs import Needs, needs
+from e2ed2.models.memory.counts import count_model
+from e2ed2.models.memory.needs import Needs, needs
 from e2ed2.plan import plan as module
 from e2ed2.plan.plan import CARDS, CONTEXT, Card, plan, read_cards
 from e2ed2.plan.table import text

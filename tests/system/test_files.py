@@ -1,11 +1,14 @@
 """Files and folders: whole or not at all, whoever else writes there."""
 
+import os
+import platform
+import signal
 import threading
 
 import pytest
 
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import atomic_file, atomic_folder, locked, write_file
+from e2ed2.system.files import atomic_file, atomic_folder, locked, sweep, write_file
 
 
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -70,3 +73,24 @@ def test_a_lock_that_does_not_wait_says_so_and_is_free_again_afterwards(tmp_path
         pytest.fail("two in one folder")
     with locked(tmp_path, wait=False):
         pass
+
+
+def test_what_a_killed_process_had_begun_is_swept_away_and_nothing_else(tmp_path):
+    (tmp_path / "shards").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        with atomic_file(tmp_path / "shards" / "a.safetensors") as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (left,) = (tmp_path / "shards").iterdir()
+    elsewhere = left.with_name(left.name.replace(platform.node(), "another-machine"))
+    own = tmp_path / ".notes.tmp"
+    for path in (elsewhere, own):
+        path.touch()
+    with atomic_file(tmp_path / "b.safetensors") as temporary:
+        temporary.touch()
+        sweep(tmp_path)
+        assert temporary.exists(), "this process writes it now"
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"shards", elsewhere.name, own.name, "b.safetensors"}

@@ -100,6 +100,7 @@ def load_pipeline(
     folder: Path,
     variant: str | None = None,
     dtype: torch.dtype | None = None,
+    network_dtype: torch.dtype | None = None,
     *,
     with_text: bool = True,
     side: int | None = None,
@@ -108,14 +109,16 @@ def load_pipeline(
     """(pipeline, Inference) of a model folder, ours or plain diffusers', tried out; nothing is unpickled or downloaded.
 
     Args:
-        variant: of the weight files, such as `fp16`. dtype: of the text encoders; the rest is float32.
+        variant: of the weight files, such as `fp16`. dtype: of the text encoders.
+        network_dtype: of the network; the rest is float32, as these are by default.
         with_text: whether to load the text encoders, which may be far larger than the rest.
         side, num_steps: of pictures and sampler that it shall be used for, in place of its own; the noise levels of
             some models go by them.
     Raises:
         UserError: no such folder, a pickle in it, not a pipeline or one of an unknown class, or damaged.
     """
-    pipeline = open_pipeline(folder, variant, torch.float32, dtype or torch.float32, with_text=with_text)
+    full = torch.float32
+    pipeline = open_pipeline(folder, variant, full, dtype or full, network_dtype, with_text=with_text)
     family, kind = family_of(pipeline), type(pipeline.vae).__name__
     if kind != family.autoencoder:
         needed = f"give a pipeline whose vae is {family.autoencoder}"
@@ -136,6 +139,7 @@ def open_pipeline(
     variant: str | None,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
+    network_dtype: torch.dtype | None = None,
     *,
     with_text: bool = True,
     any_class: bool = False,
@@ -143,7 +147,8 @@ def open_pipeline(
     """The diffusers pipeline of a folder, its networks whole.
 
     Args:
-        dtype: of network and autoencoder. text_dtype: of the text encoders. variant, with_text: as in `load_pipeline`.
+        dtype: of autoencoder and, by default, network. text_dtype: of the text encoders. variant, with_text: as in
+            `load_pipeline`.
         any_class: as in `read_index`; then all is loaded, in `dtype`.
     Raises:
         UserError: as `load_pipeline`.
@@ -154,7 +159,7 @@ def open_pipeline(
     index = read_index(folder, any_class=any_class)
     given: dict[str, Any] = {}
     if index.class_name in FAMILIES:
-        kinds = dict.fromkeys(("vae", FAMILIES[index.class_name].network), dtype)
+        kinds = {"vae": dtype, FAMILIES[index.class_name].network: network_dtype or dtype}
         kinds |= dict.fromkeys(index.text_encoders if with_text else (), text_dtype)
     else:
         kinds = {name: dtype for name, pair in index.parts.items() if _is_network(*pair)}

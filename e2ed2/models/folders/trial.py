@@ -46,10 +46,12 @@ def try_network(pipeline: Any, network: nn.Module, cond: PromptEmbeds | None = N
         width, pooled = family.widths(pipeline)
         mask = torch.ones(1, NUM_TOKENS, dtype=torch.long)
         cond = PromptEmbeds(torch.zeros(1, NUM_TOKENS, width), mask, None if pooled is None else torch.zeros(1, pooled))
-    device = next(network.parameters()).device
+    device, dtype = next(network.parameters()).device, next(network.parameters()).dtype
     x_t = torch.zeros(1, latent_channels(pipeline.vae), NUM_CELLS, NUM_CELLS, device=device)
     denoise = family.denoiser(pipeline, network, guidance_scale=1.0)
-    _check(denoise(x_t, torch.zeros(1, dtype=torch.long, device=device), cond.to(device).like(x_t)), x_t.shape)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        made = denoise(x_t, torch.zeros(1, dtype=torch.long, device=device), cond.to(device).like(x_t))
+    _check(made, x_t.shape)
 
 
 def _try_text(pipeline: Any, inference: Inference, where: str) -> PromptEmbeds | None:

@@ -47,6 +47,7 @@ def create_accelerator(config: Config) -> Accelerator:
     except ValueError as error:
         raise UserError(f"train.mixed_precision: {mixed_precision} is not possible here ({error})") from error
     if is_in_shards():
+        _check_shards(config)
         _use_plugin(accelerator)
     return accelerator
 
@@ -74,6 +75,17 @@ def check_launch() -> None:
             raise UserError(f"accelerate launch --{option} true: not supported; {remedy}")
     # By default `accelerate launch` has all processes but the first load nothing, text encoders too, which stay whole.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+def _check_shards(config: Config) -> None:
+    held, optimizer = config.model.frozen_weights, config.train.optimizer
+    if held != "whole":
+        raise UserError(
+            f"model.frozen_weights: {held}, but shards are of whole weights, and each process would hold all of these: "
+            "set whole, or leave out --use_fsdp"
+        )
+    if optimizer != "adamw":
+        raise UserError(f"train.optimizer: {optimizer} cannot be taken in shards; set adamw, or leave out --use_fsdp")
 
 
 def _use_plugin(accelerator: Accelerator) -> None:

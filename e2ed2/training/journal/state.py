@@ -1,13 +1,12 @@
 """`state.json` of a run folder: what a run is doing or how it ended, and whether anybody is at work on it."""
 
-import os
 import socket
 from pathlib import Path
 from typing import Literal
 
 from e2ed2.recipe.fields import CountOrZero
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import is_locked, write_file
+from e2ed2.system.files import is_alive, is_locked, write_file
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import Record
 
@@ -79,15 +78,4 @@ def is_at_work(run_dir: Path, state: RunState) -> bool:
     if state.is_over:
         return False
     locked = None if state.doing == "starting" else is_locked(run_dir)
-    return (state.host != socket.gethostname() or is_process(state.pid)) if locked is None else locked
-
-
-def is_process(pid: int) -> bool:
-    """Whether there is a process of that number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return pid > 0
+    return (state.host != socket.gethostname() or is_alive(state.pid)) if locked is None else locked

@@ -32,7 +32,7 @@ from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.data import SourceConfig
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
-from e2ed2.system.files import atomic_file, locked
+from e2ed2.system.files import atomic_file, locked, sweep
 from e2ed2.system.processes import about_processes, process_state
 from e2ed2.system.watch import Watch, silent
 from e2ed2.training.latents.encoders import made_with
@@ -85,6 +85,7 @@ def precompute(
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
             _claim(out, manifest)
+            sweep(out)
     except OSError as error:
         raise UserError(f"--out {out}: not a folder that can be written ({error.strerror}); name another") from error
     num_items = 0 if isinstance(data, StreamSet) else len(data)

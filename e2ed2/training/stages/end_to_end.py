@@ -79,20 +79,21 @@ class EndToEndStage(FewStepStage):
         self._trajectory = config.trajectory
         counts, draws_start = config.trajectory.step_counts, config.trajectory.start == "random_step"
         self._starts_differ = len(counts) > 1 or (draws_start and counts[0] > 1)
-        transformer = self.network.requires_grad_(config.trajectory.time_grid != "learned_alone")
+        transformer, parameters = self.network, config.trajectory.parameters
+        if not parameters.startswith("lora"):
+            transformer.requires_grad_(config.trajectory.time_grid != "learned_alone")
         sets, num_steps = [transformer], len(self._grids)
-        if config.trajectory.parameters == "per_step":
+        if parameters == "per_step":
             sets = copies(transformer, num_steps)
-        elif config.trajectory.parameters != "shared":
-            adapters = 1 if config.trajectory.parameters == "lora" else num_steps
-            frozen = transformer if self.half is None else transformer.to(self.half)
+        elif parameters != "shared":
+            adapters = 1 if parameters == "lora" else num_steps
             targets = config.trajectory.lora_targets or self.family.lora_targets
-            sets = lora_copies(frozen, adapters, config.trajectory.lora_rank, targets)
+            sets = lora_copies(transformer, adapters, config.trajectory.lora_rank, targets)
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
         self.network = self.chain(sets, learned).to(device)
         if self._beside is not None:
             count = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
-            self._keep = Keep(self.network, self._beside, count, config.trajectory.parameters.startswith("lora"))
+            self._keep = Keep(self.network, self._beside, count, parameters.startswith("lora"))
         if "denoising" in self.weights and self.inference.evaluations_per_step > 1:
             raise UserError(
                 f"objective.denoising.weight: {self.weights['denoising']}, but this sampler guides by two evaluations "

@@ -15,7 +15,8 @@ from e2ed2.models.families.base import Denoise
 from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.pipeline import save_pipeline
 from e2ed2.models.lora import check_names, merged, save_adapter
-from e2ed2.models.needs import check_memory
+from e2ed2.models.memory.frozen import freeze
+from e2ed2.models.memory.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
@@ -60,7 +61,10 @@ class FewStepStage:
         with_text = bool(prompts) or not isinstance(data, CachedSet)
         if not is_in_shards():
             check_memory(config, start_folder(config), say)
-        self._pipeline, start = load_start(config, data.size, self.half, with_text=with_text)
+        self._network_dtype = None if config.model.frozen_weights == "whole" else self.half
+        self._pipeline, start = load_start(
+            config, data.size, self.half, network_dtype=self._network_dtype, with_text=with_text
+        )
         if start.transformers is not None:
             raise UserError(
                 f"model.path: {config.model.path} has a network for each of its steps; start from one with a single one"
@@ -81,7 +85,11 @@ class FewStepStage:
         if prompts:
             self._beside = cached_prompt_embeds(prompts, self._pipeline, start.max_sequence_length)
         self._pipeline.register_modules(**dict.fromkeys(text_encoders(self._pipeline)))  # all prompts are encoded
-        self.network: nn.Module = network_of(self._pipeline).to(device)
+        network = network_of(self._pipeline)
+        if config.trajectory.parameters.startswith("lora"):
+            network.to(self.half or torch.float32)
+            freeze(network, config.model.frozen_weights, device)
+        self.network: nn.Module = network.to(device)
         if config.model.gradient_checkpointing:
             if not self.family.recomputes_blocks:
                 kind = type(self._pipeline).__name__
@@ -89,7 +97,7 @@ class FewStepStage:
                     f"model.gradient_checkpointing: true, but a {kind} then computes something else; set it false, and "
                     "trajectory.gradient_checkpointing=true"
                 )
-            self.network.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()
         if self.half is not None:
             self._pipeline.vae.to(self.half)
             if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
@@ -169,9 +177,10 @@ class FewStepStage:
         sampler, inference = self.sampler_of(network), self.inference
         inference = inference.with_grids(inference.own_grids | sampler.rounded_grids())
         config = self._config
-        pipeline, _ = load_start(config, inference.height, with_text=False)  # anew: what was frozen in full precision
-        base = network_of(pipeline)
-        networks = [merged(trained, base) for trained in sampler.transformers]
+        pipeline, _ = load_start(  # anew: what was frozen in full precision, or as large models have it
+            config, inference.height, network_dtype=self._network_dtype, with_text=False
+        )
+        networks = merged([*sampler.transformers], network_of(pipeline))
         pipeline.register_modules(
             **{self.family.network: networks[0], "scheduler": self._pipeline.scheduler}
         )

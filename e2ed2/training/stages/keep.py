@@ -74,7 +74,7 @@ class Keep:
         cond = self._prompts.select(rows).to(like.device)
         noises = draw_noises((self._batch_size, *like.shape[1:]), num_steps, generator).to(like)
         with torch.no_grad(), self._as_it_was(network) as start:
-            kept = start(noises, cond, num_steps=num_steps)
+            kept = start(noises, cond, num_steps=num_steps, timesteps=self._start.timesteps(num_steps, like.device))
         samples = network(noises, cond, num_steps=num_steps, **options)
         return (samples.float() - kept.float()).square().mean()
 
@@ -86,8 +86,8 @@ class Keep:
             layers = [layer for layer in self._start.modules() if isinstance(layer, _tuner_layer())]
         for layer in layers:
             layer._disable_adapters = True
-        try:  # in shards only the network as a whole can be run, which a learned grid is a part of
-            yield network if self._has_adapter and not len(self._start.time_grids) else self._start
+        try:  # of one in shards nothing but the whole can be run
+            yield network if self._has_adapter else self._start
         finally:
             for layer in layers:
                 layer._disable_adapters = False

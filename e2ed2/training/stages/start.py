@@ -35,12 +35,18 @@ def start_folder(config: Config) -> Path:
 
 
 def load_start(
-    config: Config, side: int, dtype: torch.dtype | None = None, *, with_text: bool = True
+    config: Config,
+    side: int,
+    dtype: torch.dtype | None = None,
+    *,
+    network_dtype: torch.dtype | None = None,
+    with_text: bool = True,
 ) -> tuple[Any, Inference]:
     """The start, made for images of `side` pixels.
 
     Args:
-        dtype: of its text encoders, by default as all else float32. with_text: False leaves them out, if `keeps_text`.
+        dtype: of its text encoders. network_dtype: of its network. Both, and all else, are float32 by default.
+        with_text: False leaves them out, if `keeps_text`.
     Raises:
         UserError: no such model, or its autoencoder or weights are of a kind that cannot be trained with.
     """
@@ -50,7 +56,7 @@ def load_start(
         return pipeline, Inference("lcm", steps, 1.0, height=side, width=side)
     with_text = with_text or not keeps_text(config)
     pipeline, start = load_pipeline(
-        start_folder(config), model.variant, dtype, with_text=with_text, side=side, num_steps=steps
+        start_folder(config), model.variant, dtype, network_dtype, with_text=with_text, side=side, num_steps=steps
     )
     if model.network is not None:
         replace_network(pipeline, model.network)

@@ -68,7 +68,8 @@ def _begin(work: Callable[[int], object], rank: int, said: Path, env: Mapping[st
         return pid
     status = 1
     try:
-        os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", **env)
+        own = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}  # torch now and then fails in a thread that a fork begins
+        os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", **own, **env)
         output = os.open(str(said).replace("RANK", str(rank)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)

@@ -8,6 +8,7 @@ Gradients are noted as AdamW sees them. In shards it is asserted that parameters
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from photos import save_photos
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.profiler import ProfilerActivity, profile
 
 from e2ed2.data.order import mix
 from e2ed2.models.folders.pipeline import load_pipeline
@@ -26,6 +28,7 @@ from e2ed2.training.log import read_metrics
 LORA = {"parameters": "lora", "lora_rank": 4}
 GAN = {"weight": 0.1, "num_discriminator_updates": 1, "lr": 1e-6}
 KEEP = {"weight": 1.0, "batch_size": 2}
+REDUCTIONS = ("c10d::allreduce_", "c10d::_reduce_scatter_base_", "c10d::reduce_scatter_")
 WAYS = {
     "full": {},
     "LoRA": {"trajectory": LORA},
@@ -35,6 +38,10 @@ WAYS = {
     "computed again": {"trajectory": {"gradient_checkpointing": True}, "model": {"gradient_checkpointing": True}},
     "kept near the start": {"objective": {"keep": KEEP}},
     "LoRA kept near the start": {"trajectory": LORA, "objective": {"keep": KEEP}},
+    "LoRA and grid kept near the start": {
+        "trajectory": LORA | {"time_grid": "learned"},
+        "objective": {"keep": KEEP},
+    },
 }
 
 
@@ -149,6 +156,31 @@ def losses(run_dir):
     return [[row[k] for k in ("images_seen", "total", "grad_norm")] for row in read_metrics(run_dir / "metrics.jsonl")]
 
 
+def reductions(folder, model, photos, env):
+    """How often two processes add up gradients in an update of two micro-batches, and in one of four."""
+    folder.mkdir()
+
+    def counting(file):
+        def update(stage, trained, config, order, number, accelerator):
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                row = step.update(stage, trained, config, order, number, accelerator)
+            names = Counter(event.name for event in profiled.events())
+            file.write_text(str(sum(count for name, count in names.items() if name in REDUCTIONS)))
+            return row
+
+        return update
+
+    def counted(num_micro):
+        def work(rank):
+            loop.update = counting(folder / f"{num_micro}-{rank}")
+            loop.train(recipe(folder / str(num_micro), model, photos, "full", num_micro), print)
+
+        status = run(2, work, folder / "said.txt", env)
+        return [status, [int((folder / f"{num_micro}-{rank}").read_text()) for rank in range(2)]]
+
+    return [counted(num_micro) for num_micro in (2, 4)]
+
+
 def goes_on(folder, model, photos, env):
     """A GAN with past samples in two processes, four updates in one go and in two."""
     folder.mkdir()
@@ -187,6 +219,7 @@ def main(folder, model, ways):
             outcome[way][how] = result
         outcome[way]["said"] = said.read_text()[-6000:]
     if not ways:
+        outcome["reductions"] = {how: reductions(folder / f"{how} counted", model, photos, HOW[how]) for how in HOW}
         outcome["goes on"] = {how: goes_on(folder / how.replace(" ", "-"), model, photos, HOW[how]) for how in HOW}
     print(json.dumps(outcome))
 

@@ -18,21 +18,28 @@ from e2ed2.recipe.load import build_config
 from e2ed2.training.latents import precompute as module
 
 
-def encoding(model, photos, out):
+def encoding(model, photos, out, most=8):
+    """Work of which each process writes `most` shards and waits then."""
     data = {"source": "folder", "path": photos}
     config = build_config({"stage": "e2ed2", "run": {"dir": "unused"}, "model": {"path": model}, "data": data})
 
     def work(rank):
         module.SHARD_SIZE = 1
-        module.write_shard = slowly
+        module.write_shard = at_most(most)
         module.precompute(config, out, print)
 
     return work
 
 
-def slowly(*args, write=module.write_shard):
-    time.sleep(0.4)
-    write(*args)
+def at_most(most, write=module.write_shard):
+    numbers = iter(range(most))
+
+    def written(*args):
+        while next(numbers, None) is None:
+            time.sleep(1)
+        write(*args)
+
+    return written
 
 
 def contents(folder):
@@ -57,7 +64,7 @@ def main(folder, model):
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
 
-        found[f"{world}"] = run(world, encoding(model, photos, out), said, meanwhile=both_die)
+        found[f"{world}"] = run(world, encoding(model, photos, out, 1), said, meanwhile=both_die)
         found["done"].append(shards(out))
     found["1"] = run(1, encoding(model, photos, out), said)
     found |= {"same": contents(out) == contents(folder / "whole"), "said": said.read_text()[-4000:]}

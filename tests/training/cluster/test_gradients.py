@@ -13,7 +13,7 @@ from tests.training.cluster.ranks import ALONE
 DRIVER = Path(__file__).parent / "gradients.py"
 WAYS = [
     "full", "LoRA", "GAN", "a LoRA a step", "GAN with R1", "computed again", "kept near the start",
-    "LoRA kept near the start",
+    "LoRA kept near the start", "LoRA and grid kept near the start",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 
@@ -27,6 +27,10 @@ def outcome(tiny_model, tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])
+def test_gradients_are_added_up_in_the_last_micro_batch_alone(outcome, how):
+    (status, of_two), (_, of_four) = outcome["reductions"][how]
+    assert status == [0, 0] and of_two == of_four and min(of_two) > 0
 
 
 @pytest.mark.parametrize("how", ["DDP", "shards", "shards a block"])

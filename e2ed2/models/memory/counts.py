@@ -24,6 +24,7 @@ from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora import lora_copies
 from e2ed2.models.losses.lpips_network import load_lpips_network
+from e2ed2.models.memory.frozen import linear_layers
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
@@ -36,9 +37,9 @@ class Counts:
 
     Attributes:
         num_trained, num_frozen: weights of the network. num_decoder: of the autoencoder. num_text: of text encoders.
+        num_in_blocks: weights of the blocks' linear layers, which can be held in fewer bits or offloaded.
         embeds_guidance: whether the network is told the guidance scale.
-        block: bytes that are kept again of the block at work, where blocks are recomputed; taken to be an even share
-            by the longest list of modules.
+        block: bytes that are kept of the block at work; taken to be an even share by the longest list of modules.
         evaluation, decoding, decoder_features, features: bytes that autograd keeps of one evaluation of the network,
             of decoding a window, of the decoder's first maps of it, and of a perceptual network's features.
         evaluation_flops, decoding_flops, decoder_features_flops, features_flops: of the same, forward.
@@ -48,6 +49,7 @@ class Counts:
     num_frozen: int
     num_decoder: int
     num_text: int
+    num_in_blocks: int
     embeds_guidance: bool
     block: int
     evaluation: int
@@ -78,6 +80,7 @@ def count_model(
     pipeline = _on_meta(folder)
     family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
     fix_shift(pipeline, side, side, num_steps=1)
+    num_in_blocks = sum(layer.weight.numel() for _, _, layer in linear_layers(network))
     with torch.device("meta"):
         trained = network if lora_rank is None else lora_copies(network, 1, lora_rank, family.lora_targets)[0]
     for made in (trained, autoencoder):
@@ -90,9 +93,8 @@ def count_model(
         pixels = _empty(3, seen.shape[-1] * cell_side(autoencoder))
         cond = _condition(pipeline)
         evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
-        block = 0
+        block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
         if recomputes_blocks:
-            block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
             trained.enable_gradient_checkpointing()  # type: ignore[operator]  # of a LoRA the network below
             evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
@@ -100,8 +102,9 @@ def count_model(
         judged = _taken(lambda: features(pixels), features, half)
     return Counts(
         num_trained=_num(trained, True), num_frozen=_num(trained, False), num_decoder=_num(autoencoder, False),
-        num_text=_num_text(folder), embeds_guidance=family.embeds_guidance(pipeline), block=block,
-        evaluation=evaluation, evaluation_flops=flops, decoding=decoding[0], decoding_flops=decoding[1],
+        num_text=_num_text(folder), num_in_blocks=num_in_blocks,
+        embeds_guidance=family.embeds_guidance(pipeline), block=block, evaluation=evaluation, evaluation_flops=flops,
+        decoding=decoding[0], decoding_flops=decoding[1],
         decoder_features=maps[0], decoder_features_flops=maps[1], features=judged[0], features_flops=judged[1],
     )  # fmt: skip
 

@@ -8,12 +8,14 @@ they are there.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from e2ed2.models.families import family_named
 from e2ed2.models.folders.index import read_index
-from e2ed2.models.memory import Counts, count_model, device_memory
+from e2ed2.models.memory.counts import Counts, count_model, device_memory
+from e2ed2.models.memory.frozen import BYTES
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import judges_features
 from e2ed2.system.errors import UserError
@@ -33,11 +35,13 @@ class Needs:
         parts: bytes by part, those that live at the most memory-hungry moment.
         flops: of an update; a multiplication and an addition are two.
         num_trained: weights.
+        moved: bytes of offloaded weights that are brought to the device.
     """
 
     parts: dict[str, int]
     flops: float
     num_trained: int
+    moved: float = 0.0
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -62,7 +66,10 @@ def needs(config: Config, folder: Path, *, half: bool) -> Needs:
     counts = _counted(folder, config.data.size, rank, half, window, config.model.gradient_checkpointing)
     sets = trajectory.num_inference_steps if trajectory.has_set_per_step else 1
     parts = _memory(config, counts, sets * counts.num_trained, 2 if half else 4)
-    return Needs(parts, _arithmetic(config, counts, rank is not None), sets * counts.num_trained)
+    flops, passes = _arithmetic(config, counts, rank is not None), _passes(config, counts)
+    is_offloaded = config.model.frozen_weights == "offloaded"
+    moved = passes * counts.num_in_blocks * (2 if half else 4) if is_offloaded else 0.0
+    return Needs(parts, flops, sets * counts.num_trained, moved)
 
 
 @cache
@@ -78,13 +85,18 @@ def _memory(config: Config, counts: Counts, trained: int, size: int) -> dict[str
     evaluations = 1 if trajectory.gradient_checkpointing else through
     guided = _per_step(config, counts)
     one = guided * rows * counts.evaluation
-    chain = evaluations * one + guided * rows * counts.block
+    at_work = guided * rows * counts.block
+    chain = evaluations * one + (at_work if config.model.gradient_checkpointing else 0)
     frozen = size * (counts.num_frozen + counts.num_decoder)
+    if (held := config.model.frozen_weights) != "whole":
+        frozen -= int((size - BYTES[held]) * counts.num_in_blocks)
     if "keep" in weights:
         beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
         chain += evaluations * beside * counts.evaluation
         frozen += 0 if counts.num_frozen else size * trained  # an adapter's start is itself without the adapter
     decoded = rows * _decoded(config, counts)
+    if config.train.offload_activations:
+        chain, one, decoded = at_work, 0, 0
     gradients = 4 * trained
     kept, late = chain + decoded, chain - (0 if trajectory.gradient_checkpointing else one)
     if kept * ON_ITS_WAY >= gradients + late * ON_ITS_WAY:
@@ -93,7 +105,7 @@ def _memory(config: Config, counts: Counts, trained: int, size: int) -> dict[str
         chain, decoded = late, 0
     return {
         "weights": (4 + (COPY_BYTES if size == 2 else 0)) * trained,
-        "optimizer": 8 * trained,
+        "optimizer": (8 if config.train.optimizer == "adamw" else 2) * trained,
         "average": 4 * trained,
         "gradients": gradients,
         "frozen networks": frozen,
@@ -146,6 +158,17 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     return total * config.train.gradient_accumulation_steps
 
 
+def _passes(config: Config, counts: Counts) -> float:
+    """How often an update runs the network, forwards or back."""
+    again = int(config.trajectory.gradient_checkpointing) + int(config.model.gradient_checkpointing)
+    graded, bare = _evaluations(config, config.trajectory.start == "random_step")
+    passes = _per_step(config, counts) * ((2 + again) * graded + bare)
+    if "keep" in objective_weights(config):
+        graded, bare = _evaluations(config, from_random_step=False)
+        passes += (3 + again) * graded + 2 * bare
+    return passes * config.train.gradient_accumulation_steps
+
+
 def _per_step(config: Config, counts: Counts) -> int:
     """Evaluations of a step: guided it has two, where the network is not told the scale."""
     return 2 if (config.trajectory.guidance_scale or 1) > 1 and not counts.embeds_guidance else 1
@@ -172,7 +195,8 @@ def settings(config: Config, folder: Path) -> Iterator[tuple[Config, dict[str, A
     """What a recipe becomes with less and less memory: (config, overrides), the least arithmetic first.
 
     The update stays the same: what is kept is recomputed, and a micro-batch is made in parts. (Terms that compare sets,
-    such as MMD, then compare smaller ones, of two at least; groups of images of one caption stay together.)
+    such as MMD, then compare smaller ones, of two at least; groups of images of one caption stay together.) Below an
+    adapter weights are then held in 8 bits, in 4, or offloaded.
     """
     train = config.train
     least = max(config.data.images_per_caption, 2 if "mmd" in objective_weights(config) else 1)
@@ -180,16 +204,18 @@ def settings(config: Config, folder: Path) -> Iterator[tuple[Config, dict[str, A
     modes = [(False, False), (False, True), (True, False), (True, True)]  # steps and blocks recomputed
     if not family_named(read_index(folder).class_name).recomputes_blocks:
         modes = [(steps, blocks) for steps, blocks in modes if not blocks]
-    for steps, blocks in modes:
-        for size in sizes:
-            if size < min(least, train.micro_batch_size):
-                continue
-            changed: dict[str, Any] = {
-                "trajectory.gradient_checkpointing": steps, "model.gradient_checkpointing": blocks,
-                "train.micro_batch_size": size,
-                "train.gradient_accumulation_steps": train.gradient_accumulation_steps * train.micro_batch_size // size,
-            }  # fmt: skip
-            yield _with(config, changed), {k: v for k, v in changed.items() if v != _field(config, k)}
+    forms = [config.model.frozen_weights]
+    if config.trajectory.parameters.startswith("lora") and forms == ["whole"]:
+        forms += ["int8", "nf4", "offloaded"]
+    sizes = [size for size in sizes if size >= min(least, train.micro_batch_size)]
+    for form, (steps, blocks), size in product(forms, modes, sizes):
+        changed: dict[str, Any] = {
+            "model.frozen_weights": form,
+            "trajectory.gradient_checkpointing": steps, "model.gradient_checkpointing": blocks,
+            "train.micro_batch_size": size,
+            "train.gradient_accumulation_steps": train.gradient_accumulation_steps * train.micro_batch_size // size,
+        }  # fmt: skip
+        yield _with(config, changed), {k: v for k, v in changed.items() if v != _field(config, k)}
 
 
 def fitting(config: Config, folder: Path, has: float, *, half: bool) -> tuple[Needs, dict[str, Any]] | None:

@@ -1,0 +1,1 @@
+"""What a training takes of memory, counted; and ways to take less."""
