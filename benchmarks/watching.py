@@ -36,7 +36,7 @@ from e2ed2.training.loop import train
 from e2ed2.web.app.build import create_app
 
 NUM_ROWS, NUM_PREVIEWS, NUM_RUNS, NUM_CAPTIONS, SIDE = 10_000, 100, 200, 12, 256
-UPDATES, PREVIEW_EVERY = 200, 50  # of the run that is watched
+UPDATES, PREVIEW_EVERY = 150, 50  # of the run that is watched
 
 
 def write_run(folder: Path, num_rows: int, num_previews: int) -> Path:
@@ -125,7 +125,7 @@ def measure_watching(folder: Path) -> dict[str, Any]:
     images, run = folder / "images", folder / "runs" / "watched"
     write_style(load_style("noto", "train"), images)
     fields = [f"train.max_train_steps={UPDATES}", "train.log_every=1", f"train.preview_every={PREVIEW_EVERY}"]
-    fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}"]
+    fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}", "train.micro_batch_size=8"]
     config = load_config(Path("emoji/l2"), fields)
     command = [sys.executable, "-m", "e2ed2.cli", "watch", str(folder / "runs"), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

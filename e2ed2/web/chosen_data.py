@@ -7,23 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from e2ed2.data.batch import RawItem, SkippedItem
-from e2ed2.data.decoding import scan
+from e2ed2.data.decoding import decode_item, scan
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.folder import FolderSource
 from e2ed2.finetune.data import data_fields
 from e2ed2.finetune.run import Finetune, choose_finetune
 from e2ed2.plan.plan import Planned, plan, read_cards
 from e2ed2.reports.previews import webp
+from e2ed2.system.drawing.pictures import to_picture
 from e2ed2.system.errors import UserError
 
 NUM_SHOWN, NUM_SKIPPED = 12, 20
 MOST_SCANNED = 5000  # images that are decoded to see whether they can be; of more the run itself tells
 SIDE, WORKERS, MOST_KEPT = 160, 2, 20
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-MOST_PIXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class ChosenData:
 
     def __init__(self, turn: threading.Lock) -> None:
         self._turn = turn
-        self._images: OrderedDict[str, tuple[Path, dict[int, Path]]] = OrderedDict()
+        self._images: OrderedDict[str, tuple[Path, dict[int, RawItem]]] = OrderedDict()
         self._busy = threading.Lock()
 
     def look(
@@ -72,8 +69,7 @@ class ChosenData:
             planned = _planned(chosen)
         key = secrets.token_urlsafe(9)
         with self._busy:
-            paths = {row: item.image for row, item in shown.items() if isinstance(item.image, Path)}
-            self._images[key] = Path(data), paths
+            self._images[key] = Path(data), shown
             while len(self._images) > MOST_KEPT:
                 self._images.popitem(last=False)
         return Looked(
@@ -82,20 +78,19 @@ class ChosenData:
         )  # fmt: skip
 
     def picture(self, key: str, row: int) -> bytes:
-        """A small WebP of one of the images that `look` found.
+        """A small WebP of one of the images that `look` found, cut to a square.
 
         Raises:
-            KeyError: there is none; or it lies, by a link, outside of the folder. OSError, ValueError: it is damaged.
+            KeyError: there is none, it is damaged by now, or lies, by a link, outside of the folder.
         """
-        folder, images = self._images[key]
-        path = images[row]
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise KeyError(path)
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError("too large")
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            return webp(ImageOps.exif_transpose(image), SIDE)
+        folder, items = self._images[key]
+        item = items[row]
+        if not (isinstance(item.image, Path) and item.image.resolve().is_relative_to(folder.resolve())):
+            raise KeyError(item.key)
+        found = decode_item(item, [(SIDE, SIDE)])
+        if isinstance(found, SkippedItem):
+            raise KeyError(item.key)
+        return webp(to_picture(found.image), SIDE)
 
 
 def _found(folder: Path, prompt: str | None) -> tuple[int, list[SkippedItem], dict[int, RawItem]]:

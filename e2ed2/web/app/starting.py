@@ -47,7 +47,7 @@ def image(desk: AtDesk, key: str, row: int) -> Response:
     """One of the images that were found."""
     try:
         content = desk.data.picture(key, row)
-    except (KeyError, OSError, ValueError):
+    except KeyError:
         raise HTTPException(404) from None
     return Response(content, media_type="image/webp")
 
