@@ -125,7 +125,8 @@ def measure_watching(folder: Path) -> dict[str, Any]:
     images, run = folder / "images", folder / "runs" / "watched"
     write_style(load_style("noto", "train"), images)
     fields = [f"train.max_train_steps={UPDATES}", "train.log_every=1", f"train.preview_every={PREVIEW_EVERY}"]
-    fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}", "train.micro_batch_size=8"]
+    fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}"]
+    fields += ["train.micro_batch_size=8"]
     config = load_config(Path("emoji/l2"), fields)
     command = [sys.executable, "-m", "e2ed2.cli", "watch", str(folder / "runs"), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ READ = (
 )  # fmt: skip
 RESULTS = ("finetuned", "demo")  # what `metrics.json` calls the trained model
 EVALUATION, COMPARISON = "evaluation.json", "compare.html"
-FRESH = 1.0  # seconds for which a list is not made anew
+FRESH, LATEST, SHARE = 1.0, 5.0, 50.0  # seconds for which a list is not made anew, at least and at most; times its own
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,16 @@ class Runs:
         self._until = 0.0
         self._busy = threading.Lock()
         self._metrics: dict[str, _Rows] = {}
+        self._told_before: dict[Path, tuple[tuple[int, ...], Told]] = {}
 
     def listing(self) -> Listing:
-        """All of it, as it was at most a second ago."""
+        """All of it, as it was at most some seconds ago."""
         with self._busy:
             if self._found is None or time.monotonic() >= self._until:
+                started = time.monotonic()
                 self._found = self._look()
-                self._until = time.monotonic() + FRESH
+                took = time.monotonic() - started
+                self._until = started + max(FRESH, min(SHARE * took, LATEST))
             return self._found
 
     def forget(self) -> None:
@@ -107,6 +109,18 @@ class Runs:
             self._metrics[name] = _Rows(about.st_ino, offset, [*known.rows, *rows])
             return self._metrics[name].rows
 
+    def _told(self, path: Path, files: dict[str, os.DirEntry[str]]) -> Told:
+        """What a run is doing; of one that has ended it is read again only when it has changed."""
+        changed = tuple(files[name].stat().st_mtime_ns if name in files else 0 for name in (*MARKS, "metrics.json"))
+        known = self._told_before.get(path)
+        if known is not None and known[0] == changed and not known[1].is_live:
+            return known[1]
+        found = told(path)
+        if found.best is None and "metrics.json" in files:
+            found = replace(found, best=_measured(path / "metrics.json"))
+        self._told_before[path] = changed, found
+        return found
+
     def _look(self) -> Listing:
         """Walk through the folder."""
         runs: dict[str, Told] = {}
@@ -123,17 +137,13 @@ class Runs:
             if links:
                 refused[name] = f"{links[0]} is a link, which may lead anywhere; put a copy in its place"
             elif len(runs) < MOST_RUNS:
-                found = told(path)
-                if found.best is None and "metrics.json" in files:
-                    changed = files["metrics.json"].stat().st_mtime_ns
-                    found = replace(found, best=_measured(path / "metrics.json", changed))
+                found = self._told(path, files)
                 runs[name], self._paths[name] = found, path
         ordered = sorted(runs.items(), key=lambda run: (not run[1].is_live, -run[1].changed))
         return Listing(dict(ordered), refused, sorted(evaluations), sorted(comparisons))
 
 
-@lru_cache(maxsize=MOST_RUNS)
-def _measured(path: Path, changed: int) -> Best | None:
+def _measured(path: Path) -> Best | None:
     """What was measured of a finished fine-tune or demo, by the first metric that has a better side."""
     try:
         rows = [row for row in read_results(path) if row["model"] in RESULTS]

@@ -66,6 +66,7 @@ def runs(tmp_path) -> Path:
 def stranger(runs, monkeypatch) -> TestClient:
     """A browser that was not let in; what changes is seen at once."""
     monkeypatch.setattr("e2ed2.web.runs.FRESH", 0.0)
+    monkeypatch.setattr("e2ed2.web.runs.SHARE", 0.0)
     monkeypatch.setattr("e2ed2.web.app.pages.LEAST", 0.0)
     monkeypatch.setattr("e2ed2.web.app.pages.SHARE", 0.0)
     monkeypatch.setattr("e2ed2.web.painter.Painter.warm", lambda self, name: None)  # the bundled models take seconds

@@ -8,6 +8,7 @@ import pytest
 
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked
+from e2ed2.training.journal.state import read_state, write_state
 from e2ed2.web.app.pages import NEXT, VERSION, Parts
 from e2ed2.web.app.serve import serve
 from e2ed2.web.beside import different_fields
@@ -183,3 +184,16 @@ def test_evaluations_and_comparisons_beside_runs(client, runs):
     assert "real ones" in client.get("/measured/after").text and "compared" in client.get("/compared/table").text
     (folder / "evaluation.json").write_text("{}")
     assert client.get("/measured/after").status_code == 422
+
+
+def test_what_has_ended_is_read_again_only_when_it_has_changed(client, runs, monkeypatch):
+    from e2ed2.web import runs as module
+
+    live, read, plain = write_run(runs / "live", "training", steps=20), [], module.told
+    monkeypatch.setattr(module, "told", lambda path: read.append(path.name) or plain(path))
+    with locked(live):
+        client.get("/list")
+        client.get("/list")
+        assert read == ["live", "live"], "the others were read when the page was opened"
+        write_state(runs / "one", read_state(runs / "one").model_copy(update={"doing": "failed", "why": "changed"}))
+        assert "changed</small>" in client.get("/list").text and read.count("one") == 1

@@ -1,5 +1,6 @@
 """The list of runs, and what lies beside them: evaluations, comparisons; runs side by side."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -14,6 +15,7 @@ from e2ed2.web.beside import side_by_side, tables_of
 from e2ed2.web.runs import COMPARISON, EVALUATION
 
 MOST_BESIDE = 8  # runs
+AGES = 30.0  # seconds after which it says anew how long ago things changed
 LATEST = 5.0  # seconds after which a list is made anew, however long it takes
 # A page that a run wrote may be anybody's: it runs in a sandbox of its own, and reaches nothing.
 SANDBOX = (
@@ -79,5 +81,5 @@ def _other(desk: Desk, name: str) -> Any:
 def _list(desk: Desk) -> Part:
     desk.processes.reap()
     found = desk.runs.listing()
-    version = str(hash((str(found), max((told.changed for told in found.runs.values()), default=0))))
+    version = str(hash((str(found), time.time() // AGES)))
     return desk.parts.get("list", version, lambda: text_of("list.html.j2", found=found), most=LATEST)
