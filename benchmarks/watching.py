@@ -108,14 +108,19 @@ def opened(page: Path) -> float | None:
     return asyncio.run(open_it())
 
 
-def listed(folder: Path) -> float:
-    """Seconds of a list of runs that nobody has looked at yet, through HTTP."""
+def listed(folder: Path) -> tuple[float, float]:
+    """Seconds, and of them a processor's, of a list of runs that a server has not looked at; the least of several."""
     template = write_run(folder / "template", 100, 1)
     for i in range(NUM_RUNS):
         shutil.copytree(template, folder / "runs" / f"suite-{i % 10}" / f"run-{i}")
-    client = TestClient(create_app(folder / "runs", "token", b"k" * 32), base_url="http://127.0.0.1")
-    client.get("/start?token=token")  # the first page of a server also loads its templates
-    return seconds(lambda: client.get("/"))
+    times = []
+    for _ in range(5):
+        client = TestClient(create_app(folder / "runs", "token", b"k" * 32), base_url="http://127.0.0.1")
+        of_cpu, started = time.process_time(), time.perf_counter()
+        text = client.get("/?token=token").text
+        times.append((time.perf_counter() - started, time.process_time() - of_cpu))
+        assert text.count("<tr>") == NUM_RUNS + 1
+    return min(times)
 
 
 def measure_watching(folder: Path) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "report_again_seconds": again,
         "report_megabytes": page.stat().st_size / 1e6,
         "report_opens_seconds": opened(page),
-        "list_of_200_seconds": listed(folder / "many"),
+        "list_of_200_seconds": listed(folder / "many"),  # by the clock, and of a processor
     }
 
 

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -32,6 +33,8 @@ def main() -> None:
         subprocess.run([*E2ED2, "train", recipe, *data, *FIELDS, f"run.dir={out / 'runs' / name}"], check=True)
     live = [*E2ED2, "train", "emoji/l2_lpips", *data, *FIELDS, "train.seed=1", f"run.dir={out / 'runs' / 'again'}"]
     at_work = subprocess.Popen(live)
+    while len([*(out / "runs" / "again" / "samples").glob("*.png")]) < 4 and at_work.poll() is None:
+        time.sleep(1)
     server = subprocess.Popen([*E2ED2, "watch", str(out / "runs"), "--port", "0"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -50,7 +53,6 @@ async def take_pictures(entry: str) -> None:
         page.set_default_timeout(300_000)
         await page.goto(entry)
         await page.goto(f"{address}/run/again")
-        await page.wait_for_selector(".slider:not([hidden])")
         await look(page, "watch-run")
         await page.goto(f"{address}/beside?run=l2-lpips&run=l2")
         await look(page, "watch-beside")
@@ -61,6 +63,7 @@ async def take_pictures(entry: str) -> None:
             await page.fill("#prompt", prompt)
             await page.click("button:text-is('Draw')")
             await page.wait_for_selector("button:text-is('Draw'):enabled")
+        await page.set_viewport_size({"width": 1200, "height": 1040})
         await look(page, "watch-try")
         await chromium.close()
 

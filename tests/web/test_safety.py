@@ -72,7 +72,7 @@ def test_the_key_is_its_users_alone(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "10.0.0.1", "[::2]", "@"]
+    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "10.0.0.1", "[::2]", "@", "["]
 )
 def test_a_name_of_theirs_that_leads_here_is_refused(client, host):
     for path in ("/", f"/?token={TOKEN}", "/static/watch.css"):
@@ -87,7 +87,7 @@ def test_a_tunnel_has_another_port(client, host):
 @pytest.mark.parametrize(
     "headers",
     [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
-     {"sec-fetch-site": "same-site"}, {"origin": "http://127.0.0.1:9999"}],
+     {"sec-fetch-site": "same-site"}, {"origin": "http://127.0.0.1:9999"}, {"origin": "http://["}],
 )  # fmt: skip
 def test_posts_of_other_sites_are_refused(client, runs, headers):
     write_run(runs / "stopped", "interrupted")

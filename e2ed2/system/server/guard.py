@@ -54,7 +54,10 @@ class Guard:
 def is_foreign(headers: Headers) -> bool:
     """Whether a browser says that a page of another origin sent this. A program that is no browser says nothing."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    try:
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return True
+    except ValueError:  # half of an IPv6 address
         return True
     return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
 

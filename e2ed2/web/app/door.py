@@ -9,7 +9,7 @@ import hmac
 import os
 import secrets
 import time
-from http.cookies import SimpleCookie
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -50,7 +50,7 @@ class Door:
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """What is said at the door; None lets in."""
-        if urlsplit(f"//{headers.get('host', '')}").hostname not in HOSTS:
+        if _host(headers) not in HOSTS:
             return PlainTextResponse("asked for another host", 421)
         if scope["path"].startswith(OPEN) or self.knows(_cookie(headers)):
             return None
@@ -77,10 +77,18 @@ class Door:
         return hmac.compare_digest(shown.encode(), self.pass_until(int(end)).encode())
 
 
+def _host(headers: Headers) -> str | None:
+    """What this machine is called in a request, without the port."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:  # half of an IPv6 address
+        return None
+
+
 def _cookie(headers: Headers) -> str:
     try:
         found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except Exception:  # a cookie that is none
+    except CookieError:
         return ""
     return "" if found is None else found.value
 

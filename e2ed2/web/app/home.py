@@ -1,7 +1,8 @@
 """The list of runs, and what lies beside them: evaluations, comparisons; runs side by side."""
 
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
@@ -64,14 +65,14 @@ def compared(desk: AtDesk, name: str) -> Response:
     return written_page(_other(desk, name) / COMPARISON)
 
 
-def written_page(path: Any) -> Response:
+def written_page(path: Path) -> Response:
     """A page from a folder, which may have come from anywhere."""
     if not path.is_file() or path.is_symlink():
         raise HTTPException(404)
     return FileResponse(path, media_type="text/html", headers={"content-security-policy": SANDBOX})
 
 
-def _other(desk: Desk, name: str) -> Any:
+def _other(desk: Desk, name: str) -> Path:
     try:
         return desk.runs.other(name)
     except KeyError:
