@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 EXTRAS := train,emoji
-TEST_EXTRAS := $(EXTRAS),dev,study,web,curate,cluster,provenance,large
+TEST_EXTRAS := $(EXTRAS),dev,study,web,curate,cluster,provenance,large,gguf
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # A stamp names this folder, so that a moved or copied checkout does not run the code of the old one. The second is of
 # what tests need and the demo does not.

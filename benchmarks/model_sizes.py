@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.networks import Model, pixart, sd3, sd15, sdxl
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import network_of
-from e2ed2.models.lora import lora_copies
+from e2ed2.models.lora.adapter import lora_copies
 
 RANK = 64
 

@@ -20,7 +20,7 @@ from e2ed2.models.autoencoder import decode_parts
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import network_of
 from e2ed2.models.few_step_network import FewStepNetwork
-from e2ed2.models.lora import lora_copies
+from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.schedule import lcm_timesteps

@@ -106,6 +106,7 @@ class CachedSet:
 
     Attributes:
         made_with: what made it, by field.
+        tells_captions: whether the first caption that is kept of each item is all it has.
         parts: (number of items, weight) of its sources, as `ShuffledOrder` takes them.
         buckets: number [N] of each item's shape, None when there is one shape.
         empty: the tensors of the empty prompt's embeddings, one row.
@@ -127,6 +128,7 @@ class CachedSet:
         self.buckets: Tensor | None = None if manifest.made_with.buckets is None else buckets
         self.num_captions, self.micro = items[:, 0], items[:, 2:]
         self.has_plain = bool(items[:, 1].any())
+        self.tells_captions = not self.has_plain and bool((self.num_captions == 1).all())
         self.empty = read_empty(folder)
         self._set_x0()
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)

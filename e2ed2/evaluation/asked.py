@@ -18,6 +18,7 @@ from torch import Tensor
 from e2ed2.data.image_set import ImageSet
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.metrics.intervals import Groups
+from e2ed2.evaluation.metrics.neighbourhoods import NEAREST_K
 from e2ed2.recipe.fields import Count
 from e2ed2.sampling.generate import Request
 from e2ed2.system.readers.typed import Part
@@ -67,12 +68,15 @@ class RealImages:
         rows: those that count; None for all. Features are kept of the whole set, whatever counts.
         groups: what ties the images that count together, such as the emoji they draw; None where nothing does.
         labels: of the images that count, such as their style.
+        statistics: network -> mean [D] and covariance [D, D] of its features over a whole data set, of which the
+            images are a part.
     """
 
     images: ImageSet
     rows: list[int] | None = None
     groups: Groups = None
     labels: list[str] | None = None
+    statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images) if self.rows is None else len(self.rows)
@@ -90,6 +94,8 @@ class Asked:
         metrics: those of the protocol that can be measured here.
         notes: on metrics that so few images say little of.
         floors: name -> what no model can be expected to beat.
+        of_classes: whether the prompts are all of the model's classes by their numbers, no draw of captions: images
+            count one by one in intervals.
     """
 
     name: str
@@ -101,6 +107,7 @@ class Asked:
     metrics: list[str]
     notes: list[str]
     floors: Mapping[str, Callable[[], "Floor"]] = field(default_factory=dict)
+    of_classes: bool = False
 
     def requests(self, seed: int) -> list[Request]:
         """Image i has seed `seed` 1,000,000 + i."""
@@ -121,6 +128,7 @@ class Protocol(Part):
 
     images: Images = Images()
     networks: Networks = Networks()
+    neighbours: Count = NEAREST_K  # of precision, recall, density and coverage
     metrics: Annotated[list[str], Field(min_length=1)]
 
     @property
@@ -145,7 +153,8 @@ class Protocol(Part):
         Args:
             formats: of the samples' files: what a lossy one leaves is in the figures.
         """
-        return {
+        changed = {} if self.neighbours == NEAREST_K else {"neighbours": self.neighbours}
+        return changed | {
             "prompts_sha256": facts_sha256({"prompts": asked.prompts}),
             "num_images": len(asked.prompts),
             "samples_per_prompt": asked.samples_per_prompt,

@@ -99,6 +99,8 @@ def evaluate(
     else:
         watch(f"loading {model}", 0, 0)
         loaded = load_model(model, steps)
+        if asked.of_classes and not loaded.has_classes:
+            raise UserError(f"--protocol {protocol}: asks for classes by their numbers; {model} draws from captions")
         out = out or _default_out(model, loaded.sha256, asked, steps, seed)
         claim_folder(out, EVALUATION_FILE)
         real_sha256 = _real_sha256(asked, watch)

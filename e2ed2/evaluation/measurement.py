@@ -11,6 +11,7 @@ from e2ed2.data.image_set import FileImages, ImageSet
 from e2ed2.evaluation.asked import Asked, RealImages
 from e2ed2.evaluation.features.extractors import EXTRACTORS, Extractor
 from e2ed2.evaluation.features.store import Progress, store_segments, stored_features
+from e2ed2.evaluation.metrics.intervals import Groups
 from e2ed2.evaluation.metrics.table import CHOICE, metric_named
 from e2ed2.system.paths import cache_dir
 from e2ed2.system.processes import Share
@@ -45,6 +46,11 @@ class Measurement:
     def prompts(self) -> list[str]:
         """The caption of each sample."""
         return self.asked.prompts
+
+    @property
+    def groups(self) -> Groups:
+        """What ties samples together: their captions, and nothing where those are all classes that there are."""
+        return None if self.asked.of_classes else self.prompts
 
     @property
     def reference(self) -> RealImages:

@@ -13,6 +13,7 @@ from e2ed2.data.captions import read_captions
 from e2ed2.data.image_set import FileImages, list_images
 from e2ed2.evaluation.asked import Asked, Protocol, RealImages
 from e2ed2.evaluation.metrics.table import check_counts
+from e2ed2.evaluation.reference_batch import read_batch
 from e2ed2.recipe.fields import Count
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.typed import Part, checked
@@ -80,8 +81,46 @@ class FileProtocol(Protocol):
         return RealImages(FileImages(paths, kind, images.size, images.resample, images.enlarge_reference))
 
 
+class Classes(Part):
+    """All classes of a model, by their numbers from 0."""
+
+    num: Count
+    samples_per_class: Count
+
+
+class Batch(Part):
+    """A reference batch; `source`: where its file is to be had."""
+
+    path: Path
+    source: str = "it again"
+
+
+class ClassProtocol(Protocol):
+    """As many samples of each class, and a reference batch (`reference_batch.py`)."""
+
+    classes: Classes
+    reference: Batch
+
+    @property
+    def default_num_images(self) -> int:
+        return self.classes.num * self.classes.samples_per_class
+
+    def load(self, name: str, num_images: int | None, data: Path | None, watch: Watch) -> Asked:
+        num, wanted = self.classes.num, self.default_num_images if num_images is None else num_images
+        if wanted % num or not wanted:
+            raise UserError(f"--num-images {wanted}: give a multiple of {num}, as many of each class")
+        each = wanted // num
+        path = _resolve(self.reference.path, name, data)
+        images, statistics = read_batch(path, self.images.size, self.reference.source)
+        notes = check_counts(self.metrics, {"samples": wanted, "reference": len(images)}, each)
+        prompts = [str(number) for number in range(num) for _ in range(each)]
+        real = {"reference": RealImages(images, statistics=statistics)}
+        reference = f"{len(images)} real images, and statistics of the whole set, of {path.name}"
+        return Asked(name, self, prompts, each, real, reference, self.metrics, notes, of_classes=True)
+
+
 # The section by which a file is known -> its kind, the first one where there is none; and where those lie that ship.
-KINDS: dict[str, type[Protocol]] = {"prompts": FileProtocol}
+KINDS: dict[str, type[Protocol]] = {"prompts": FileProtocol, "classes": ClassProtocol}
 FOLDERS = [Path(__file__).parent / "assets"]
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from e2ed2.models.families import FAMILIES
 from e2ed2.models.folders.bundled import resolve_model
-from e2ed2.models.folders.few_step import FewStepCall, known_call
+from e2ed2.models.folders.few_step import FewStepCall, known_call, known_scale
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.inference import INFERENCE_FILE, inference_of
 from e2ed2.models.folders.parts import read_config
 from e2ed2.models.latent_spaces import space_named
+from e2ed2.models.lora.fuse import at_scale
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.sampling.baselines import read_baseline
 from e2ed2.system.errors import UserError
@@ -63,14 +64,16 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
         UserError: no such model; or one of which nobody knows in how many steps it is sampled, and `steps` is None.
     """
     config = model_config(name, model)
-    folder = resolve_model(str(config.path), config.revision, config.variant)
+    config = config.model_copy(update={"lora": [_scaled(adapter) for adapter in config.lora]})
+    folder = resolve_model(str(config.path), config.revision, config.variant, config.config)
     index = read_index(folder)
     family = FAMILIES[index.class_name]
     has_classes = family.has_classes
     network, autoencoder = (read_config(folder / part / "config.json") for part in (family.network, "vae"))
     side, cell = family.side(network, autoencoder), space_named(family.autoencoder).cell_side(autoencoder)
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-    names = [name, str(config.path), *([config.network] if config.network else []), *config.lora]
+    names = [name, str(config.path), *([config.network] if config.network else [])]
+    names += [adapter for adapter, _ in map(at_scale, config.lora)]
     call = known_call(names, index.class_name, scheduler)
     where = f"the table of known few-step models ({call.source})" if call else ""
     is_slow = "it is none of the few-step models that are known here"
@@ -96,6 +99,12 @@ def find_start(name: str, model: dict[str, Any], steps: int | None) -> Start:
     return Start(config, folder, steps, None, None, True, side, why, cell, has_classes=has_classes)
 
 
+def _scaled(adapter: str) -> str:
+    """An adapter at the scale that the table knows for it, where the user gives none."""
+    is_plain, scale = at_scale(adapter) == (adapter, 1.0), known_scale(adapter)
+    return f"{adapter}@{scale:g}" if is_plain and scale is not None else adapter
+
+
 def _unlike(steps: int | None, own: int, any_steps: bool) -> str:
     """What it means that other steps are asked than a model was made for; empty where it means nothing."""
     if steps in (None, own) or (any_steps and steps is not None and steps < own):
@@ -106,5 +115,5 @@ def _unlike(steps: int | None, own: int, any_steps: bool) -> str:
 def _of_baseline(name: str) -> dict[str, Any]:
     """The fields of a baseline that is known by a name; nothing of another name."""
     baseline = read_baseline(name)
-    fields = ("revision", "variant", "network")
+    fields = ("revision", "variant", "config", "network")
     return {} if baseline is None else {"path": baseline.model, **{name: getattr(baseline, name) for name in fields}}

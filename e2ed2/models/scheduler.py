@@ -139,6 +139,9 @@ def _levels(scheduler: Any) -> NoiseSchedule:
     name, config = type(scheduler).__name__, scheduler.config
     if config.get("num_train_timesteps") != NUM_TRAIN_TIMESTEPS or config.get("use_dynamic_shifting"):
         raise UserError(f"model.path: its {name} is not of {NUM_TRAIN_TIMESTEPS} timesteps and one fixed shift")
+    if is_flow(scheduler) and config.get("stochastic_sampling"):
+        problem = "draws noise after every step, which is not unrolled here"
+        raise UserError(f"model.path: its {name} {problem}: set stochastic_sampling false in {CONFIG_FILE}")
     if is_flow(scheduler):
         return flow_schedule(NUM_TRAIN_TIMESTEPS, _shift(scheduler))
     if name == SCM:

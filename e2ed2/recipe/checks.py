@@ -9,7 +9,7 @@ from typing import Any
 
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.data import SourceConfig
-from e2ed2.recipe.objective import OBJECTIVES, SCORING_RULES, judges_features
+from e2ed2.recipe.objective import OBJECTIVES, SCORING_RULES, decodes, judges_features
 from e2ed2.system.errors import UserError
 
 
@@ -20,7 +20,6 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         terms: those with a weight. given: section.field -> value of what is not a default.
     """
     stage, parameters = config.stage, config.trajectory.parameters
-    space = config.objective.adversarial.space if "adversarial" in terms else None
     sees_features = judges_features(config.objective, terms)
     drawn = ("random_num_steps", "num_steps_weights", "start")
     sampler = (*drawn, "timesteps", "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
@@ -50,15 +49,15 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
         (
             config.model.architecture is None,
             "model.architecture makes a new network",
-            ("model.network", "model.revision", "model.variant"),
+            tuple(f"model.{name}" for name in ("network", "revision", "variant", "config")),
         ),
         (
             parameters.startswith("lora"),
             f"trajectory.parameters={parameters} adds no LoRA",
-            ("trajectory.lora_rank", "trajectory.lora_targets", "model.frozen_weights"),
+            (*(f"trajectory.lora_{name}" for name in ("rank", "targets", "names")), "model.frozen_weights"),
         ),
         (sees_features, "no term has a weight that sees features of images", ("objective.perceptual_network",)),
-        (sees_features or space == "pixel", "no term has a weight that sees decoded images", ("objective.crop",)),
+        (decodes(config.objective, terms), "no term has a weight that sees decoded images", ("objective.crop",)),
         (config.objective.crop.size is not None, "objective.crop.size is not given", ("objective.crop.halo",)),
     ]
     for term in (name for name in OBJECTIVES if name not in terms):
@@ -153,7 +152,8 @@ def check_class_batches(config: Config, terms: Collection[str]) -> None:
     """Groups of images of a plain caption, which scoring rules judge, and rows with captions of their own."""
     n, plain, size = config.data.images_per_caption, config.data.plain_caption_fraction, config.train.micro_batch_size
     trajectory, is_one_step = config.trajectory, config.trajectory.step_counts == [1]
-    field, pointwise = f"data.images_per_caption: {n}", set(terms) - SCORING_RULES - {"mmd", "adversarial", "keep"}
+    field, others = f"data.images_per_caption: {n}", {"mmd", "adversarial", "keep", "plugin"}
+    pointwise = set(terms) - SCORING_RULES - others
     if config.stage != "e2ed2" or not SCORING_RULES & set(terms):
         raise UserError(
             f"{field} is for scoring rules of stage e2ed2: give one a weight, such as objective.patch_energy.weight=1, "

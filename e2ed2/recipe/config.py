@@ -64,8 +64,10 @@ class ModelConfig(Section):
     """What the stage starts from.
 
     `path`: a model folder, a bundled model's name, or a hub id `org/name` with its `revision` and `variant` (`base`:
-    the autoencoder; `lcm`, `e2ed2`: a pipeline). `network`: weights that replace its network's, a safetensors file or
-    `org/name/file` of the hub. `lora`: adapters fused into it, files, folders, hub ids or `org/name/file`.
+    the autoencoder; `lcm`, `e2ed2`: a pipeline), or a whole pipeline in one safetensors file; `config`: of such a file
+    a model folder or hub id of the same kind, where its tensors do not tell. `network`: weights that replace its
+    network's, a safetensors or GGUF file or `org/name/file` of the hub. `lora`: adapters fused into it, files, folders,
+    hub ids or `org/name/file`, with `@0.125` behind one at that scale.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `frozen_weights`: how the blocks below a LoRA are held: `whole`, in 8 or 4 bits (`int8`, `nf4`; the model is then
     written in the half precision of the run), or `offloaded` to the machine's memory.
@@ -76,6 +78,7 @@ class ModelConfig(Section):
     path: str | None = None
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     network: str | None = None
     lora: list[str] = []
     gradient_checkpointing: bool = False

@@ -131,6 +131,11 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"objective: no term has a weight; give one of {terms}, e.g. objective.patch_energy.weight=1"
         )
+    if "plugin" in weights and config.objective.plugin.function is None:
+        raise UserError(
+            f"objective.plugin.function: missing; objective.plugin.weight={weights['plugin']:g} weighs a function of "
+            "yours: give package.module:function"
+        )
     if "mmd" in weights:
         check_sets(config)
     if data.images_per_caption > 1:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from e2ed2.recipe.fields import Held, HeldOrZero, NonNegative, Number, PathOrUrl, Positive, Section
 
@@ -57,6 +57,22 @@ class AdversarialConfig(TermConfig):
     buffer_size: HeldOrZero = 0
 
 
+def _is_function(name: str) -> str:
+    module, _, function = name.partition(":")
+    if not (all(map(str.isidentifier, module.split("."))) and function.isidentifier()):
+        raise ValueError("give package.module:function")
+    return name
+
+
+class PlugInConfig(TermConfig):
+    """A term of the user's own: `function`(images, prompts) -> loss, as `package.module:function`; lower is better.
+
+    `images`: decoded samples, float32 [n, 3, H, W], about [-1, 1], of `crop` where that is set; `prompts`: theirs.
+    """
+
+    function: Annotated[str, AfterValidator(_is_function)] | None = None
+
+
 class ObjectiveConfig(Section):
     """Weights of the end-to-end loss's terms; `num_samples` samples per image (scoring rules need 2 of a caption).
 
@@ -78,6 +94,7 @@ class ObjectiveConfig(Section):
     adversarial: AdversarialConfig = AdversarialConfig()
     denoising: TermConfig = TermConfig()
     keep: KeepConfig = KeepConfig()
+    plugin: PlugInConfig = PlugInConfig()
     kl: TermConfig = TermConfig(weight=2e-4)
     crop: CropConfig = CropConfig()
     perceptual_network: Literal["bundled", "alex", "vgg", "squeeze"] = "bundled"
@@ -101,3 +118,9 @@ TERMS = {  # stage -> the objectives it can weigh
 def judges_features(objective: ObjectiveConfig, terms: Collection[str]) -> bool:
     """Whether one of `terms` sees features of decoded samples and of the pictures themselves."""
     return bool(IMAGE_TERMS & set(terms)) or ("adversarial" in terms and objective.adversarial.space == "feature")
+
+
+def decodes(objective: ObjectiveConfig, terms: Collection[str]) -> bool:
+    """Whether one of `terms` sees decoded samples."""
+    is_pixel = "adversarial" in terms and objective.adversarial.space == "pixel"
+    return judges_features(objective, terms) or is_pixel or "plugin" in terms

@@ -57,6 +57,7 @@ class Baseline(Part):
 
     Attributes:
         model: a diffusers folder or hub id; revision, variant: of a hub model.
+        config: of a model in one file, as a recipe's `model.config`.
         network: weights that replace the denoiser's, a file or `org/name/file` of the hub.
         scheduler: None keeps the model's own.
         call: arguments of the pipeline's call; its defaults hold for the rest.
@@ -67,6 +68,7 @@ class Baseline(Part):
     model: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     network: str | None = None
     scheduler: SchedulerChange | None = None
     call: dict[str, Any] = {}
@@ -103,19 +105,19 @@ class PipelineSampler:
         nfe: network evaluations an image costs, guidance and second-order steps included; num_inference_steps: steps.
         dtype: of the network. how_sha256: of all that decides the pixels beside weights, prompt and seed.
         tokenizer, max_sequence_length: of the text encoder that sees most of a prompt.
-        has_filter: whether the folder has a safety checker, which is not run.
+        has_filter: whether the folder has a safety checker, which is not run. family: where it is one of ours.
     Raises:
         UserError: a model that cannot be loaded or that no prompt alone is enough for, or steps beside `timesteps` or
             `sigmas` of another number.
     """
 
     def __init__(self, baseline: Baseline, steps: int | None = None) -> None:
-        self.folder = resolve_model(baseline.model, baseline.revision, baseline.variant)
+        self.folder = resolve_model(baseline.model, baseline.revision, baseline.variant, baseline.config)
         self._where = f"model {baseline.model}"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._kind = read_index(self.folder, any_class=True).class_name
         check_class(self._where, self._kind)
-        family = FAMILIES.get(self._kind)
+        self.family = family = FAMILIES.get(self._kind)
         asked_dtype = baseline.dtype or (family.half if family else "bfloat16")
         dtype = getattr(torch, asked_dtype) if device == "cuda" else torch.float32
         self.pipeline = _pipeline(self.folder, baseline, dtype)
@@ -158,11 +160,12 @@ class PipelineSampler:
 
     def _made(self, batch: list[Request], **changes: Any) -> Tensor:
         """Images [B, H, W, 3] in [0, 1]; `changes`: to the call."""
-        prompts: Any = [r.prompt for r in batch]
+        prompts = [r.prompt for r in batch]
         generators: Any = [torch.Generator().manual_seed(r.seed) for r in batch]
+        drawn = {"prompt": prompts} if self.family is None else self.family.call_prompts(self.pipeline, prompts)
         if not self._takes_lists:
-            (prompts,), (generators,) = prompts, generators
-        made = self.pipeline(prompt=prompts, generator=generators, output_type="np", **self._call | changes)
+            drawn, (generators,) = {"prompt": prompts[0]}, generators
+        made = self.pipeline(**drawn, generator=generators, output_type="np", **self._call | changes)
         images = np.asarray(made.images) if hasattr(made, "images") else np.empty(0)
         if images.ndim != 4 or images.shape[-1] != 3 or len(images) != len(batch):
             raise ValueError(f"it makes no RGB image for each prompt, but {type(made).__name__} {images.shape}")

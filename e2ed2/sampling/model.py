@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from e2ed2.models.families import family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.index import model_sha256
 from e2ed2.models.folders.inference import INFERENCE_FILE
@@ -23,6 +24,7 @@ class LoadedModel:
     Attributes:
         sha256: `model_sha256` of its folder. num_parameters: of what denoises.
         has_filter: whether a safety checker lies in its folder, which no sample passes.
+        has_classes: whether it draws classes, by their names and numbers.
     """
 
     name: str
@@ -33,6 +35,7 @@ class LoadedModel:
     tokenizer: Any
     max_sequence_length: int
     has_filter: bool = False
+    has_classes: bool = False
 
     def at(self, steps: int) -> "LoadedModel":
         """The same model with another number of steps; one that is sampled by its own call is loaded again.
@@ -78,6 +81,7 @@ def load_model(model: str, steps: int | None = None) -> LoadedModel:
         tokenizer=longest_tokenizer(pipeline),
         max_sequence_length=inference.max_sequence_length,
         has_filter=getattr(pipeline, "safety_checker", None) is not None,
+        has_classes=family_of(pipeline).has_classes,
     )
 
 
@@ -97,4 +101,5 @@ def _load_plain(model: str, baseline: Baseline, steps: int | None) -> LoadedMode
         tokenizer=sampler.tokenizer,
         max_sequence_length=sampler.max_sequence_length,
         has_filter=sampler.has_filter,
+        has_classes=sampler.family is not None and sampler.family.has_classes,
     )

@@ -11,7 +11,8 @@ from torch import nn
 from e2ed2.system.errors import UserError, check_range, said
 from e2ed2.system.readers.typed import in_words
 
-SET_HERE = {"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"}
+DRAWN = ("prompt", "class_labels")  # what a call is told to draw
+SET_HERE = {*DRAWN, "generator", "output_type", "return_dict", "num_images_per_prompt"}
 ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 OF_AN_IMAGE = {"strength", "mask_image", "control_image", "image_guidance_scale"}  # what only goes with a picture
 REMEDY = "give a text-to-image pipeline"
@@ -31,7 +32,7 @@ def check_class(where: str, class_name: str) -> None:
         raise UserError(f"{where}: {class_name[:80]} is no pipeline of {version}, or needs packages that are missing")
     parameters = inspect.signature(kind.__call__).parameters
     needed = [n for n, p in parameters.items() if "image" in n and p.default is p.empty and p.kind != p.VAR_KEYWORD]
-    if "prompt" not in parameters:
+    if not parameters.keys() & set(DRAWN):
         raise UserError(f"{where}: a {class_name} takes no prompt; {REMEDY}")
     if other := next((name for name in parameters if name == "num_frames" or "video" in name or "audio" in name), None):
         raise UserError(f"{where}: a {class_name} makes no images, but what has {other}; {REMEDY}")
@@ -66,7 +67,8 @@ def checked_call(pipeline: Any, call: dict[str, Any]) -> dict[str, Any]:
 def takes_lists(pipeline: Any) -> bool:
     """Whether the call says that it takes several prompts, each with a generator of its own."""
     hints = _hints(pipeline)
-    return all("list[" in str(hints.get(name)).lower() for name in ("prompt", "generator"))
+    drawn = next(name for name in DRAWN if name in hints or name == DRAWN[-1])
+    return all("list[" in str(hints.get(name)).lower() for name in (drawn, "generator"))
 
 
 def evaluations(scheduler: Any, grid: dict[str, Any]) -> int:

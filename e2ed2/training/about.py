@@ -34,7 +34,7 @@ def _start(model: ModelConfig) -> dict[str, str]:
     """What the run began from: the licence that its card names, and a name under which others find it."""
     if model.architecture is not None:
         return {"start": "random weights"}
-    named, folder = str(model.path), resolve_model(str(model.path), model.revision, model.variant)
+    named, folder = str(model.path), resolve_model(str(model.path), model.revision, model.variant, model.config)
     base = named if named in BUNDLED or is_public(named) else origin_of(folder, BUNDLED)
     return {**licence_of(folder), **({"base_model": base} if base else {"start": "a local model"})}
 

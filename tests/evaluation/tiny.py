@@ -26,6 +26,9 @@ class StubInception:
         small = [torch.nn.functional.interpolate(image[None].float() / 255, 8, mode="area") for image in images]
         return torch.cat(small).flatten(1) @ self.project
 
+    def probabilities(self, features):
+        return features.softmax(1)
+
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory) -> dict[str, str]:
@@ -49,7 +52,7 @@ def networks(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def stub_inception(monkeypatch, tmp_path):
-    for name in ("inception", "inception_legacy"):
+    for name in ("inception", "inception_legacy", "inception_spatial"):
         monkeypatch.setitem(extractors.EXTRACTORS, name, StubInception)
     monkeypatch.setenv("E2ED2_CACHE", str(tmp_path / "cache"))
 

@@ -58,6 +58,15 @@ def test_an_adapter_tells_by_its_name(plain):
     assert start.model.lora == [LCM_LORA]
 
 
+def test_an_adapter_is_added_at_the_scale_that_is_known_of_it(plain):
+    """Hyper-SD's of FLUX at 0.125, by its model card; at the user's own where one is given."""
+    hyper = "ByteDance/Hyper-SD/Hyper-FLUX.1-dev-8steps-lora.safetensors"
+    start = find_start(str(plain), {"lora": ["org/style", hyper]}, None)
+    assert short(start) == (8, "euler", 3.5, False, 1024)
+    assert start.model.lora == ["org/style", f"{hyper}@0.125"]
+    assert find_start(str(plain), {"lora": [f"{hyper}@0.2"]}, None).model.lora == [f"{hyper}@0.2"]
+
+
 @pytest.mark.parametrize(
     ("name", "expected", "network"),
     [
@@ -71,7 +80,7 @@ def test_a_baseline_tells_where_its_model_lies(name, expected, network, plain, m
     start = find_start(name, {"revision": "main"}, None)
     assert short(start) == expected and start.folder == plain
     assert (start.model.network, start.model.revision, start.model.variant) == (network, "main", "fp16")
-    assert asked == [(start.model.path, "main", "fp16")]
+    assert asked == [(start.model.path, "main", "fp16", None)]
 
 
 def test_of_what_nobody_knows_the_steps_have_to_be_given(plain):

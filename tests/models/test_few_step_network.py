@@ -11,7 +11,7 @@ from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.pipeline import load_pipeline, save_pipeline
-from e2ed2.models.lora import lora_copies, merged
+from e2ed2.models.lora.adapter import lora_copies, merged
 from e2ed2.models.scheduler import schedule_of
 from e2ed2.models.text import encode_prompts
 from e2ed2.sampling.generate import Request

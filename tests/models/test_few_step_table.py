@@ -39,6 +39,8 @@ def short(call: FewStepCall | None) -> tuple | None:
         (["Tongyi-MAI/Z-Image-Turbo"], (8, "euler", 1, False, 1024)),
         (["black-forest-labs/FLUX.1-schnell"], (4, "euler", 1, True, 1024)),
         (["org/dev", "alimama-creative/FLUX.1-Turbo-Alpha"], (8, "euler", 3.5, False, 1024)),
+        (["org/dev", "/models/Hyper-FLUX.1-dev-8steps-lora.safetensors"], (8, "euler", 3.5, False, 1024)),
+        (["org/qwen", "/models/Qwen-Image-Lightning-8steps-V2.0-bf16.safetensors"], (8, "euler", 1, False, 1328)),
         (["Qwen/Qwen-Image", "/models/Qwen-Image-Lightning-4steps-V2.0.safetensors"], (4, "euler", 1, False, 1328)),
         (["Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers"], (4, "scm", 4.5, True, 1024)),
         ([SDXL, "latent-consistency/lcm-lora-sdxl", "org/style-lora"], (4, "lcm", 1, True, None)),

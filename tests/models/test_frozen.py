@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from e2ed2.models.families import network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.lora import lora_copies
+from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.memory.activations import offloaded_activations
 from e2ed2.models.memory.frozen import FORMS, HeldLinear, freeze, linear_layers
 from e2ed2.system.errors import UserError

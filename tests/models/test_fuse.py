@@ -8,9 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from e2ed2.models.families import FAMILIES, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.lora import fuse, lora_copies, save_adapter
+from e2ed2.models.lora.adapter import lora_copies
+from e2ed2.models.lora.fuse import fuse
+from e2ed2.models.lora.save import save_adapter
 from e2ed2.system.errors import UserError
-from tests.models.tiny import save_tiny, write_json
+from tests.models.tiny import TODAY, save_tiny, write_json
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,8 @@ def made(tmp_path_factory):
     def make(class_name):
         if class_name not in folders:
             start = save_tiny(class_name, tmp_path_factory.mktemp(class_name) / "start")
-            (trained,) = lora_copies(network_of(load_pipeline(start)[0]), 1, rank=2)
+            network = network_of(load_pipeline(start)[0])
+            (trained,) = lora_copies(network, 1, rank=2, targets=FAMILIES[class_name].lora_targets)
             for value in trained.parameters():
                 if value.requires_grad:
                     torch.nn.init.normal_(value)
@@ -56,6 +59,26 @@ def test_tensors_that_fit_no_layer_are_counted_and_named(class_name, prefix, is_
         fuse(load_pipeline(start)[0], [str(tmp_path / "lora")])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("class_name", TODAY)
+def test_names_that_are_not_the_model_s_own_are_one_line(class_name, made, tmp_path):
+    start, lora = made(class_name)
+    (file,) = lora.glob("*.safetensors")
+    for prefix in PREFIXES:
+        for count in (None, 3):
+            values = load_file(file)
+            for name in sorted(values)[:count]:
+                values[prefix + name.partition(".")[2]] = values.pop(name)
+            save_file(values, tmp_path / "wrong.safetensors")
+            named = str(tmp_path / "wrong.safetensors")
+            if class_name == "DiTPipeline":  # which takes peft folders
+                named = str(shutil.copytree(lora, tmp_path / "wrong", dirs_exist_ok=True))
+                shutil.copy(tmp_path / "wrong.safetensors", f"{named}/{file.name}")
+            with pytest.raises(UserError, match="cannot be added to model.path.*(fit no layer|names such as)") as told:
+                fuse(load_pipeline(start)[0], [named])
+            assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("class_name", LORA_CLASSES)
 def test_every_layer_of_an_adapter_changes_by_its_product(class_name, made):
     start, lora = made(class_name)
@@ -71,6 +94,22 @@ def test_every_layer_of_an_adapter_changes_by_its_product(class_name, made):
         product = values[f"{layer}.lora_B.weight"] @ values[f"{layer}.lora_A.weight"]  # rank and alpha are the same
         name = f"{layer.removeprefix(prefix)}.weight"
         torch.testing.assert_close(after[name], before[name] + product, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_name", ["StableDiffusionPipeline", "PixArtSigmaPipeline"])
+def test_an_adapter_is_added_at_the_scale_behind_its_name(class_name, made, tmp_path):
+    start, lora = made(class_name)
+    whole, part, before = (load_pipeline(start)[0] for _ in range(3))
+    fuse(whole, [str(lora)])
+    fuse(part, [f"{lora}@0.125"])
+    a, b, c = (network_of(pipeline).state_dict() for pipeline in (whole, part, before))
+    for name, x in c.items():
+        torch.testing.assert_close(b[name] - x, (a[name] - x) / 8, rtol=1e-3, atol=1e-5)
+    named = shutil.copytree(lora, tmp_path / "lora@0.5")  # what exists is a name
+    fuse(before, [str(named)])
+    assert all(torch.equal(x, a[name]) for name, x in network_of(before).state_dict().items())
+    with pytest.raises(UserError, match="model.lora: nowhere: no such file or folder"):
+        fuse(whole, ["nowhere@0.5"])
 
 
 def test_kohya_s_names_and_scales_fit(made, tmp_path):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from e2ed2.models.families import FAMILIES, network_of
 from e2ed2.models.folders.pipeline import load_pipeline
-from e2ed2.models.lora import fuse
+from e2ed2.models.lora.fuse import fuse
 from e2ed2.system.errors import UserError
 from e2ed2.training.loop import train
 from tests.models.test_families import asked
@@ -116,13 +116,6 @@ def test_an_adapter_in_kohya_s_names_is_read_by_diffusers_and_named_as_comfyui_l
     expected = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     for name, value in pipeline.unet.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
-
-
-def test_kohya_s_names_are_of_unets(recipe, tmp_path):
-    start = save_tiny("FluxPipeline", tmp_path / "start")
-    message = "trajectory.lora_names: kohya, but a FluxPipeline has a transformer, and ComfyUI reads diffusers' names"
-    with pytest.raises(UserError, match=message):
-        train(recipe(tmp_path / "run", start, parameters="lora", lora_names="kohya"), quiet)
 
 
 @pytest.mark.slow

@@ -16,7 +16,9 @@ from e2ed2.models.folders.card import add_measured, licence_of
 from e2ed2.models.folders.inference import inference_of, read_inference
 from e2ed2.models.folders.parts import load_network
 from e2ed2.models.folders.pipeline import load_pipeline, load_transformers, replace_network
-from e2ed2.models.lora import fuse, lora_copies, save_adapter
+from e2ed2.models.lora.adapter import lora_copies
+from e2ed2.models.lora.fuse import fuse
+from e2ed2.models.lora.save import save_adapter
 from e2ed2.models.losses import squeezenet
 from e2ed2.models.text import cached_prompt_embeds
 from e2ed2.sampling.generate import Request, Sampler

@@ -251,3 +251,10 @@ def test_scm_steps_are_those_of_diffusers(num_steps):
 
 def test_our_own_models_have_the_betas_of_pixart():
     assert noise_scheduler("ddim", "v_prediction").config.beta_end == 0.02
+
+
+def test_a_flow_that_draws_noise_on_its_way_is_refused():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with pytest.raises(UserError, match="draws noise after every step, .*: set stochastic_sampling false in scheduler"):
+        schedule_of(FlowMatchEulerDiscreteScheduler(stochastic_sampling=True))

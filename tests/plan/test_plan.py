@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from e2ed2.commands.app import app
+from e2ed2.models.families import network_of
 from e2ed2.models.folders.configs import CONFIGS, configs_of
-from e2ed2.models.memory.counts import count_model
+from e2ed2.models.memory.counts import _on_meta, count_model
 from e2ed2.models.memory.needs import Needs, needs
 from e2ed2.plan import plan as module
 from e2ed2.plan.plan import CARDS, CONTEXT, Card, plan, read_cards
@@ -80,6 +81,22 @@ def test_a_model_without_configs_here_says_how_to_get_them():
         configs_of("some/model")
 
 
+ON_24_GB = {  # in recipes/today, with the weights of their networks in millions as their makers count them
+    "today/flux2_klein": 3876, "today/flux1_schnell": 11891, "today/qwen_image_lightning": 20430,
+    "today/z_image_turbo": 6155, "today/sd35_large_turbo": 8057, "today/sd35_medium": 2243,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_24_GB)
+def test_recipes_of_today_fit_a_card_of_24_gb(name):
+    config = load_config(recipe_file(Path(name)))
+    (row,) = plan(config, read_cards(None, ["RTX 4090"]), [1])
+    assert row.fits and needs(config, configs_of(config.model.path), half=True).peak_memory_bytes < 23 * 2**30
+    network = network_of(_on_meta(configs_of(config.model.path)))
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6) == ON_24_GB[name]
+
+
 @pytest.mark.slow
 def test_configs_that_ship_are_of_the_published_models():
     """Weights as their makers count them: 611M and T5-XXL's encoder, 4,762M."""
@@ -90,7 +107,7 @@ def test_configs_that_ship_are_of_the_published_models():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["pixart_24gb", "pixart_80gb", "pixart_delta", "pixart_lora", "sd15_lora", "sdxl_lora"]
+    "name", ["pixart_24gb", "pixart_80gb", "pixart_delta", "pixart_lora", "sd15_lora", "sdxl_lora", *ON_24_GB]
 )
 def test_what_the_head_of_a_recipe_says_is_counted(name):
     path = recipe_file(Path(name))

@@ -394,7 +394,7 @@ def test_the_largest_number_of_steps_is_the_samplers_grid():
 
 def test_every_term_of_the_config_is_one_of_the_stage_s():
     named = LATENT_TERMS.keys() | FEATURE_TERMS.keys() | SET_TERMS.keys() | DECODER_TERMS.keys()
-    assert set(TERMS["e2ed2"]) == named | {"adversarial", "denoising", "keep"}  # the stage's own
+    assert set(TERMS["e2ed2"]) == named | {"adversarial", "denoising", "keep", "plugin"}  # the stage's own
     assert FEATURE_TERMS.keys() | SET_TERMS.keys() == IMAGE_TERMS
 
 

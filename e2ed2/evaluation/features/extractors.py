@@ -19,7 +19,7 @@ from e2ed2.system.errors import UserError, said
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINOV2_SIDE = 224
-_TEXT_CHUNK = 256
+_TEXT_CHUNK, _ROWS = 256, 1024
 _EXACT = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # figures of different machines compare
 
 
@@ -40,13 +40,16 @@ class InceptionFeatures:
     Args:
         clean: resize by antialiased bicubic before the network (Parmar et al. 2022, arXiv:2104.11222), else as the
             first FID code did, where a change of resolution moves the figure.
+        spatial: whether the features are those of sFID, 2023 wide.
     """
 
-    def __init__(self, weights: str, clean: bool, device: str = "cpu") -> None:
+    def __init__(self, weights: str, clean: bool, device: str = "cpu", spatial: bool = False) -> None:
         network = load_inception(weights)
-        self.name = "inception-2015-12-05, " + ("clean bicubic 299" if clean else "legacy bilinear 299")
+        which = "inception-2015-12-05" + (" mixed_6" if spatial else "")
+        self.name = f"{which}, " + ("clean bicubic 299" if clean else "legacy bilinear 299")
         self.weights_sha256 = tensors_sha256(network)
         self._network, self._clean, self._device = network.to(device), clean, device
+        self._spatial = spatial
 
     @_EXACT
     @torch.inference_mode()
@@ -54,7 +57,14 @@ class InceptionFeatures:
         """Features of images, as in `Extractor`."""
         resize = clean_resize if self._clean else lambda image: tensorflow_resize(image[None].float())[0]
         pixels = torch.stack([resize(image) for image in images])
-        return self._network(((pixels - 128) / 128).to(self._device)).cpu()
+        pixels = ((pixels - 128) / 128).to(self._device)
+        return (self._network.both(pixels)[1] if self._spatial else self._network(pixels)).cpu()
+
+    @torch.inference_mode()
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Of the classes that the network knows, [N, 1008] on the CPU, of its features [N, 2048]."""
+        parts = [self._network.probabilities(part.to(self._device)).cpu() for part in features.split(_ROWS)]
+        return torch.cat(parts)
 
 
 class ClipFeatures:
@@ -122,6 +132,7 @@ class Dinov2Features:
 EXTRACTORS: dict[str, Callable[[Any, str], Extractor]] = {  # name -> made of (networks of a protocol, device)
     "inception": lambda networks, device: InceptionFeatures(networks.inception, True, device),
     "inception_legacy": lambda networks, device: InceptionFeatures(networks.inception, False, device),
+    "inception_spatial": lambda networks, device: InceptionFeatures(networks.inception, False, device, spatial=True),
     "clip": lambda networks, device: ClipFeatures(networks.clip, device),
     "clip_cmmd": lambda networks, device: ClipFeatures(networks.clip_cmmd, device),
     "dinov2": lambda networks, device: Dinov2Features(networks.dinov2, device),

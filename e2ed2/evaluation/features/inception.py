@@ -18,6 +18,7 @@ WEIGHTS_URL = (
 )
 SIDE = 299
 FEATURE_DIM = 2048
+SPATIAL_CHANNELS = 7  # of sFID: 17 x 17 x 7 numbers are about as many as the features
 
 Conv = tuple[str, int, int | tuple[int, int]]  # (name, channels out, kernel)
 Step = Conv | str | list[Conv]  # a convolution, a pooling, or a fork whose outputs are joined
@@ -137,14 +138,27 @@ class Inception(nn.Module):
         self.fc = nn.Linear(FEATURE_DIM, 1008)  # of the weight file; features are taken before it
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels
+        return self.both(pixels)[0]
+
+    def both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, 2048], and those of sFID [N, 2023]: rows, columns and channels of TensorFlow's `mixed_6/conv`.
+
+        Nash et al. 2021, arXiv:2103.03841; the layer is that of github.com/openai/guided-diffusion.
+        """
+        x, spatial = pixels, pixels
         for name, layer in self.named_children():
             if name == "fc":
                 continue
+            if name == "Mixed_6d":
+                spatial = layer.get_submodule("branch1x1")(x)[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
             x = layer(x)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
                 x = _POOLS["halve"](x)
-        return x.mean((2, 3))
+        return x.mean((2, 3)), spatial
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Of the classes [N, 1008], as the inception score takes them: by the classifier without its bias."""
+        return F.linear(features, self.fc.weight).softmax(1)
 
 
 def load_inception(weights: str) -> Inception:

@@ -25,6 +25,8 @@ from e2ed2.system.errors import UserError
 
 FRECHET_BLOCKS = 10
 CMMD_SIGMA = 10.0
+SCORE_SPLIT = 5000  # images of a split of the inception score, as in guided-diffusion
+TINY = 1e-38  # 0 log 0 is 0
 _SUM_BLOCK = 1024  # rows that are summed at a time
 ROW_BLOCK = 128  # rows of a pairwise matrix held at a time: 31 MB beside 30,000 images
 
@@ -76,9 +78,44 @@ def frechet_distance(x: Tensor, y: Tensor, x_groups: Groups = None, y_groups: Gr
     _check(x, y)
     x_blocks = deal_blocks(group_index(x_groups, len(x)))
     y_blocks = deal_blocks(group_index(y_groups, len(y)))
-    value, *without_x = _frechet_without(x, x_blocks, y)
-    _, *without_y = _frechet_without(y, y_blocks, x)
+    mean_x, mean_y = _mean(x), _mean(y)
+    value, *without_x = _frechet_without(x, x_blocks, mean_y, _covariance_root(y, mean_y))
+    _, *without_y = _frechet_without(y, y_blocks, mean_x, _covariance_root(x, mean_x))
     return jackknife_estimate(value, torch.stack(without_x), torch.stack(without_y))
+
+
+def frechet_to_gaussian(x: Tensor, mean: Tensor, covariance: Tensor, x_groups: Groups = None) -> Estimate:
+    """`frechet_distance` to a Gaussian that is known: mean [D] and covariance [D, D] of a whole data set.
+
+    The interval is over x alone.
+    """
+    _check(x, x)
+    if mean.shape != x.shape[1:] or covariance.shape != 2 * x.shape[1:]:
+        raise UserError(f"reference statistics are of {len(mean)} features, the samples' are {x.shape[1]}")
+    root = _root(covariance.double())
+    value, *without = _frechet_without(x, deal_blocks(group_index(x_groups, len(x))), mean.double(), root)
+    return jackknife_estimate(value, torch.stack(without))
+
+
+def inception_score(probabilities: Tensor) -> Estimate:
+    """exp(E KL(p(y|x) || p(y))) of class probabilities [N, C], averaged over splits (Salimans et al. 2016,
+    arXiv:1606.03498, Sec. 4).
+
+    Samples come class by class: a fixed shuffle deals them to splits, and to ten blocks, each left out once.
+    """
+    order = torch.randperm(len(probabilities), generator=torch.Generator().manual_seed(0))
+    shuffled = probabilities[order].double()
+
+    def score(rows: Tensor) -> Tensor:
+        scores = []
+        for p in shuffled[rows].split(SCORE_SPLIT):
+            divergence = (p * (p.clamp_min(TINY).log() - p.mean(0).clamp_min(TINY).log())).sum(1)
+            scores.append(divergence.mean().exp())
+        return torch.stack(scores).mean()
+
+    every = torch.arange(len(shuffled))
+    without = [score(every[every % FRECHET_BLOCKS != b]) for b in range(FRECHET_BLOCKS)]
+    return jackknife_estimate(score(every), torch.stack(without))
 
 
 def _check(x: Tensor, y: Tensor, at_least: int = 2) -> None:
@@ -140,18 +177,22 @@ def _covariance_root(x: Tensor, mean: Tensor) -> Tensor:
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for _, rows in _chunks(x):
         covariance.addmm_((rows - mean).T, rows - mean)
-    values, vectors = torch.linalg.eigh(covariance / (len(x) - 1))
+    return _root(covariance / (len(x) - 1))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """R [D, D] with R R^T the covariance."""
+    values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp_min(0).sqrt()
 
 
-def _frechet_without(x: Tensor, block: Tensor, y: Tensor) -> list[Tensor]:
+def _frechet_without(x: Tensor, block: Tensor, mean_y: Tensor, root: Tensor) -> list[Tensor]:
     """The Frechet distance of all x to y, then with each block of x left out: 1 + blocks scalars.
 
-    With S_y = R R^T, the eigenvalues of (S_x S_y)^(1/2) are the square roots of those of R^T S_x R. What is needed of
-    each block of x is summed once, so that a replicate costs one symmetric eigenvalue problem.
+    With S_y = R R^T, R the `root`, the eigenvalues of (S_x S_y)^(1/2) are the square roots of those of R^T S_x R. What
+    is needed of each block of x is summed once, so that a replicate costs one symmetric eigenvalue problem.
     """
-    mean, mean_y, num_blocks = _mean(x), _mean(y), int(block.max()) + 1
-    root = _covariance_root(y, mean_y)
+    mean, num_blocks = _mean(x), int(block.max()) + 1
     sums, squares = mean.new_zeros(num_blocks, len(mean)), mean.new_zeros(num_blocks)
     grams = mean.new_zeros(num_blocks, root.shape[1], root.shape[1])
     for rows, features in _chunks(x):

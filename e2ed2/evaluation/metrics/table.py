@@ -17,7 +17,13 @@ from torch import Tensor
 from e2ed2.evaluation.features import rewards
 from e2ed2.evaluation.features.extractors import ClipFeatures, clip_scores
 from e2ed2.evaluation.metrics import pixels
-from e2ed2.evaluation.metrics.distribution import frechet_distance, gaussian_kernel, kernel_distance
+from e2ed2.evaluation.metrics.distribution import (
+    frechet_distance,
+    frechet_to_gaussian,
+    gaussian_kernel,
+    inception_score,
+    kernel_distance,
+)
 from e2ed2.evaluation.metrics.intervals import Estimate, mean_estimate
 from e2ed2.evaluation.metrics.neighbourhoods import NEAREST_K, authenticity, coverage, density, precision, recall
 from e2ed2.system.errors import UserError
@@ -70,7 +76,24 @@ class Metric:
 
 
 def _between(distance: Callable[..., Estimate], m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
-    return distance(samples, reference, m.prompts, m.reference.groups)
+    return distance(samples, reference, m.groups, m.reference.groups)
+
+
+def _overlap(share: Callable[..., Estimate], m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
+    return share(samples, reference, m.groups, m.reference.groups, m.asked.protocol.neighbours)
+
+
+def _inception(network: str, m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
+    """Frechet distance to the statistics of a whole data set, where the reference brings them, else to its images."""
+    if (known := m.reference.statistics.get(network)) is not None:
+        return frechet_to_gaussian(samples, *known, m.groups)
+    return _between(frechet_distance, m, samples, reference)
+
+
+def _inception_score(m: "Measurement", samples: Tensor) -> Estimate:
+    network = m.network("inception_legacy")
+    assert hasattr(network, "probabilities")
+    return inception_score(network.probabilities(samples))
 
 
 def _cmmd(m: "Measurement", samples: Tensor, reference: Tensor) -> Estimate:
@@ -129,7 +152,12 @@ METRICS: dict[str, Metric] = {
     "fid": Metric("FID", "FID", "lower", "Fréchet distance in Inception features, clean resizing.",
                   _frechet, "inception", enough=10_000, instead="kid"),
     "fid_legacy": Metric("FID, legacy", "FIDleg", "lower", "The same with the first FID code's resizing.",
-                         _frechet, "inception_legacy", enough=10_000, instead="kid"),
+                         partial(_inception, "inception_legacy"), "inception_legacy", enough=10_000, instead="kid"),
+    "sfid": Metric("sFID", "sFID", "lower", "The same in maps of a middle layer: where things are.",
+                   partial(_inception, "inception_spatial"), "inception_spatial", enough=10_000),
+    "inception_score": Metric(
+        "inception score", "IS", "higher", "How sure Inception's classifier is of each sample, and how many classes it "
+        "sees. Knows no real image.", _inception_score, "inception_legacy", ("samples",), enough=10_000),
     "kid": Metric("KID", "KID", "lower", "Kernel distance in Inception features; unbiased at any count.",
                   _kernel, "inception"),
     "fd_dinov2": Metric("FD-DINOv2", "FDdino", "lower", "Fréchet distance in DINOv2 features.",
@@ -137,14 +165,14 @@ METRICS: dict[str, Metric] = {
     "cmmd": Metric("CMMD", "CMMD", "lower", "Kernel distance in CLIP features, times 1000; unbiased at any count.",
                    _cmmd, "clip_cmmd"),
     "precision": Metric("precision", "prec", "higher", "Share of samples that look like some real image.",
-                        partial(_between, precision), CHOICE, enough=1000),
+                        partial(_overlap, precision), CHOICE, enough=1000),
     "recall": Metric("recall", "recall", "higher", "Share of real images that look like some sample: variety.",
-                     partial(_between, recall), CHOICE, enough=1000),
+                     partial(_overlap, recall), CHOICE, enough=1000),
     "density": Metric("density", "densit", "higher", "How many real neighbourhoods hold a sample, over their size.",
-                      partial(_between, density), CHOICE, enough=1000),
+                      partial(_overlap, density), CHOICE, enough=1000),
     "coverage": Metric(
         "coverage", "cover", "higher", "Share of real images with a sample in their neighbourhood; harder to fool.",
-        partial(_between, coverage), CHOICE, enough=1000),
+        partial(_overlap, coverage), CHOICE, enough=1000),
     "authenticity": Metric(
         "authenticity", "authen", "higher", "Share of samples that are no near copies of a training image.",
         _authenticity, CHOICE, ("samples", "training"), enough=1000),

@@ -16,6 +16,8 @@ from e2ed2.models.scheduler import schedule_of
 Denoise = Callable[[Tensor, Tensor, PromptEmbeds], Tensor]  # (x_t [B, C, h, w], t [B], cond) -> prediction [B, C, h, w]
 Guide = Callable[[Tensor, Tensor, float], Tensor]  # of predictions with and without the prompt, and the scale
 MAX_ENLARGED = 8  # times the side that a network is made for
+KohyaNames = Mapping[str, Sequence[str]]  # see `blocks`
+OUR_NAMES: KohyaNames = {}  # theirs are diffusers' own
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")  # attention and feed-forward of a block
 
 
@@ -43,6 +45,7 @@ class Family(ABC):
     autoencoder: ClassVar[str] = "AutoencoderKL"  # its class, one of `latent_spaces.SPACES`
     half: ClassVar[str] = "float16"  # the half precision that its weights can be run in
     lora_targets: ClassVar[Sequence[str]] = LORA_TARGETS  # as `lora.lora_copies` takes them
+    kohya_names: ClassVar[KohyaNames | None] = None  # None: no such tool knows the network
     needs: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "text_encoder", "tokenizer")  # beside the network
     size_arguments: ClassVar[tuple[str, ...]] = ("height", "width")  # of the pipeline's call
     recomputes_blocks: ClassVar[bool] = True  # whether the gradient is the same where its network recomputes them
@@ -70,6 +73,10 @@ class Family(ABC):
         Args:
             length: of `prompt_length`.
         """
+
+    def call_prompts(self, pipeline: Any, prompts: list[str]) -> dict[str, Any]:
+        """The arguments of the pipeline's call that say what to draw."""
+        return {"prompt": prompts}
 
     def uncond(self, pipeline: Any, empty: PromptEmbeds) -> PromptEmbeds:
         """What the pipeline's call guides away from when it is given no negative prompt: `empty`, the empty prompt."""
@@ -146,6 +153,17 @@ class Family(ABC):
     def why_no_guidance(self, pipeline: Any) -> str | None:
         """Why the pipeline's call takes no guidance; None where it does."""
         return None
+
+
+def blocks(original: str, ours: str, layers: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """Names of layers of the model's first code, as ComfyUI and kohya's tools have them -> their parts here, in order.
+
+    A block's number is `#`.
+
+    Args:
+        original, ours: of the list of blocks. layers: in a block, one -> parts with a space between.
+    """
+    return {f"{original}.#.{name}": [f"{ours}.#.{part}" for part in parts.split()] for name, parts in layers.items()}
 
 
 class Flow(Family):

@@ -20,6 +20,7 @@ class Chroma(Rotary):
 
     recomputes_blocks: ClassVar[bool] = False  # diffusers 0.42 leaves the mask out of single blocks that are recomputed
     lora_targets = Flux.lora_targets
+    kohya_names = Flux.kohya_names
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         embeds, _, mask, *_ = pipeline.encode_prompt(

@@ -14,7 +14,7 @@ NUM_NAMED = 3  # classes that a refusal shows
 
 
 class DiT(Family):
-    """A transformer that is told a class; a prompt is the name of one, and the empty prompt no class.
+    """A transformer that is told a class; a prompt is the name or the number of one, and the empty prompt no class.
 
     One that also predicts a variance (twice the channels) has it cut off. The pipeline's call takes neither a size nor
     timesteps, and noise on its way would not be of its generator.
@@ -34,13 +34,18 @@ class DiT(Family):
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         """The class's number, int64 [B, 1, 1]."""
-        classes = {"": NO_CLASS, **pipeline.labels}
+        classes = torch.tensor(self.call_prompts(pipeline, prompts)["class_labels"])
+        return PromptEmbeds(classes[:, None, None])
+
+    def call_prompts(self, pipeline: Any, prompts: list[str]) -> dict[str, Any]:
+        """Their numbers; two of ImageNet's classes have one name, crane, so that a number may be given too."""
+        classes = {"": NO_CLASS} | {str(number): number for number in range(NO_CLASS)} | pipeline.labels
         for prompt in prompts:
             if prompt not in classes:
                 named = ", ".join([*pipeline.labels][:NUM_NAMED])
-                known = f"give one of its {len(pipeline.labels)} classes, such as {named}"
+                known = f"give one of its {len(pipeline.labels)} classes, such as {named}, or its number"
                 raise UserError(f"caption {prompt[:80]!r}: no class of this DiTPipeline; {known}")
-        return PromptEmbeds(torch.tensor([classes[prompt] for prompt in prompts])[:, None, None])
+        return {"class_labels": [classes[prompt] for prompt in prompts]}
 
     def saved_config(self, pipeline: Any) -> dict[str, Any]:
         names: dict[int, list[str]] = {}

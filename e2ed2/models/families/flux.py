@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Rotary
+from e2ed2.models.families.base import Rotary, blocks
 from e2ed2.models.packing import pack, places, unpack
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
@@ -20,6 +20,31 @@ class Flux(Rotary):
     cost_is_told = False
     lora_targets = (
         r".*\.(to_q|to_k|to_v|to_out\.0|net\.0\.proj|net\.2|proj_mlp)|single_transformer_blocks\..*\.proj_out"
+    )
+
+    kohya_names = blocks(
+        "double_blocks",
+        "transformer_blocks",
+        {
+            "img_attn.qkv": "attn.to_q attn.to_k attn.to_v",
+            "img_attn.proj": "attn.to_out.0",
+            "img_mlp.0": "ff.net.0.proj",
+            "img_mlp.2": "ff.net.2",
+            "img_mod.lin": "norm1.linear",
+            "txt_attn.qkv": "attn.add_q_proj attn.add_k_proj attn.add_v_proj",
+            "txt_attn.proj": "attn.to_add_out",
+            "txt_mlp.0": "ff_context.net.0.proj",
+            "txt_mlp.2": "ff_context.net.2",
+            "txt_mod.lin": "norm1_context.linear",
+        },
+    ) | blocks(
+        "single_blocks",
+        "single_transformer_blocks",
+        {
+            "linear1": "attn.to_q attn.to_k attn.to_v proj_mlp",
+            "linear2": "proj_out",
+            "modulation.lin": "norm.linear",
+        },
     )
 
     def max_tokens(self, pipeline: Any, default: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Rotary
+from e2ed2.models.families.base import Rotary, blocks
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
@@ -18,6 +18,25 @@ class Flux2Klein(Rotary):
     cost_is_told = False
     lora_targets = (
         r".*\.(to_q|to_k|to_v|to_out\.0|linear_in|linear_out|to_qkv_mlp_proj)|single_transformer_blocks\..*\.to_out"
+    )
+
+    kohya_names = blocks(
+        "double_blocks",
+        "transformer_blocks",
+        {
+            "img_attn.qkv": "attn.to_q attn.to_k attn.to_v",
+            "img_attn.proj": "attn.to_out.0",
+            "img_mlp.0": "ff.linear_in",
+            "img_mlp.2": "ff.linear_out",
+            "txt_attn.qkv": "attn.add_q_proj attn.add_k_proj attn.add_v_proj",
+            "txt_attn.proj": "attn.to_add_out",
+            "txt_mlp.0": "ff_context.linear_in",
+            "txt_mlp.2": "ff_context.linear_out",
+        },
+    ) | blocks(
+        "single_blocks",
+        "single_transformer_blocks",
+        {"linear1": "attn.to_qkv_mlp_proj", "linear2": "attn.to_out"},
     )
 
     def cells_per_token(self, network: Any) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Family, image_size
+from e2ed2.models.families.base import Denoise, Family, blocks, image_size
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
@@ -17,6 +17,20 @@ class PixArt(Family):
 
     call_arguments = ("max_sequence_length", "use_resolution_binning", "clean_caption")
     step_callback = "callback"
+
+    kohya_names = blocks(
+        "blocks",
+        "transformer_blocks",
+        {
+            "attn.qkv": "attn1.to_q attn1.to_k attn1.to_v",
+            "attn.proj": "attn1.to_out.0",
+            "cross_attn.q_linear": "attn2.to_q",
+            "cross_attn.kv_linear": "attn2.to_k attn2.to_v",
+            "cross_attn.proj": "attn2.to_out.0",
+            "mlp.fc1": "ff.net.0.proj",
+            "mlp.fc2": "ff.net.2",
+        },
+    )
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:
         """The longest prompt's; padding is masked wherever it is read."""

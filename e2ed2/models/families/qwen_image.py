@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from e2ed2.models.families.base import Rotary, classifier_free
+from e2ed2.models.families.base import OUR_NAMES, Rotary, classifier_free
 from e2ed2.models.packing import pack, unpack
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
@@ -17,6 +17,8 @@ class QwenImage(Rotary):
     autoencoder = "AutoencoderKLQwenImage"
     cost_is_told = False
     lora_targets = (*Rotary.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+    kohya_names = OUR_NAMES
 
     def prompt_length(self, pipeline: Any, prompts: list[str], max_sequence_length: int) -> int:
         """The longest prompt's, in the template, whose beginning is cut off."""

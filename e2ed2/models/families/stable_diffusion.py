@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2ed2.models.families.base import Denoise, Family
+from e2ed2.models.families.base import OUR_NAMES, Denoise, Family
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
@@ -13,6 +13,7 @@ class StableDiffusion(Family):
     """A UNet that attends to CLIP's 77 tokens, padding included; an LCM's is told the guidance scale."""
 
     network = "unet"
+    kohya_names = OUR_NAMES
 
     def encode(self, pipeline: Any, prompts: list[str], length: int) -> PromptEmbeds:
         embeds, _ = pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from e2ed2.models.families.base import Rotary
+from e2ed2.models.families.base import Rotary, blocks
 from e2ed2.models.prompt_embeds import PromptEmbeds
 
 
@@ -16,6 +16,20 @@ class ZImage(Rotary):
 
     cost_is_told = False
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
+
+    kohya_names = {
+        original: parts
+        for part in ("layers", "noise_refiner", "context_refiner")
+        for original, parts in blocks(
+            part,
+            part,
+            {
+                "attention.qkv": "attention.to_q attention.to_k attention.to_v",
+                "attention.out": "attention.to_out.0",
+                **{f"feed_forward.{name}": f"feed_forward.{name}" for name in ("w1", "w2", "w3")},
+            },
+        ).items()
+    }
 
     def cells_per_token(self, network: Any) -> int:
         return network.all_patch_size[0]

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from e2ed2.models.folders.hub import download, is_hub_id
-from e2ed2.models.folders.misnamed import ONE_FILE, refuse_file, refuse_run
+from e2ed2.models.folders.misnamed import ONE_FILE, is_one_file, refuse_file, refuse_run
+from e2ed2.models.one_file.unpack import unpacked
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import atomic_folder, locked
 from e2ed2.system.paths import cache_dir
@@ -20,17 +21,26 @@ BUNDLED = ("emoji-base", "emoji-lcm", "emoji-e2ed2")
 FILES = ONE_FILE | {".json", ".yaml", ".yml"}  # no hub id ends so
 
 
-def resolve_model(name_or_path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
+def resolve_model(
+    name_or_path: str | Path, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> Path:
     """The folder of a model: a path, a bundled model's name (assembled on first use), or a hub id (then fetched).
+
+    Of a whole model in one safetensors file: the folder that is made of it on first use.
 
     What exists is a path, whatever it looks like.
 
     Args:
-        revision, variant: of a hub model; a folder has its files as they are.
+        revision, variant: of a hub model; a folder has its files as they are. config: of a one-file checkpoint, a
+            model folder or hub id of the same kind.
     Raises:
         UserError: none of the three, a path that is no model's, or the hub does not give it.
     """
-    name = str(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
+    if is_one_file(path):
+        return unpacked(path, config)
+    if config is not None:
+        raise UserError(f"model.config: {config}, but model.path={name} is no one-file checkpoint: leave it out")
     if name in BUNDLED and not (WEIGHTS / name / "inference.json").is_file():
         recipe = f"recipes/emoji/{name.removeprefix('emoji-')}.yaml"
         raise UserError(f"model '{name}': this version ships no weights for it; train it with `e2ed2 train {recipe}`")
@@ -38,7 +48,6 @@ def resolve_model(name_or_path: str | Path, revision: str | None = None, variant
         return _assembled(name)
     if name == AUTOENCODER:
         return WEIGHTS / AUTOENCODER
-    path = Path(name)
     if is_hub_id(name) and path.suffix not in FILES and not os.path.lexists(name):
         return download(name, revision, variant)
     if revision is not None:

@@ -22,7 +22,7 @@ class FewStepCall:
         solver: ours, one of `samplers.SOLVERS`. guidance_scale: 1 is none.
         any_steps: whether every number of steps up to `num_inference_steps` is served, or this one alone.
         source: who prescribes this. side: of its images in pixels; None: the network's own.
-        shift: of a flow's noise levels; None: the start's own.
+        shift: of a flow's noise levels; None: the start's own. lora_scale: at which an adapter is added.
     """
 
     num_inference_steps: Annotated[int, Field(ge=1)]
@@ -32,6 +32,7 @@ class FewStepCall:
     source: str
     side: Annotated[int, Field(ge=1)] | None = None
     shift: Annotated[float, Field(gt=0)] | None = None
+    lora_scale: Annotated[float, Field(gt=0)] | None = None
 
 
 class Named(Part):
@@ -61,6 +62,12 @@ class Table(Part):
 def few_step_table() -> Table:
     """All that ship."""
     return checked(Table, read_yaml(FILE, "few-step models", FILE.parent), f"few-step models {FILE}")
+
+
+def known_scale(adapter: str) -> float | None:
+    """The scale at which an adapter is to be added, None for those of which it is not known."""
+    entries = (entry for entry in few_step_table().named if any(_is(adapter, known) for known in entry.names))
+    return next((entry.call.lora_scale for entry in entries), None)
 
 
 def known_call(

@@ -10,8 +10,15 @@ from e2ed2.system.errors import UserError
 
 RUN_CONFIG = "config.yaml"
 RUN_FILES = ("environment.json", "metrics.jsonl", "checkpoints")  # any of them beside it: a training's folder
-ONE_FILE = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
+GGUF = ".gguf"
+ONE_FILE = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", GGUF}
 NUM_SHOWN = 3
+
+
+def is_one_file(path: Path) -> bool:
+    """Whether a path is a safetensors file that lies by itself, neither in a model folder nor in a training's."""
+    is_file = path.is_file() and path.suffix == ".safetensors"
+    return is_file and _around(path) is None and run_of(path.parent) is None
 
 
 def refuse_file(path: Path) -> None:
@@ -49,25 +56,30 @@ def why_no_pipeline(folder: Path) -> str:
         return f"a part of the model folder {of}: give that folder"
     if (folder / "config.json").is_file():
         return f"a network alone (no {INDEX_FILE}): give the folder of its pipeline"
-    if files := sorted(p for p in _entries(folder) if p.suffix in (".safetensors", ".ckpt")):
+    if files := sorted(p for p in _entries(folder) if p.suffix == ".safetensors"):
+        whole = "give that file, if a whole model is in it; a network goes to model.network, an adapter to model.lora"
+        return f"no {INDEX_FILE}, but {files[0].name}: {whole}"
+    if files := sorted(p for p in _entries(folder) if p.suffix == ".ckpt"):
         return f"no {INDEX_FILE}, but {files[0].name}: {one_file_checkpoint(files[0])}"
     inside = sorted({str(file.parent) for file in _files(folder, INDEX_FILE)})[:NUM_SHOWN]
     return f"no {INDEX_FILE}; give one of a pipeline{', such as ' + ', '.join(inside) if inside else ''}"
 
 
 def one_file_checkpoint(path: Path) -> str:
-    """What can be done with weights in one file."""
+    """What can be done with weights in one file that is no safetensors."""
+    if path.suffix == GGUF:
+        return "a network alone: give the model that it is of as model.path, and this as model.network"
     target = path.with_suffix("")
     target = target.with_name(f"{target.name}-model") if target.exists() else target
     code = (
         "from diffusers import StableDiffusionPipeline as P; "
         f"P.from_single_file({str(path)!r}).save_pretrained({str(target)!r})"
     )
-    trust = "" if path.suffix == ".safetensors" else " (such a file may run code when loaded: only of those you trust)"
+    trust = " (such a file may run code when loaded: only of those you trust)"
     quoted = shlex.quote(code) if set('"$`\\!') & set(code) else f'"{code}"'
     return (
-        f"a file, not a model folder. Of a whole model in one file make one by `python -c {quoted}` with the "
-        f"model's own pipeline class{trust}; a network's safetensors go to model.network, an adapter's to model.lora"
+        f"a file, not a model folder, and not safetensors. Of a whole model in one file make a folder by `python -c "
+        f"{quoted}` with the model's own pipeline class{trust}"
     )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from e2ed2.models.autoencoder import cell_side
@@ -18,6 +17,7 @@ from e2ed2.models.folders.index import copy_text_encoders, forget_origin, read_i
 from e2ed2.models.folders.inference import INFERENCE_FILE, Inference, read_inference
 from e2ed2.models.folders.parts import INDEX_FILE, REMEDY, load_network, no_more_than_in, read_config, refusing
 from e2ed2.models.folders.trial import try_network, try_out
+from e2ed2.models.one_file.network import network_weights
 from e2ed2.models.scheduler import has_dynamic_shift, schedule_of
 from e2ed2.models.text import MINILM_PACKAGE, minilm_folder
 from e2ed2.system.errors import UserError
@@ -200,7 +200,7 @@ def replace_network(pipeline: Any, name: str) -> None:
     """Load other weights of the same architecture into the network, such as SDXL-Lightning's, in place.
 
     Args:
-        name: a safetensors file, or `org/name/file` of the hub.
+        name: a safetensors or GGUF file, or `org/name/file` of the hub; in diffusers' names or its first code's.
     Raises:
         UserError: it does not exist or does not fit.
     """
@@ -208,9 +208,9 @@ def replace_network(pipeline: Any, name: str) -> None:
     if len(found) != 1:
         raise UserError(f"network {name}: a {type(pipeline).__name__} has {len(found)} networks; leave it out")
     network = found[0]
-    kind = f"weights of this {type(network).__name__} in diffusers' names"
-    with refusing(f"network {name}: not {kind}", "give another file"):
-        network.load_state_dict(load_file(file))
+    weights = network_weights(network, file, name)
+    with refusing(f"network {name}: not weights of this {type(network).__name__}", "give another file"):
+        network.load_state_dict(weights)
 
 
 def load_transformers(folder: Path, pipeline: Any, inference: Inference) -> list[nn.Module]:

@@ -22,7 +22,7 @@ from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import FAMILIES, family_of, fix_shift, network_of
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.folders.parts import read_config
-from e2ed2.models.lora import lora_copies
+from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.models.memory.frozen import linear_layers
 from e2ed2.models.prompt_embeds import PromptEmbeds

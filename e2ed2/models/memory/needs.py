@@ -17,7 +17,7 @@ from e2ed2.models.folders.index import read_index
 from e2ed2.models.memory.counts import Counts, count_model, device_memory
 from e2ed2.models.memory.frozen import BYTES
 from e2ed2.recipe.config import Config, objective_weights
-from e2ed2.recipe.objective import judges_features
+from e2ed2.recipe.objective import decodes, judges_features
 from e2ed2.system.errors import UserError
 
 ON_ITS_WAY = 1.1  # what backward makes beside what was kept, of it
@@ -119,16 +119,10 @@ def _decoded(config: Config, counts: Counts) -> int:
     """Bytes that autograd keeps of what the loss sees of one sample beyond its latents."""
     weights = objective_weights(config)
     kept = counts.decoder_features if DECODER_TERMS & weights.keys() else 0
-    if _decodes(config):
+    if decodes(config.objective, weights):
         kept += counts.decoding
         kept += counts.features if judges_features(config.objective, weights) else 0
     return kept
-
-
-def _decodes(config: Config) -> bool:
-    weights = objective_weights(config)
-    is_pixel = "adversarial" in weights and config.objective.adversarial.space == "pixel"
-    return judges_features(config.objective, weights) or is_pixel
 
 
 def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
@@ -146,7 +140,7 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
         total += beside * (each * graded + bare + graded + bare) * counts.evaluation_flops
     if "denoising" in weights:
         total += config.train.micro_batch_size * each * counts.evaluation_flops
-    if _decodes(config):
+    if decodes(config.objective, weights):
         total += rows * 2 * counts.decoding_flops
         if judges_features(config.objective, weights):
             total += (2 * rows + config.train.micro_batch_size) * counts.features_flops

@@ -29,6 +29,7 @@ class LatentBatch:
     Attributes:
         is_full: bool [B], on the CPU: whether the caption is one of the item's own, neither empty, nor one with less
             detail, nor a group's.
+        draws: uniform [B, 2], on the CPU, which chose the captions.
         num_grouped: rows at the end that are groups of images of one plain caption (class batches).
     """
 
@@ -36,6 +37,7 @@ class LatentBatch:
     x0: Tensor
     cond: PromptEmbeds
     is_full: Tensor
+    draws: Tensor
     num_grouped: int = 0
 
 
@@ -89,6 +91,10 @@ class LatentSet(ABC):
         """Latents of `rows` [B], and the captions that `_choice` of `draws` [B, 2] makes of them."""
 
     @abstractmethod
+    def captions(self, rows: Tensor, draws: Tensor) -> list[str]:
+        """The captions that `_choice` of `draws` [B, 2] makes of `rows` [B], those of `_load`."""
+
+    @abstractmethod
     def images(self, rows: Tensor) -> Tensor:
         """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""
 
@@ -131,11 +137,12 @@ class LatentSet(ABC):
             shared = cond.micro[len(own) :: n].repeat_interleave(n, 0)
             cond = replace(cond, micro=torch.cat([cond.micro[: len(own)], shared]))
         is_full = (draws[:, 0] >= plain) & (draws[:, 1] >= self._dropout)
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, num_grouped)
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, draws, num_grouped)
 
     def _of_own_captions(self, rows: Tensor, x0: Tensor, cond: PromptEmbeds) -> LatentBatch:
         is_full = torch.ones(len(rows), dtype=torch.bool)
-        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full)
+        first = torch.tensor([self._plain_fraction, 1.0]).expand(len(rows), 2)  # of its own captions
+        return LatentBatch(rows, x0.to(self._device), cond.to(self._device), is_full, first)
 
     def grouped(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The groups that `rows` [B] stand for: every n-th names a plain caption, and n random images of it follow.
@@ -175,6 +182,7 @@ class MemoryLatents(LatentSet):
         self._images, self._texts = data.images, data.captions
         prompts = ["", *dict.fromkeys([*data.captions, *data.plain_captions])]
         place = {prompt: i for i, prompt in enumerate(prompts)}
+        self._prompts = prompts
         self._captions = torch.tensor([place[c] for c in data.captions])
         self._plain = torch.tensor([place[c] for c in data.plain_captions])
         self._micro = data.micro if family_of(pipeline).knows_crop else None
@@ -185,9 +193,15 @@ class MemoryLatents(LatentSet):
         self.uncond = family_of(pipeline).uncond(pipeline, empty).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
+        return self.latents[rows], self._cond(rows, self._chosen(rows, draws))
+
+    def captions(self, rows: Tensor, draws: Tensor) -> list[str]:
+        return [self._prompts[i] for i in self._chosen(rows, draws).tolist()]
+
+    def _chosen(self, rows: Tensor, draws: Tensor) -> Tensor:
+        """Numbers of prompts [B]."""
         prompts = torch.where(draws[:, 0] < self._plain_fraction, self._plain[rows], self._captions[rows])
-        prompts = torch.where(draws[:, 1] < self._dropout, torch.zeros_like(prompts), prompts)
-        return self.latents[rows], self._cond(rows, prompts)
+        return torch.where(draws[:, 1] < self._dropout, torch.zeros_like(prompts), prompts)
 
     def _cond(self, rows: Tensor, prompts: Tensor) -> PromptEmbeds:
         cond = self._embeds.select(prompts)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -122,10 +123,12 @@ class OnlineLatents(LatentSet):
         self._last: tuple[Tensor, list[Picture]] | None = None  # rows, and what is at them
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
-        pictures = self._data.pictures(rows)
-        self._last = rows, pictures
-        captions = [_caption(picture, self._choice(*pair)) for picture, pair in _with_counts(pictures, draws)]
-        return self._encode(pictures, captions)
+        self._last = rows, self._data.pictures(rows)
+        return self._encode(self._last[1], self.captions(rows, draws))
+
+    def captions(self, rows: Tensor, draws: Tensor) -> list[str]:
+        pairs = _with_counts(self._pictures(rows), draws)
+        return [_caption(picture, self._choice(*pair)) for picture, pair in pairs]
 
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Picture], captions: list[str]) -> tuple[Tensor, PromptEmbeds]:
@@ -139,9 +142,13 @@ class OnlineLatents(LatentSet):
 
     def images(self, rows: Tensor) -> Tensor:
         """The pictures themselves, float [B, 3, H, W] in [-1, 1]."""
+        return to_float(torch.stack([picture.image for picture in self._pictures(rows)]).to(self._device))
+
+    def _pictures(self, rows: Tensor) -> list[Picture]:
+        """What is at `rows`, in memory where they are the last batch's."""
         if self._last is None or not torch.equal(rows, self._last[0]):
             self._last = rows, self._data.pictures(rows)
-        return to_float(torch.stack([picture.image for picture in self._last[1]]).to(self._device))
+        return self._last[1]
 
     def preview_batch(self) -> LatentBatch:
         """The same items and their first captions every time."""
@@ -165,9 +172,22 @@ class CachedLatents(LatentSet):
         self.uncond = family_of(pipeline).uncond(pipeline, PromptEmbeds(**data.empty)).to(device)
 
     def _load(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, PromptEmbeds]:
+        return self._read(rows, self._choices(rows, draws))
+
+    def _choices(self, rows: Tensor, draws: Tensor) -> list[int]:
         counts = self._data.num_captions[rows].tolist()
-        choices = [self._choice(draw, count) for draw, count in zip(draws, counts, strict=True)]
-        return self._read(rows, choices)
+        return [self._choice(draw, count) for draw, count in zip(draws, counts, strict=True)]
+
+    def captions(self, rows: Tensor, draws: Tensor) -> list[str]:
+        """Of a cache of items with one caption each: it keeps no more."""
+        assert self._data.tells_captions
+        choices = zip(rows.tolist(), self._choices(rows, draws), strict=True)
+        return ["" if choice == EMPTY else self._texts[row] for row, choice in choices]
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The first caption of every item of the cache."""
+        return self._data.first_captions()
 
     def _read(self, rows: Tensor, choices: Sequence[int]) -> tuple[Tensor, PromptEmbeds]:
         x0 = torch.stack([self._data.x0(row) for row in rows.tolist()])

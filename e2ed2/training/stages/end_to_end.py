@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from e2ed2.coupling import optimal_transport
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.models.autoencoder import cell_side, decode, decode_crop, decoder_features, latent_channels
-from e2ed2.models.few_step_network import FewStepNetwork, copies
-from e2ed2.models.lora import lora_copies
+from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.losses.discriminator import Discriminator, FeatureDiscriminator
 from e2ed2.models.losses.lpips_network import load_lpips_network
+from e2ed2.models.losses.plugin import PlugIn
 from e2ed2.objectives import scoring
 from e2ed2.objectives.perceptual import Maps, random_views, unit_maps
 from e2ed2.recipe.chain_checks import check_transport
 from e2ed2.recipe.config import Config, objective_weights
-from e2ed2.recipe.objective import SCORING_RULES, ObjectiveConfig, judges_features
-from e2ed2.system.errors import UserError
+from e2ed2.recipe.objective import SCORING_RULES, ObjectiveConfig, decodes, judges_features
 from e2ed2.training.latents.latent_set import LatentBatch, MemoryLatents
 from e2ed2.training.latents.training_set import TrainingSet
 from e2ed2.training.stages.adversary import Adversary
@@ -28,7 +27,13 @@ from e2ed2.training.stages.denoising import denoising_loss
 from e2ed2.training.stages.few_step import FewStepStage
 from e2ed2.training.stages.keep import Keep, kept_prompts
 from e2ed2.training.stages.teacher_pairs import pair_noise, teacher_samples
-from e2ed2.training.stages.term_checks import check_intermediate, check_repulsion, check_set, check_sides
+from e2ed2.training.stages.term_checks import (
+    check_denoising,
+    check_intermediate,
+    check_repulsion,
+    check_set,
+    check_sides,
+)
 from e2ed2.training.stages.terms import (
     DECODER_TERMS,
     FEATURE_TERMS,
@@ -56,6 +61,7 @@ class EndToEndStage(FewStepStage):
         self._features = None
         if judges_features(config.objective, self.weights):  # told first if they cannot be had
             self._features = load_lpips_network(config.objective.perceptual_network).to(device)
+        self._plugin = PlugIn(str(config.objective.plugin.function)) if "plugin" in self.weights else None
         super().__init__(config, data, device, say)
         if self.half is not None and isinstance(self._features, nn.Module):
             self._features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
@@ -79,27 +85,11 @@ class EndToEndStage(FewStepStage):
         self._trajectory = config.trajectory
         counts, draws_start = config.trajectory.step_counts, config.trajectory.start == "random_step"
         self._starts_differ = len(counts) > 1 or (draws_start and counts[0] > 1)
-        transformer, parameters = self.network, config.trajectory.parameters
-        if not parameters.startswith("lora"):
-            transformer.requires_grad_(config.trajectory.time_grid != "learned_alone")
-        sets, num_steps = [transformer], len(self._grids)
-        if parameters == "per_step":
-            sets = copies(transformer, num_steps)
-        elif parameters != "shared":
-            adapters = 1 if parameters == "lora" else num_steps
-            targets = config.trajectory.lora_targets or self.family.lora_targets
-            sets = lora_copies(transformer, adapters, config.trajectory.lora_rank, targets)
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
-        self.network = self.chain(sets, learned).to(device)
+        self.network = self.chain(self.parameter_sets(), learned).to(device)
         if self._beside is not None:
             count = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
-            self._keep = Keep(self.network, self._beside, count, parameters.startswith("lora"))
-        if "denoising" in self.weights and self.inference.evaluations_per_step > 1:
-            raise UserError(
-                f"objective.denoising.weight: {self.weights['denoising']}, but this sampler guides by two evaluations "
-                f"a step (scale {self.inference.guidance_scale:g}), and the ordinary loss trains one: set "
-                "trajectory.guidance_scale=1, or leave it out"
-            )
+            self._keep = Keep(self.network, self._beside, count, config.trajectory.parameters.startswith("lora"))
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)
             self.data.retarget(teacher_samples(config.trajectory.teacher, data.captions, device, say))
@@ -120,9 +110,15 @@ class EndToEndStage(FewStepStage):
         if not judges_features(self._objective, self.weights):
             self._features = None
 
-    def _check_solver(self, solver: str) -> None:
-        super()._check_solver(solver)
+    def _check_start(self, solver: str, say: Callable[[str], None]) -> None:
+        super()._check_start(solver, say)
         check_repulsion(self._config, self.weights, solver, self._config.data.images_per_caption)
+        check_denoising(self.weights, self.inference)
+        if self._plugin is not None:
+            height, width = self._config.data.shapes[0]
+            if size := self._crop.size:
+                height = width = size * cell_side(self._pipeline.vae)
+            self._plugin.try_out(height, width, self._device, say)
 
     def _terms(self, table: Mapping[str, Callable[[ObjectiveConfig], Any]]) -> dict[str, Any]:
         """The weighted ones of `table`; those that are scoring rules judge a class batch caption by caption."""
@@ -166,8 +162,10 @@ class EndToEndStage(FewStepStage):
         if self._decoder_terms:
             values |= judge.maps(self._decoder_terms, *self._decoder_maps(samples, batch.x0))
         place = self._place(batch.x0, generator)
-        if self._features or self._space == "pixel":
+        if decodes(self._objective, self.weights):
             images = self._decode(samples, place)
+        if self._plugin is not None:
+            values["plugin"] = self._plugin(images, self.data.captions(batch.rows, batch.draws))
         if self._features:
             pictures = self._pictures(batch, place)
             *views, view = random_views(torch.cat([images, pictures[None]]), generator, self._rows_per_caption)

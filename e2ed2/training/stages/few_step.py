@@ -12,9 +12,10 @@ from e2ed2.models.autoencoder import decode_all
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
-from e2ed2.models.few_step_network import FewStepNetwork
+from e2ed2.models.few_step_network import FewStepNetwork, copies
 from e2ed2.models.folders.pipeline import save_pipeline
-from e2ed2.models.lora import check_names, merged, save_adapter
+from e2ed2.models.lora.adapter import lora_copies, merged
+from e2ed2.models.lora.save import check_names, save_adapter
 from e2ed2.models.memory.frozen import freeze
 from e2ed2.models.memory.needs import check_memory
 from e2ed2.models.prompt_embeds import PromptEmbeds
@@ -71,8 +72,7 @@ class FewStepStage:
             )
         self.family, self.inference = family_of(self._pipeline), few_step_call(config, self._pipeline, start)
         solver = self.inference.solver
-        self._check_solver(solver)
-        check_names(config.trajectory.lora_names, self._pipeline)
+        self._check_start(solver, say)
         self.prediction_type = prediction_type_of(self._pipeline.scheduler)
         scheduler = few_step_scheduler(solver, self._pipeline.scheduler)
         self._pipeline.register_modules(scheduler=scheduler)
@@ -103,12 +103,14 @@ class FewStepStage:
             if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
                 self._pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
+        torch.manual_seed(config.train.seed)  # loading draws where nothing was loaded before; adapters go by the seed
 
     def _prompts_beside(self) -> list[str]:
         """Prompts beside the data's whose embeddings the stage needs."""
         return []
 
-    def _check_solver(self, solver: str) -> None:
+    def _check_start(self, solver: str, say: Callable[[str], None]) -> None:
+        """Whether what the recipe asks can be had of the start; nothing is encoded yet."""
         check_exportable(solver)
         known, name = solvers_for(self._pipeline.scheduler), type(self._pipeline).__name__
         if self._config.stage == "lcm" and "lcm" not in known:
@@ -125,6 +127,12 @@ class FewStepStage:
             rule = f"of more than {most}" if most else "at all"
             problem = f"a grid of {longest} steps, but the call of a {name} takes none {rule}; leave it out"
             raise UserError(f"trajectory.{field}: {problem}")
+        if trajectory.parameters.startswith("lora"):
+            check_names(trajectory.lora_names, self._pipeline, self._lora_targets)
+
+    @property
+    def _lora_targets(self) -> Sequence[str]:
+        return self._config.trajectory.lora_targets or self.family.lora_targets
 
     def denoiser(self, network: nn.Module) -> Denoise:
         """A network of the start's architecture as a denoiser, guided as the few-step sampler is."""
@@ -142,6 +150,15 @@ class FewStepStage:
             self.inference.solver,
             learned_grids,
         )
+
+    def parameter_sets(self) -> list[nn.Module]:
+        """What is trained, `trajectory.parameters`: one network for all steps, or one for each."""
+        trajectory, steps = self._config.trajectory, len(self._grids)
+        if trajectory.parameters.startswith("lora"):
+            count = steps if trajectory.has_set_per_step else 1
+            return lora_copies(self.network, count, trajectory.lora_rank, self._lora_targets)
+        network = self.network.requires_grad_(trajectory.time_grid != "learned_alone")
+        return copies(network, steps) if trajectory.parameters == "per_step" else [network]
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the denoising network alone."""

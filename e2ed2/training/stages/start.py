@@ -10,7 +10,7 @@ from e2ed2.models.families import family_of
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.folders.pipeline import load_pipeline, replace_network, save_pipeline
-from e2ed2.models.lora import fuse
+from e2ed2.models.lora.fuse import fuse
 from e2ed2.models.new import new_pipeline
 from e2ed2.models.scheduler import few_step_scheduler, few_step_solver, flow_scheduler, is_flow
 from e2ed2.recipe.config import Config
@@ -31,7 +31,7 @@ def keeps_text(config: Config) -> bool:
 
 def start_folder(config: Config) -> Path:
     """Where `model.path` lies, fetched if need be."""
-    return resolve_model(str(config.model.path), config.model.revision, config.model.variant)
+    return resolve_model(str(config.model.path), config.model.revision, config.model.variant, config.model.config)
 
 
 def load_start(

@@ -3,10 +3,11 @@
 Each raises UserError.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.cache import CachedSet
+from e2ed2.models.folders.inference import Inference
 from e2ed2.models.losses.discriminator import MIN_SIDE
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.objective import SCORING_RULES, judges_features
@@ -28,6 +29,11 @@ def check_set(config: Config, terms: Collection[str], data: TrainingSet) -> None
             f"data.path: the cache {data.folder} holds no pictures, and this recipe's objective needs them; precompute "
             "one with this recipe, in another folder"
         )
+    if "plugin" in terms and isinstance(data, CachedSet) and not data.tells_captions:
+        raise UserError(
+            f"data.path: the cache {data.folder} keeps one caption of each item, and objective.plugin is told the one "
+            "that was sampled for; train on what it was made of, or precompute one with one caption an item"
+        )
 
 
 def check_intermediate(config: Config, terms: Collection[str]) -> None:
@@ -37,6 +43,16 @@ def check_intermediate(config: Config, terms: Collection[str]) -> None:
         raise UserError(
             f"objective.intermediate_weight: {weight} weighs the terms on latents, and none of them has a weight; give "
             f"one to {', '.join(LATENT_TERMS)}"
+        )
+
+
+def check_denoising(weights: Mapping[str, float], inference: Inference) -> None:
+    """The ordinary loss trains the network that the sampler runs, not two evaluations of it."""
+    if "denoising" in weights and inference.evaluations_per_step > 1:
+        raise UserError(
+            f"objective.denoising.weight: {weights['denoising']}, but this sampler guides by two evaluations a step "
+            f"(scale {inference.guidance_scale:g}), and the ordinary loss trains one: set trajectory.guidance_scale=1, "
+            "or leave it out"
         )
 
 

@@ -1,31 +1,28 @@
-"""Low-rank adapters (arXiv:2106.09685): fused into a start, trained on a frozen network, exported on their own."""
+"""Adapters of others, and of our own, fused into a start: by all of their tensors, or refused."""
 
-import copy
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from e2ed2.models.families import family_of
-from e2ed2.models.families.base import LORA_TARGETS
 from e2ed2.models.folders.hub import is_hub_id, list_files, weights_file
 from e2ed2.models.folders.parts import refusing, tensors
 from e2ed2.system.errors import UserError, said
 from e2ed2.system.readers.json_file import read_typed
 from e2ed2.system.readers.typed import MAX_SHOWN, Record
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LOOKED_AT = 4096  # numbers of a tensor, evenly: of what it is made of each part is far larger than the gaps
 SCALE = ".alpha"  # ends its name in kohya's files
 REMEDY = "give an adapter of this model, in diffusers', kohya's or (PixArt) peft's names"
 
@@ -39,121 +36,55 @@ class AdapterConfig(Record):
     target_modules: str | list[str] | None = None
 
 
-def lora_copies(
-    network: nn.Module, num_steps: int, rank: int, targets: Sequence[str] = LORA_TARGETS
-) -> list[nn.Module]:
-    """A low-rank adapter for each step on one network, which is frozen and whose memory they share.
-
-    Args:
-        targets: ends of the names of the layers that have one; or a pattern of whole names.
-    Raises:
-        UserError: no layer has such a name, or one that has takes no adapter.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets if isinstance(targets, str) else list(targets))
-    frozen = network.requires_grad_(False)
-    same = {id(p): p for p in (*frozen.parameters(), *frozen.buffers())}
-    try:
-        return [get_peft_model(copy.deepcopy(frozen, dict(same)), config) for _ in range(num_steps)]
-    except ValueError as error:
-        raise UserError(f"trajectory.lora_targets: {said(error)}; the default is {[*LORA_TARGETS]}") from error
-
-
-def merged(networks: Sequence[nn.Module], base: nn.Module) -> list[nn.Module]:
-    """The networks themselves; of `lora_copies` copies of `base`, the last of them itself, with each adapter added in.
-
-    Args:
-        base: what the adapters were trained on, in the precision that the result shall have.
-    """
-    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    found = []
-    for network in networks:
-        if not isinstance(network, PeftModel):
-            found.append(network)
-            continue
-        own = base if network is networks[-1] else copy.deepcopy(base)
-        whole = get_peft_model(own, copy.deepcopy(network.peft_config["default"]))
-        set_peft_model_state_dict(whole, get_peft_model_state_dict(network))
-        found.append(whole.merge_and_unload())
-    return found
-
-
-def check_names(names: str, pipeline: Any) -> None:
-    """Raise UserError where adapters of a pipeline are not written in such names: kohya's are of UNets."""
-    if names == "kohya" and family_of(pipeline).network != "unet":
-        kind = type(pipeline).__name__
-        has_file = hasattr(pipeline, "save_lora_weights")
-        why = "ComfyUI reads diffusers' names of it" if has_file else "it has peft folders"
-        raise UserError(f"trajectory.lora_names: kohya, but a {kind} has a transformer, and {why}; set diffusers")
-
-
-def save_adapter(network: nn.Module, pipeline: Any, folder: Path, names: str = "diffusers") -> None:
-    """Write the adapter of one of `lora_copies` to `folder`; of another network nothing.
-
-    As `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights` takes, or for a pipeline without that
-    method (PixArt's) as a peft folder, `PeftModel.from_pretrained(pipeline.transformer, "lora")`.
-
-    Args:
-        names: `diffusers`, or `kohya`, which ComfyUI and other tools read too; checked by `check_names`.
-    """
-    from diffusers.utils import convert_state_dict_to_kohya
-    from peft import PeftModel, get_peft_model_state_dict
-
-    if not isinstance(network, PeftModel):
-        return
-    if not hasattr(pipeline, "save_lora_weights"):
-        _save_peft(network, folder)
-        return
-    layers = {name.removeprefix("base_model.model."): x for name, x in get_peft_model_state_dict(network).items()}
-    prefix = family_of(pipeline).network
-    if names == "kohya":
-        folder.mkdir(exist_ok=True)
-        named = convert_state_dict_to_kohya({f"{prefix}.{name}": x for name, x in layers.items()})
-        save_file({name: x.contiguous() for name, x in named.items()}, folder / ADAPTER_FILE)
-        return
-    pipeline.save_lora_weights(folder, **{f"{prefix}_lora_layers": layers})
-
-
-def _save_peft(network: "PeftModel", folder: Path) -> None:
-    network.peft_config["default"].base_model_name_or_path = None  # where on this machine it was
-    network.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
-
-
 def fuse(pipeline: Any, adapters: Sequence[str]) -> None:
     """Add adapters, such as LCM-LoRA, into the pipeline's weights, in place.
 
     Args:
         adapters: safetensors files (also `org/name/file` of the hub), folders of one, or hub ids; of a pipeline without
-            `load_lora_weights` (PixArt's) peft folders.
+            `load_lora_weights` (PixArt's) peft folders. With `@0.125` behind it, at that scale.
     Raises:
         UserError: one does not exist or does not fit, in whole or in part.
     """
-    for adapter in adapters:
+    for adapter, scale in map(at_scale, adapters):
         is_somewhere = adapter.endswith(".safetensors") or os.path.lexists(adapter) or is_hub_id(adapter)
         if not is_somewhere:
             raise UserError(f"model.lora: {adapter}: no such file or folder; give one, or a hub id org/name")
         if hasattr(pipeline, "load_lora_weights"):
-            _fuse_file(pipeline, adapter)
+            _fuse_file(pipeline, adapter, scale)
         else:
-            _fuse_peft(pipeline, adapter)
+            _fuse_peft(pipeline, adapter, scale)
 
 
-def _fuse_file(pipeline: Any, adapter: str) -> None:
+def at_scale(adapter: str) -> tuple[str, float]:
+    """(Name, scale) of `name@scale`; what exists is a name, whatever it looks like, and its scale is 1."""
+    found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?)", adapter)
+    if found is None or os.path.lexists(adapter):
+        return adapter, 1.0
+    return found[1], float(found[2])
+
+
+def _fuse_file(pipeline: Any, adapter: str, scale: float) -> None:
     file = _adapter_file(adapter)
     names = [name for name in pipeline._lora_loadable_modules if getattr(pipeline, name, None) is not None]
     with _adding(adapter):
         offered = _load_adapter(file)
-        with _taking(offered, lambda: [getattr(pipeline, name) for name in names], adapter):
+        try:
+            made = _converted(pipeline, offered)
+        except Exception as error:  # whatever its converters meet with
+            named = f"names such as {next(iter(offered), '')[: 2 * MAX_SHOWN]}"
+            raise ValueError(
+                f"{named} are not read as an adapter's of a {type(pipeline).__name__}: {said(error)}"
+            ) from error
+        lost = [] if made.keys() == offered.keys() else _lost(pipeline, offered)
+        with _taking(made, lambda: [getattr(pipeline, name) for name in names], adapter, lost, len(offered)):
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
-        pipeline.fuse_lora(components=names, safe_fusing=True)
+        pipeline.fuse_lora(components=names, lora_scale=scale, safe_fusing=True)
         pipeline.unload_lora_weights()
 
 
-def _fuse_peft(pipeline: Any, adapter: str) -> None:
+def _fuse_peft(pipeline: Any, adapter: str, scale: float) -> None:
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
     name = family_of(pipeline).network
     folder, kinds = Path(adapter), f"a {type(pipeline).__name__} takes peft folders"
@@ -168,6 +99,8 @@ def _fuse_peft(pipeline: Any, adapter: str) -> None:
         offered, network = _load_adapter(folder / PEFT_WEIGHTS), getattr(pipeline, name)
         with _taking(offered, lambda: [network], adapter):  # which is changed in place
             whole: Any = PeftModel.from_pretrained(network, str(folder), low_cpu_mem_usage=True)
+        for layer in (module for module in whole.modules() if isinstance(module, LoraLayer)):
+            layer.scale_layer(scale)
         pipeline.register_modules(**{name: whole.merge_and_unload(safe_merge=True)})
 
 
@@ -200,14 +133,43 @@ def _load_adapter(file: Path) -> dict[str, Tensor]:
     return offered
 
 
+def _converted(pipeline: Any, offered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What diffusers makes of the tensors of a file: of other tools' it renames, splits and scales them."""
+    known = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    made = pipeline.lora_state_dict(dict(offered), **known)
+    return made[0] if isinstance(made, tuple) else made
+
+
+def _lost(pipeline: Any, offered: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that diffusers leaves out of what it makes of a file, without an error.
+
+    Told by numbers: each tensor is filled with one of its own, and scales are 1.
+    """
+    names = [name for name in offered if not name.endswith(SCALE)]
+    numbered = {name: torch.tensor(float(i)).expand(offered[name].shape) for i, name in enumerate(names, start=1)}
+    ranks = {name.partition(".lora_down")[0].partition(".lora_A")[0]: len(offered[name]) for name in names}
+    scales = {name: torch.tensor(float(ranks.get(name.removesuffix(SCALE), 1))) for name in offered.keys() - set(names)}
+    made = _converted(pipeline, numbered | scales).values()
+    found = {number for x in made for number in x.flatten()[:: max(1, x.numel() // LOOKED_AT)].tolist()}
+    return [name for i, name in enumerate(names, start=1) if i not in found]
+
+
 def _adding(adapter: str) -> AbstractContextManager[None]:
     return refusing(f"model.lora: {adapter} cannot be added to model.path", REMEDY)
 
 
 @contextmanager
-def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module]], adapter: str) -> Iterator[None]:
+def _taking(
+    offered: Mapping[str, Tensor],
+    networks: Callable[[], list[nn.Module]],
+    adapter: str,
+    lost: Sequence[str] = (),
+    count: int | None = None,
+) -> Iterator[None]:
     """Loads an adapter; libraries leave what fits nowhere without a word, so it is looked for in the networks by value.
 
+    Args:
+        lost: what is known to fit nowhere. count: of the file's tensors, by default those that are offered.
     Raises:
         UserError: a tensor that no layer has taken, or a layer that is left without one.
     """
@@ -219,7 +181,7 @@ def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module
     there = [x for network in networks() for name, x in tensors(network).items()]
     shapes = {x.shape for x in offered.values()}
     taken = Counter(_print(x) for x in there if x.shape in shapes and not x.is_meta)
-    rest = []
+    rest = [*lost]
     for name, x in offered.items():
         if taken[_print(x)] > 0:
             taken[_print(x)] -= 1
@@ -227,7 +189,8 @@ def _taking(offered: Mapping[str, Tensor], networks: Callable[[], list[nn.Module
             rest.append(name)
     problem = f" ({said(cause)})" if cause else ""
     if rest:
-        problem = f": {len(rest)} of {len(offered)} tensors fit no layer, such as {rest[0][: 2 * MAX_SHOWN]}{problem}"
+        all_of_them, example = count or len(offered), rest[0][: 2 * MAX_SHOWN]
+        problem = f": {len(rest)} of {all_of_them} tensors fit no layer, such as {example}{problem}"
     elif not offered or any(x.is_meta for x in there):
         problem = f": tensors of its layers are missing{problem}"
     if problem:
