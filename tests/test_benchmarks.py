@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import settings, speed
+from benchmarks.gpu import recipes, settings, speed
 from benchmarks.gpu.checks import draw
 from benchmarks.gpu.reference import FILE, reference
-from benchmarks.gpu.report import markdown
+from benchmarks.gpu.report import _recipes, markdown
 from e2ed2.models.folders.parts import tensors
+from e2ed2.recipe.load import build_config
+from tests.models.tiny import SIDE, save_tiny
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -39,6 +41,25 @@ def test_the_tiny_check_runs_whole_in_a_minute_of_a_processor(tmp_path):
     assert all(row["images_per_second"] > 0 and row["peak_memory_bytes"] > 2**26 for row in rows)
     assert compiled["is_compiled"] and (compiled["status"] == "done" or compiled["status"].startswith(gpu.NO_TIME))
     assert seconds < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_name", ["FluxPipeline", "QwenImagePipeline", "StableDiffusionXLPipeline"])
+def test_a_recipe_is_measured_on_random_weights(class_name, tmp_path):
+    folder = save_tiny(class_name, tmp_path)
+    solver = "lcm" if class_name == "StableDiffusionXLPipeline" else "euler"
+    values = {
+        "model": {"path": str(folder), "gradient_checkpointing": True, "frozen_weights": "nf4"},
+        "trajectory": {"num_inference_steps": 4, "start": "pure_noise", "solver": solver, "parameters": "lora"},
+        "train": {"micro_batch_size": 2, "mixed_precision": "bf16"},
+    }
+    data = {"source": "folder", "path": tmp_path, "size": SIDE}
+    sections = {"stage": "e2ed2", "run": {"dir": tmp_path}, "data": data, "objective": {"l2": {"weight": 1}}}
+    config = build_config({**sections, **values})
+    row = recipes.measured(config, folder, CPU)
+    assert row["images_per_second"] > 0 and 0 < row["counted_bytes"] < row["peak_memory_bytes"]
+    row = {"recipe": class_name, "status": "done", **row}
+    assert f"| {class_name} | {row['images_per_second']:.3g} |" in "\n".join(_recipes([row]))
 
 
 def test_every_setting_of_the_table_is_tried_and_one_of_each_kind_before_the_rest():

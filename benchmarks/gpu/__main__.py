@@ -1,6 +1,6 @@
 """Is this project right and fast on this machine's accelerator? A few minutes, one JSON and one Markdown file.
 
-    python -m benchmarks.gpu [--seconds 240] [--out DIR] [--tiny] [--json]
+    python -m benchmarks.gpu [--seconds 240] [--out DIR] [--tiny] [--recipes] [--json]
 
 Needs torch, the extra `train` and the bundled weights: no network, text encoder or data set. What matters most comes
 first; the files are written anew after every row, and a row that fails, finds no memory or has no time left says so.
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import checks, settings, speed
+from benchmarks.gpu import checks, recipes, settings, speed
 from benchmarks.gpu.report import Report, markdown
 from e2ed2.system.console import quiet_libraries
 from e2ed2.system.environment import device_name, environment
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help=f"for all of it (default {SECONDS:.0f}, tiny {TINY_SECONDS:.0f})")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the two files are written")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, each kind of row once: tries the benchmark")
+    parser.add_argument("--recipes", action="store_true", help="the recipes for one 24 GB card, and nothing else")
     parser.add_argument("--json", action="store_true", help="print the JSON")
     options = parser.parse_args(arguments)
     quiet_libraries()
@@ -54,13 +55,20 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = began + (options.seconds or (TINY_SECONDS if options.tiny else SECONDS))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = _begin(options, device)
-    for check in checks.all_checks():
+    if options.recipes:
+        for name in recipes.RECIPES:
+            row = _measured(lambda name=name: recipes.of_recipe(name, device), deadline)
+            speed.free()
+            report["recipes"].append({"recipe": name, **row})
+            _say(f"{name}: {row['status']}", began)
+            _write(report, options.out)
+    for check in () if options.recipes else checks.all_checks():
         row = _measured(lambda check=check: {"value": check.measure(device)}, deadline)
         row["passed"] = row.get("value", math.inf) <= check.allowed  # nan is not
         report["checks"].append({"name": check.name, "allowed": check.allowed, **row})
         _say(f"{check.name}: {row['status']}", began)
         _write(report, options.out)
-    for setting in settings.tiny() if options.tiny else settings.ordered():
+    for setting in () if options.recipes else settings.tiny() if options.tiny else settings.ordered():
         left = deadline - time.monotonic()
         if left < 1 or (not options.tiny and left < _expected(setting, report["matrix_rate"])):
             row = {"status": f"{NO_TIME} ({max(left, 0):.0f} s)"}
@@ -78,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     _write(report, options.out)
     print(json.dumps(report, indent=1) if options.json else markdown(report))
     wrong = [check for check in report["checks"] if not check["passed"]]
+    wrong += [row for row in report["recipes"] if row["status"].startswith(FAILED)]
     wrong += [row for row in report["rows"] if row["status"].startswith(FAILED) and not row["is_compiled"]]
     return 1 if wrong else 0  # a machine without a compiler is no fault
 
@@ -87,7 +96,7 @@ def _say(line: str, began: float) -> None:
 
 
 def _begin(options: argparse.Namespace, device: torch.device) -> Report:
-    flags = "".join(f" --{name}" for name in ("tiny", "json") if getattr(options, name))
+    flags = "".join(f" --{name}" for name in ("tiny", "recipes", "json") if getattr(options, name))
     return {
         "device": device_name(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -97,6 +106,7 @@ def _begin(options: argparse.Namespace, device: torch.device) -> Report:
         "matrix_rate": speed.matrix_rate(device, 8192 if device.type == "cuda" else 512),
         "checks": [],
         "rows": [],
+        "recipes": [],
     }
 
 

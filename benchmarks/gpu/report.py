@@ -52,7 +52,23 @@ def markdown(report: Report) -> str:
     lines += ["", "## Sampling", "", "Four steps and the decoder, in bf16.", ""]
     lines += ["| setting | batch | images/s | peak memory, GiB |", "|---|---|---|---|"]
     lines += [_line(row, ()) for row in sampled]
+    lines += _recipes(report["recipes"])
     return "\n".join(lines) + "\n"
+
+
+def _recipes(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["", "## Recipes for one card of 24 GB", "", "One micro-batch, random weights, L2 on latents.", ""]
+    lines += ["| recipe | images/s | peak memory, GiB | counted | |", "|---|---|---|---|---|"]
+    for row in rows:
+        if row["status"] != "done":
+            lines.append(f"| {row['recipe']} | {row['status'].replace('|', '/')} | | | |")
+            continue
+        peak, counted = row["peak_memory_bytes"] / 2**30, row["counted_bytes"] / 2**30
+        ratio = f"{counted / peak:.2f}"
+        lines.append(f"| {row['recipe']} | {row['images_per_second']:.3g} | {peak:.1f} | {counted:.1f} | {ratio} |")
+    return lines
 
 
 def _line(row: dict[str, Any], names: tuple[str, ...]) -> str:

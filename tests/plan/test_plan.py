@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from e2ed2.commands.app import app
 from e2ed2.models.families import network_of
 from e2ed2.models.folders.configs import CONFIGS, configs_of
-from e2ed2.models.memory.counts import _on_meta, count_model
+from e2ed2.models.memory.counts import bare_pipeline, count_model
 from e2ed2.models.memory.needs import Needs, needs
 from e2ed2.plan import plan as module
 from e2ed2.plan.plan import CARDS, CONTEXT, Card, plan, read_cards
@@ -93,7 +94,7 @@ def test_recipes_of_today_fit_a_card_of_24_gb(name):
     config = load_config(recipe_file(Path(name)))
     (row,) = plan(config, read_cards(None, ["RTX 4090"]), [1])
     assert row.fits and needs(config, configs_of(config.model.path), half=True).peak_memory_bytes < 23 * 2**30
-    network = network_of(_on_meta(configs_of(config.model.path)))
+    network = network_of(bare_pipeline(configs_of(config.model.path), torch.device("meta")))
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == ON_24_GB[name]
 
 

@@ -77,7 +77,7 @@ def count_model(
     """
     features = load_lpips_network("bundled")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    pipeline = _on_meta(folder)
+    pipeline = bare_pipeline(folder, torch.device("meta"))
     family, network, autoencoder = family_of(pipeline), network_of(pipeline), pipeline.vae.requires_grad_(False)
     fix_shift(pipeline, side, side, num_steps=1)
     num_in_blocks = sum(layer.weight.numel() for _, _, layer in linear_layers(network))
@@ -91,7 +91,7 @@ def count_model(
         latents = _empty(family.channels(network.config), cells)
         seen = _empty(latent_channels(autoencoder), min(window or cells, cells))
         pixels = _empty(3, seen.shape[-1] * cell_side(autoencoder))
-        cond = _condition(pipeline)
+        cond = full_condition(pipeline)
         evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
         if recomputes_blocks:
@@ -116,8 +116,8 @@ def device_memory() -> int:
     return machine_memory()
 
 
-def _on_meta(folder: Path) -> Any:
-    """The pipeline of a folder with network and autoencoder alone, without their weights."""
+def bare_pipeline(folder: Path, device: torch.device) -> Any:
+    """The pipeline of a folder's configs with network and autoencoder alone, of random weights; on meta without any."""
     import diffusers
 
     index = read_index(folder)
@@ -127,7 +127,7 @@ def _on_meta(folder: Path) -> Any:
     for name in (family.network, "vae"):
         library, class_name = index.parts[name]
         config = read_config(folder / name / "config.json")
-        with torch.device("meta"):
+        with device:
             parts[name] = getattr(import_module(library), class_name).from_config(config)
     library, class_name = index.parts["scheduler"]
     config = read_config(folder / "scheduler" / "scheduler_config.json")
@@ -148,14 +148,14 @@ def _make_fake(network: nn.Module, mode: FakeTensorMode, frozen: torch.dtype) ->
                 module.register_buffer(name, FakeTensor(mode, buffer, torch.device("cpu")))
 
 
-def _condition(pipeline: Any) -> PromptEmbeds:
-    """Embeddings of one prompt of full length, without values."""
+def full_condition(pipeline: Any) -> PromptEmbeds:
+    """Embeddings of one prompt of full length, of random values."""
     family = family_of(pipeline)
     width, pooled_width = family.widths(pipeline)
-    pooled = None if pooled_width is None else torch.empty(1, pooled_width)
+    pooled = None if pooled_width is None else torch.randn(1, pooled_width)
     longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
     num_tokens = longest.default if longest and isinstance(longest.default, int) else NUM_TOKENS
-    return PromptEmbeds(torch.empty(1, num_tokens, width), None, pooled)
+    return PromptEmbeds(torch.randn(1, num_tokens, width), None, pooled)
 
 
 def _empty(channels: int, side: int) -> Tensor:
