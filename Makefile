@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 EXTRAS := train,emoji
-TEST_EXTRAS := $(EXTRAS),dev,study,curate,cluster,provenance,large,gguf
+TEST_EXTRAS := $(EXTRAS),dev,study,web,curate,cluster,provenance,large,gguf
 TORCH := $(shell sed -n 's/^dependencies = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # A stamp names this folder, so that a moved or copied checkout does not run the code of the old one. The second is of
 # what tests need and the demo does not.
@@ -21,7 +21,7 @@ help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
-	@echo 'make test-browser  the human study in the system'"'"'s Chromium'
+	@echo 'make test-browser  the pages in the system'"'"'s Chromium'
 	@echo 'make fuzz      damages what each reader reads, for ten minutes a reader; FUZZ=20 for 20 seconds'
 	@echo 'make audit     asks a public service for known vulnerabilities of what constraints.txt names'
 	@echo 'make lint      ruff, mypy and import-linter alone'

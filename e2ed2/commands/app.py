@@ -19,6 +19,7 @@ from e2ed2.commands import (
     study,
     train,
     verify,
+    watch,
 )  # fmt: skip
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for verb in (
     finetune.finetune, train.train, precompute.precompute, sample.sample, evaluate.evaluate, compare.compare, demo.demo,
-    ablate.ablate, plan.plan, curate.curate, verify.verify,
+    ablate.ablate, plan.plan, curate.curate, verify.verify, watch.watch,
 ):  # fmt: skip
     app.command(epilog=sys.modules[verb.__module__].EXAMPLES)(verb)
 app.add_typer(study.study, name="study")

@@ -36,11 +36,12 @@ def train(
         from e2ed2.training.loop import train as run
 
         waiting("preparing", 0, 0)
+        report = config.run.dir / "report.html"
         try:
-            model = run(config, waiting.say, waiting.tick, waiting)
+            model = run(config, waiting.say, waiting.tick, waiting, write_report)
         except KeyboardInterrupt:
-            if is_first() and (config.run.dir / "config.yaml").exists():
-                waiting.say(f"report: {write_report(config.run.dir)}")
+            if is_first() and report.exists():
+                waiting.say(f"report: {report}")
             raise
         if is_first():
             print(f"model: {model}\nreport: {write_report(config.run.dir)}")

@@ -110,6 +110,11 @@ class ImageTextSet:
         return self.images.shape[-1]
 
     @property
+    def sides(self) -> list[tuple[int, int]]:
+        """Height and width of each image as it was found; none where nobody knows."""
+        return [] if self.micro is None else [(int(row[0]), int(row[1])) for row in self.micro]
+
+    @property
     def plain_captions(self) -> list[str]:
         """Captions with less detail, where a source has them; here the captions themselves."""
         return self.captions

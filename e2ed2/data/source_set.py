@@ -27,6 +27,7 @@ class SourceSet:
         say: told of every item that is skipped.
     Attributes:
         buckets: number [N] of each item's shape, None when there is one shape.
+        sides: height and width of each item as it was found.
         parts: (number of items, weight) of each source, as `ShuffledOrder` takes them; empty for one source.
     Raises:
         UserError: no item usable, or too many bad ones; the notes (`error.__notes__`) list every bad item.
@@ -44,12 +45,13 @@ class SourceSet:
     ):
         self._sources, self._shapes, self.size = [source for _, source in sources], shapes, shapes[0][0]
         self._pool = ThreadPoolExecutor(num_workers)
-        self.skipped, places, buckets, counts = [], [], [], []
+        self.skipped, self.sides, places, buckets, counts = [], [], [], [], []
         for number, (name, source) in enumerate(sources):
             sides, bad = scan(source, num_workers, progress)
             skipped = [*source.skipped, *bad]
             check_share(skipped, len(skipped), len(source) + len(source.skipped), max_bad_fraction, name)
             usable = [(row, nearest_shape(*side, shapes)) for row, side in enumerate(sides) if side is not None]
+            self.sides += [side for side in sides if side is not None]
             places += [(number, row) for row, _ in usable]
             buckets += [bucket for _, bucket in usable]
             counts.append(len(usable))

@@ -66,7 +66,7 @@ def run_demo(
     rows = {("lcm", NFE): measure("lcm", start, NFE, "before")}
     say(f"2/3 training its {NFE} steps end to end, {updates} updates; pictures meanwhile in {out / 'samples'}")
     watch("preparing the training", 0, 0)
-    model = train(config, say, tick, watch)
+    model = train(config, say, tick, watch, write_report)
     say("3/3 the trained model, from the same prompts and noise")
     rows["demo", NFE] = measure("demo", str(model), NFE, "after")
     add_measured(model, evaluation_markdown(rows["demo", NFE]))

@@ -76,10 +76,10 @@ def run_style(
     say(f"2/4 its sampler on them, {chosen.config.train.max_train_steps} updates")
     for reason in chosen.reasons:
         say(f"    {reason}")
-    models = {"finetuned": train(chosen.config, say, tick, watch)}
+    models = {"finetuned": train(chosen.config, say, tick, watch, write_report)}
     ordinary = _ordinary(chosen.config, out / "ordinary")
     say(f"3/4 the ordinary loss, {ordinary.train.max_train_steps} updates, which take as long")
-    models["ordinary"] = train(ordinary, say, tick, watch)
+    models["ordinary"] = train(ordinary, say, tick, watch, write_report)
     say("4/4 both from the same prompts and noise: captions held out, and the benchmark of the start")
     rows = []
     measure = partial(measured_row, num_images=num_images, watch=watch, label=metadata_label())

@@ -24,9 +24,10 @@ from e2ed2.system.errors import UserError, check_range
 from e2ed2.system.processes import process_state
 from e2ed2.system.readers.typed import checked
 from e2ed2.system.watch import Watch, silent
+from e2ed2.training.journal.journal import journal
 from e2ed2.training.latents.training_set import open_sources
 from e2ed2.training.loop import Say, Tick, train
-from e2ed2.training.run_folder import recorded_config
+from e2ed2.training.run_folder import claimed, exported_step, recorded_config
 
 MOST_READ = 5000  # items whose captions are looked at; a table reads them whole
 MOST_STEPS = 50
@@ -111,9 +112,12 @@ def finetune(
         UserError: something the user can mend. KeyboardInterrupt: what was done is saved.
     """
     watch("preparing the training", 0, 0)
-    model = train(config, say, tick, watch)
+    model = train(config, say, tick, watch, write_report)
     if process_state().is_main_process:
-        write_report(config.run.dir, shown(config, model, label, watch))
+        step = exported_step(model) or 0
+        with claimed(config.run.dir, True), journal(config, write_report, say, "measuring", step=step):
+            found = shown(config, model, label, watch)
+        write_report(config.run.dir, found)
     return model
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import flatten
+from e2ed2.reports.run_state import Told
 
 
 def differences(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -25,11 +26,11 @@ def differences(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def commands(run_dir: Path, settings: dict[str, Any], step: int, caption: str | None) -> list[tuple[str, str]]:
+def commands(run_dir: Path, settings: dict[str, Any], state: Told, caption: str | None) -> list[tuple[str, str]]:
     """(What for, what to type); nothing where the recipe is broken.
 
     Args:
-        step: the last one logged. caption: to draw, where the model draws.
+        caption: to draw, where the model draws.
     """
     try:
         config = Config.model_validate(settings)
@@ -38,10 +39,11 @@ def commands(run_dir: Path, settings: dict[str, Any], step: int, caption: str | 
     recipe, model, other = (_quoted(run_dir / "config.yaml"), run_dir / "model", Path(f"{run_dir}-2"))
     train, steps = f"e2ed2 train {recipe}", config.train.max_train_steps
     rows = []
-    if not model.is_dir():
-        rows.append(("go on", train))
+    if not model.is_dir() or state.doing != "finished":
+        again = shlex.join(state.command) if state.command[1:2] in (["train"], ["finetune"]) else train
+        rows.append(("if it should stop, go on" if state.is_live else "go on", again))
     elif config.train.lr_schedule == "constant":
-        rows.append(("train on", f"{train} train.max_train_steps={max(steps, step) * 2}"))
+        rows.append(("train on", f"{train} train.max_train_steps={max(steps, state.step) * 2}"))
     elif config.model.architecture is None:  # a schedule that ended: from the model that it left
         go_on = f"{train} {_field('model.path', model)} {_field('run.dir', other)}"
         rows.append(("train on, in another folder", go_on))

@@ -49,7 +49,7 @@ class Sampler:
         self.nfe = len(self.timesteps) * inference.evaluations_per_step
         self.dtype = next(network_of(pipeline).parameters()).dtype
         self._pipeline = pipeline
-        self._inference = inference
+        self._inference, self._transformers = inference, transformers
         self._schedule = schedule_of(pipeline.scheduler)
         self._device = next(network_of(pipeline).parameters()).device
         networks = list(transformers or [network_of(pipeline)])
@@ -58,6 +58,10 @@ class Sampler:
         uncond = encode_uncond(pipeline, inference.max_sequence_length).to(self._device)
         denoisers = [denoiser_of(pipeline, network, inference.guidance_scale, uncond) for network in networks]
         self._denoisers = denoisers if len(denoisers) > 1 else denoisers * len(self.timesteps)
+
+    def at(self, num_inference_steps: int) -> "Sampler":
+        """The same model with another number of steps; UserError where it does not have them."""
+        return Sampler(self._pipeline, self._inference, num_inference_steps, self._transformers)
 
     def __call__(self, requests: list[Request], batch_size: int = 32) -> Tensor:
         """uint8 images [N, 3, H, W], one per request, in order."""

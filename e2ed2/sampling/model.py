@@ -1,7 +1,7 @@
 """A model ready to sample: ours by the chain it was trained as, a baseline or plain pipeline by its own call."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,16 @@ class LoadedModel:
     max_sequence_length: int
     has_filter: bool = False
     has_classes: bool = False
+
+    def at(self, steps: int) -> "LoadedModel":
+        """The same model with another number of steps; one that is sampled by its own call is loaded again.
+
+        Raises:
+            UserError: it does not have them.
+        """
+        if not isinstance(self.sampler, Sampler):
+            return load_model(self.name, steps)
+        return replace(self, num_inference_steps=steps, sampler=self.sampler.at(steps))
 
     def too_long(self, prompts: list[str]) -> list[str]:
         """The prompts of which the text encoder sees only the beginning."""

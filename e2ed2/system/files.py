@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from e2ed2.system.errors import UserError
+
+GLANCE = 0.2  # seconds for which a folder may seem taken while others ask `is_locked`
 
 
 @contextmanager
@@ -43,16 +46,18 @@ def replace_folder(folder: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """`atomic_file` for bytes."""
-    with atomic_file(path) as temporary:
+    with atomic_file(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary file that replaces `path` at once: a reader or a kill meets the old or the new one, never a half.
 
+    Args:
+        durable: wait for the disk; a file that is soon written anew may go with the machine's power.
     Raises:
         UserError: the disk is full or refuses.
     """
@@ -61,7 +66,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
     except BaseException as error:
         with suppress(OSError):
@@ -74,7 +80,7 @@ def sweep(folder: Path) -> None:
     """Remove what `atomic_file` had begun in a folder, and those in it, when processes of this machine were killed."""
     ending = re.compile(rf"\..*\.{re.escape(platform.node())}\.(\d+)\.tmp")
     for path in folder.rglob(".*.tmp"):
-        if (found := ending.fullmatch(path.name)) and not _is_alive(int(found[1])):
+        if (found := ending.fullmatch(path.name)) and not is_alive(int(found[1])):
             path.unlink(missing_ok=True)
 
 
@@ -119,7 +125,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX) if wait else _lock_at_once(descriptor)
         except OSError as error:  # some network disks have no locks
             if isinstance(error, BlockingIOError):
                 raise
@@ -128,14 +134,44 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_alive(pid: int) -> bool:
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process is alone in the folder (`locked`); None where the disk has no locks, or the folder is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_at_once(descriptor: int) -> None:
+    """Take the lock; whoever only looks holds it for less than a moment."""
+    until = time.monotonic() + GLANCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(GLANCE / 10)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that number on this machine."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # of another user
         return True
-    return True
+    return pid > 0  # other numbers are of groups
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+from pathlib import Path
 
 
 def num_started() -> int:
@@ -18,3 +20,9 @@ def is_first() -> bool:
 def about_process() -> str:
     """Which of the processes this is, and where."""
     return f"process {os.environ.get('RANK')} of {num_started()}, on {socket.gethostname()}"
+
+
+def typed() -> list[str]:
+    """The command as somebody typed it, from `e2ed2` on; nothing where Python was asked in another way."""
+    is_ours = Path(sys.argv[0]).name == "e2ed2" or sys.argv[0].endswith(os.path.join("e2ed2", "cli.py"))
+    return ["e2ed2", *sys.argv[1:]] if is_ours else []

@@ -77,10 +77,14 @@ def _line(row: Mapping[str, float | None]) -> bytes:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics file up to the first that is torn (a kill while writing) or foreign."""
-    if not path.is_file():
-        return []
+    return read_rows(path, 0)[0] if path.is_file() else []
+
+
+def read_rows(path: Path, offset: int) -> tuple[list[dict[str, float]], int]:
+    """As `read_metrics`, from a byte of the file on; and where to go on when more is written."""
     rows = []
     with path.open("rb") as file:
+        file.seek(offset)
         while (line := file.readline(MAX_LINE)).endswith(b"\n"):
             try:
                 row = parse_json(line)
@@ -88,7 +92,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             except ValueError:
                 break
             rows.append(row)
-    return rows
+            offset += len(line)
+    return rows, offset
 
 
 def write_preview(path: Path, sheet: Sheet) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from e2ed2.data.order import Order
 from e2ed2.recipe.config import Config
-from e2ed2.recipe.load import check_config, flatten
+from e2ed2.recipe.load import check_config
 from e2ed2.system.errors import NonFiniteError, UserError
 from e2ed2.system.files import atomic_folder
 from e2ed2.system.processes import about_processes, process_state
@@ -37,8 +37,10 @@ from e2ed2.training.cluster.prepare import prepare, unwrapped
 from e2ed2.training.cluster.sharding import WholeAverage
 from e2ed2.training.cluster.shards import load_shards, save_shards, tensors_of
 from e2ed2.training.interrupt import Interrupt, delayed_interrupt
+from e2ed2.training.journal.journal import Journal, Show, journal, unseen
+from e2ed2.training.journal.trackers import begin_trackers
 from e2ed2.training.latents.training_set import about_data, create_order, load_training_set
-from e2ed2.training.log import MetricsFile, peak_memory_bytes, reset_peak_memory, write_preview
+from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.precision import resolve_precision
 from e2ed2.training.run_folder import (
     EXPORT_FILE,
@@ -69,6 +71,7 @@ def train(
     say: Say = print,
     tick: Tick = lambda step, steps, row: None,
     watch: Watch = silent,
+    show: Show = unseen,
 ) -> Path:
     """Run a stage to `max_train_steps`, or resume it; returns the model folder.
 
@@ -76,6 +79,7 @@ def train(
         say: told what happens, one line at a time.
         tick: called after each update with (global_step, max_train_steps, metrics row).
         watch: shown how far reading the data and evaluations are.
+        show: called with the run folder when there is more to see in it: a preview, an evaluation, another state.
     Raises:
         UserError: something the user can mend. NonFiniteError: training diverged.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
@@ -97,19 +101,19 @@ def train(
         if state.global_step == end_of(config) == exported_step(model):
             say(f"{config.run.dir} is finished at step {state.global_step}; its model is {model}")
             return model
-        validation = None
-        if is_main:
-            validation = create_validation(config, watch)
-        shared = shared_out(config, state, num_processes)
-        run = _prepare(shared, accelerator, checkpoint, state, validation, say, partial(watch, "reading data"))
-        if is_main:
-            write_run_files(config, num_processes)
-        now = {"num_items": run.num_items, "num_processes": num_processes}
-        state = _train_steps(run, state.model_copy(update=now), say, tick)
-        with run.average() as network:
+        with journal(config, show, say, "preparing", is_main=is_main, step=state.global_step) as kept:
+            validation = create_validation(config, watch) if is_main else None
+            shared = shared_out(config, state, num_processes)
+            progress = partial(watch, "reading data")
+            run = _prepare(shared, accelerator, checkpoint, state, validation, kept, say, progress)
             if is_main:
-                with atomic_folder(model) as folder:
-                    _export(run, state, network, folder)
+                write_run_files(config, num_processes)
+            now = {"num_items": run.num_items, "num_processes": num_processes}
+            state = _train_steps(run, state.model_copy(update=now), say, tick)
+            with run.average() as network:
+                if is_main:
+                    with atomic_folder(model) as folder:
+                        _export(run, state, network, folder)
         accelerator.wait_for_everyone()
         # A DistributedDataParallel that is freed after its process group can hang: the group's end waits for a thread
         # that waits for the interpreter's lock (seen with torch 2.13 and gloo).
@@ -127,7 +131,7 @@ class _Run:
     trained: Trained
     order: Order
     num_items: int
-    metrics: MetricsFile | None  # None where another process writes
+    journal: Journal
     validation: Validation | None  # None where another process measures, or none does
     whole: WholeAverage | None  # None where the average is not in shards
 
@@ -143,6 +147,7 @@ def _prepare(
     checkpoint: Path | None,
     state: TrainState,
     validation: Validation | None,
+    kept: Journal,
     say: Say,
     progress: Callable[[int, int], None],
 ) -> _Run:
@@ -150,7 +155,7 @@ def _prepare(
     data = load_training_set(config.data, say, progress)
     check_agreement("data:", partial(about_items, data), accelerator.num_processes)
     torch.manual_seed(config.train.seed)
-    stage: Stage = create_stage(config, data, accelerator.device, say)
+    stage: Stage = create_stage(config, data, accelerator.device, kept.note)
     trained = Trained.begin(stage.network, config.train)
     num_items = len(data) if isinstance(data, Sized) else 0  # nobody knows of a stream
     if state.num_items not in (0, num_items):
@@ -166,28 +171,24 @@ def _prepare(
     place = (accelerator.process_index, accelerator.num_processes)
     position = None if checkpoint is None else read_data_state(checkpoint, *place)
     order = create_order(data, config, *place, position)
-    metrics = None
+    kept.begin(state.global_step)
     if accelerator.is_main_process:
-        metrics = MetricsFile(config.run.dir / "metrics.jsonl", state.global_step)
         if about := about_data(data):
-            write_data_file(config.run.dir, about)
+            write_data_file(config.run.dir, about | {"said": kept.notes})
         if validation is not None:
             validation.forget_after(state.global_step)
-    if config.train.trackers:
-        fields = flatten(config.model_dump(mode="json")).items()
-        settings = {name: value if isinstance(value, int | float) else str(value) for name, value in fields}
-        accelerator.init_trackers(config.run.dir.name, settings)
+    begin_trackers(accelerator, config)
     trained, whole = prepare(accelerator, trained, stage.adversary)
     if checkpoint is not None and is_sharded(checkpoint):
         load_shards(checkpoint, unwrapped(accelerator, trained), stage.adversary, accelerator.process_index)
         load_scale(checkpoint, accelerator.scaler)
-    return _Run(config, accelerator, stage, trained, order, num_items, metrics, validation, whole)
+    return _Run(config, accelerator, stage, trained, order, num_items, kept, validation, whole)
 
 
 def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainState:
     train = run.config.train
     saved = state.global_step
-    won_for = 0 if run.metrics is None else int(run.metrics.resumed.get(WON_FOR) or 0)
+    won_for = int(run.journal.metrics.resumed.get(WON_FOR) or 0) if run.journal.is_main else 0
     if saved == 0:
         _preview(run, 0)
     with delayed_interrupt() as interrupt:
@@ -198,9 +199,7 @@ def _train_steps(run: _Run, state: TrainState, say: Say, tick: Tick) -> TrainSta
                 row[WON_FOR] = won_for = won_for + 1 if row["discriminator"] < PINNED_LOSS else 0
             step, is_last = state.global_step, state.global_step == train.max_train_steps
             if step % train.log_every == 0 or step == 1:
-                run.accelerator.log(row, step)
-                if run.metrics is not None:
-                    run.metrics.write(row)
+                run.journal.row(run.accelerator, row, step)
             tick(step, train.max_train_steps, row)
             if won_for == PINNED_STEPS:
                 say(
@@ -257,9 +256,9 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
         if run.validation is not None:
             if step not in read_evaluations(config.run.dir):  # an interrupted run may have measured it
                 export = partial(_export, run, state, network)
+                run.journal.now("measuring")
                 say(run.validation.measure(step, export, lambda: interrupt.requested))
-                metrics = read_evaluations(config.run.dir).get(step, {"metrics": {}})["metrics"]
-                run.accelerator.log({f"evaluation/{name}": e["value"] for name, e in metrics.items()}, step)
+                run.journal.evaluated(run.accelerator, step)
             ends = [step == stopped_at(config)]
             if ends[0]:
                 ends_after = f"no better for {config.evaluation.patience} evaluations, so that the run ends"
@@ -270,8 +269,7 @@ def _validate(run: _Run, state: TrainState, say: Say, interrupt: Interrupt) -> b
 def _preview(run: _Run, step: int) -> None:
     with run.average() as network:
         if run.accelerator.is_main_process:
-            sheet = run.stage.preview(network)
-            write_preview(run.config.run.dir / "samples" / f"step-{step:06d}.png", sheet)
+            run.journal.preview(run.accelerator, run.stage.preview(network), step)
 
 
 def _save(run: _Run, state: TrainState) -> None:

@@ -3,8 +3,12 @@
 import base64
 import io
 import json
+import math
+import os
 import re
 import shlex
+import socket
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,17 +18,22 @@ from PIL import Image
 
 from e2ed2.demo.page import compared
 from e2ed2.recipe.load import build_config, load_config
+from e2ed2.reports.curves import by_start, curves_of
 from e2ed2.reports.next_steps import commands, differences
-from e2ed2.reports.run_page import _by_start, _curves, _read, write_report
+from e2ed2.reports.previews import previews
+from e2ed2.reports.run_page import _read, write_report
+from e2ed2.reports.run_state import told
 from e2ed2.reports.table import print_comparison
 from e2ed2.sampling.folder import save_images
-from e2ed2.system.drawing.charts import interval_chart, line_chart, running_mean, ticks
+from e2ed2.system.drawing.charts import MAX_POINTS, interval_chart, line_chart, running_mean, thinned, ticks
 from e2ed2.system.drawing.figures import central, figure, interval
 from e2ed2.system.drawing.pictures import image_grid
 from e2ed2.system.drawing.sheets import Sheet
+from e2ed2.system.files import locked
+from e2ed2.training.journal.state import RunState, write_state
 from e2ed2.training.log import read_metrics, write_preview
 
-VOID = {"meta", "img", "br", "line", "circle", "polyline"}
+VOID = {"meta", "img", "br", "line", "circle", "polyline", "input"}
 
 
 class Page(HTMLParser):
@@ -149,7 +158,7 @@ def test_a_damaged_preview_leaves_a_page_of_whole_pictures(run_dir):
 
 def test_terms_are_drawn_by_the_start_of_their_chains(run_dir):
     with_starts(run_dir, "1_of_1", "2_of_2", "1_of_2")
-    curves = _curves(read_metrics(run_dir / "metrics.jsonl"))
+    curves = curves_of(read_metrics(run_dir / "metrics.jsonl"))
     assert [(curve["title"], curve["by_start"]) for curve in curves] == [
         ("patch energy", True), ("gradient norm before clipping", False), ("learning rate", False),
     ]  # fmt: skip
@@ -161,7 +170,7 @@ def test_terms_are_drawn_by_the_start_of_their_chains(run_dir):
 
 def test_very_many_starts_share_lines(run_dir):
     with_starts(run_dir, *(f"{i}_of_30" for i in range(1, 31)))
-    lines = _by_start("patch_energy", read_metrics(run_dir / "metrics.jsonl"))
+    lines = by_start("patch_energy", read_metrics(run_dir / "metrics.jsonl"))
     assert list(lines)[0] == "1 of 30 to 3 of 30" and len(lines) == 10
     steps, values = lines["1 of 30 to 3 of 30"]
     assert steps == [1, 2, 3, 31, 32, 33] and values == [5 / step for step in steps]
@@ -192,13 +201,14 @@ def test_the_page_says_what_was_read_what_differs_and_what_to_type(run_dir):
     ]
     assert "<code>emoji-lcm</code>" in text
     recipe = run_dir / "config.yaml"
-    assert dict(commands(run_dir, settings, 20, "dog"))["go on"] == f"e2ed2 train {recipe}"
+    assert dict(commands(run_dir, settings, told(run_dir), "dog"))["go on"] == f"e2ed2 train {recipe}"
     (run_dir / "model").mkdir()
-    found = dict(commands(run_dir, settings, 40, "it's a dog"))
+    (run_dir / "model" / "training.json").write_text('{"global_step": 40}')
+    found = dict(commands(run_dir, settings, told(run_dir), "it's a dog"))
     assert found["train on"] == f"e2ed2 train {recipe} train.max_train_steps=80" and "go on" not in found
     assert shlex.split(found["draw"]) == ["e2ed2", "sample", str(run_dir / "model"), "it's a dog", "--num", "4"]
     settings["train"]["lr_schedule"] = "cosine"
-    again = dict(commands(run_dir, settings, 40, None))["train on, in another folder"]
+    again = dict(commands(run_dir, settings, told(run_dir), None))["train on, in another folder"]
     assert f"model.path={run_dir / 'model'} run.dir={run_dir}-2" in again
     assert load_config(recipe, shlex.split(again)[3:]).run.dir == Path(f"{run_dir}-2"), "it can be typed"
 
@@ -235,7 +245,7 @@ BROKEN = [{}, {"stage": "e2ed2"}, {"stage": "x", "run": {"dir": "y"}}, {"stage":
 
 @pytest.mark.parametrize("settings", BROKEN)
 def test_a_broken_recipe_has_no_commands(tmp_path, settings):
-    assert differences(settings) == [] and commands(tmp_path, settings, 0, None) == []
+    assert differences(settings) == [] and commands(tmp_path, settings, told(tmp_path), None) == []
 
 
 def test_a_demo_page_compares_the_same_prompts_before_and_after(run_dir):
@@ -259,14 +269,14 @@ def test_the_page_needs_nothing_from_elsewhere(run_dir):
     page = Page(text)
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
     assert all(image["alt"] for image in page.all("img")) and all(svg["aria-label"] for svg in page.all("svg"))
-    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe"}
+    assert not {tag for tag, _ in page.elements} & {"link", "iframe"} and page.all("script") == [{}], "its own script"
     assert not re.search(r"https?://|url\(|@import", text)
 
 
 def test_captions_are_text_not_markup(run_dir):
     after_demo(run_dir, prompt='<script>alert("x")</script>')
     text = write_report(run_dir, compared(run_dir)).read_text()
-    assert "<script" not in text and "&lt;script&gt;" in text
+    assert text.count("<script") == 1 and "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
 def test_writing_again_replaces_the_page(run_dir):
@@ -311,3 +321,62 @@ def test_the_table_fits_a_page_and_marks_what_was_not_measured_here(capsys):
     assert lines[0].split() == ["model", "NFE", "images", "KD", "sharp"]
     assert lines[1].split() == ["lcm", "4", "512", "1.30", "0.90"]
     assert any(line.startswith("teacher *") for line in lines) and lines[-1].startswith("*")
+
+
+def told_as(run_dir, doing, **fields):
+    now = time.time()
+    own = {"pid": os.getpid(), "host": socket.gethostname(), "began": now - 60, "now": now, "max_steps": 80, "step": 40}
+    write_state(run_dir, RunState(**{"doing": doing, **own, **fields}))
+
+
+def test_a_page_of_a_live_run_follows_it_and_says_how_long_it_takes(run_dir):
+    told_as(run_dir, "training", seconds_left=600.0)
+    with locked(run_dir):
+        text = write_report(run_dir).read_text()
+    page = Page(text)
+    assert [chip for chip in page.all("span") if chip.get("class") == "chip "] and ">training<" in text
+    assert page.all("progress")[0]["value"] == "40" and "about 10 min left" in text and "40 of 80 updates" in text
+    assert page.all("body")[0]["data-written"].isdecimal() and 'http-equiv="refresh"' in text
+    text = write_report(run_dir).read_text()  # nobody holds the folder any more
+    assert ">interrupted<" in text and "ended while training, without a word" in text and "http-equiv" not in text
+    assert "data-written" not in text and ">go on<" in text
+
+
+@pytest.mark.parametrize(("doing", "tone"), [("finished", "good"), ("failed", "bad"), ("interrupted", "care")])
+def test_a_page_says_how_a_run_ended_and_why(run_dir, doing, tone):
+    told_as(run_dir, doing, why="memory is <full>", command=["e2ed2", "finetune", "m", "my images"])
+    text = write_report(run_dir).read_text()
+    Page(text)
+    assert f'class="chip {tone}">{doing}<' in text and "memory is &lt;full&gt;" in text
+    (run_dir / "config.yaml").write_text(build_config({"stage": "e2ed2", "run": {"dir": run_dir}}).to_yaml())
+    assert "e2ed2 finetune m &#39;my images&#39;" in write_report(run_dir).read_text()
+
+
+def test_the_slider_has_every_preview_and_fits_what_a_page_may_hold(run_dir, monkeypatch):
+    with_sheets(run_dir)
+    page = Page(write_report(run_dir).read_text())
+    assert [each["data-steps"] for each in page.all("div") if "data-steps" in each] == ["0 20 40"]
+    pictures = [each["data-over"].split(" ") for each in page.all("img") if "data-over" in each]
+    assert [len(sources) for sources in pictures] == [3] * 4 and pictures[0][2] == page.all("img")[2]["src"]
+    monkeypatch.setattr("e2ed2.reports.previews.MOST_BYTES", 1)
+    assert previews(run_dir)["over"] == [0, 40], "the first and the last always"
+    elsewhere = previews(run_dir, lambda step, row, column: f"/{step}/{row}/{column}")
+    assert elsewhere["prompts"][1]["over"] == ["/0/1/sample", "/20/1/sample", "/40/1/sample"]
+
+
+def test_sizes_of_the_data_are_told():
+    data = {"images": 3, "skipped": 0, "sizes": [[64, 48], [64, 64], [1080, 1920]], "enlarged": 2}
+    assert _read(data, {})[2:] == [
+        "from 48 x 64 to 1,920 x 1,080 px, half of them up to 64 x 64",
+        "2 smaller than what is trained, and enlarged",
+    ]
+    assert _read({"images": 1, "sizes": [[9, 8]] * 3}, {})[1:] == ["all 8 x 9 px"]
+    assert _read({"images": 1, "sizes": [3]}, {})[1:] == []
+
+
+def test_long_curves_are_thinned_and_keep_their_peaks():
+    ys = [math.sin(i / 50) for i in range(10_000)]
+    ys[4321] = 9.0
+    points = thinned([float(i) for i in range(10_000)], ys)
+    assert len(points) <= MAX_POINTS and (4321.0, 9.0) in points and points == sorted(points)
+    assert thinned([1.0, 2.0], [3.0, 4.0]) == [(1.0, 3.0), (2.0, 4.0)]

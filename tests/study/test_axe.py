@@ -1,23 +1,15 @@
 """Every page in a real Chromium, light and dark, on a desktop and a phone: what axe-core finds, and whether it fits."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from e2ed2.study.folder import read_study
 from e2ed2.study.store import Decision, Store, default_url
-from tests.study.test_browser import DESKTOP, PHONE, at_screen, browser, pytestmark  # noqa: F401 - marks these tests too
+from tests.browsing.chromium import DESKTOP, PHONE, browser, found_by_axe, in_browser, is_too_wide
+from tests.study.test_browser import at_screen
 
-AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-
-
-async def found_by_axe(page) -> list[str]:
-    await page.evaluate(AXE)
-    result = await page.evaluate("rules => axe.run(document, rules)", RULES)
-    first = [(violation["id"], violation["nodes"][0]) for violation in result["violations"]]
-    return [f"{rule}: {node['html'][:120]} {node['failureSummary'][:200]}" for rule, node in first]
+pytestmark = in_browser
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -35,8 +27,7 @@ def test_axe_finds_nothing_on_any_page(folder, served, scheme, viewport):
 
             async def look(name: str) -> None:
                 found[name] = await found_by_axe(page)
-                wide = await page.evaluate("document.documentElement.scrollWidth > innerWidth")
-                assert not wide, f"{name} scrolls sideways"
+                assert not await is_too_wide(page), f"{name} scrolls sideways"
 
             link = served.address + served.links[0]
             await page.goto(link)

@@ -1,42 +1,16 @@
 """The study in a real Chromium: whole studies of several raters at once, and lost connections."""
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
-
-import pytest
 
 from benchmarks.study.serving import Served
 from e2ed2.study.export import read_any_votes
 from e2ed2.study.folder import Shown, Study, read_study
 from e2ed2.study.store import Store, default_url
+from tests.browsing.chromium import PHONE, browser, in_browser
 from tests.study.conftest import MODELS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
-playwright = pytest.importorskip("playwright.async_api")
-
-
-@asynccontextmanager
-async def browser():
-    """Chromium; `new_page(**options)` opens a page of its own context that fails a test where its script does."""
-    async with playwright.async_playwright() as driver:
-        running = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        problems = []
-
-        async def new_page(**options):
-            context = await running.new_context(**({"viewport": DESKTOP, "locale": "en-GB"} | options))
-            page = await context.new_page()
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("console", lambda said: problems.append(said.text) if "Content Security" in said.text else None)
-            return page
-
-        yield new_page
-        await running.close()
-        assert problems == []
+pytestmark = in_browser
 
 
 def wanted(shown: Shown) -> str:

@@ -9,7 +9,7 @@ import pytest
 from itsdangerous import URLSafeSerializer
 
 from e2ed2.study.app.door import FREE_TRIES, Door
-from e2ed2.study.app.guard import LARGEST_BODY, Guard
+from e2ed2.system.server.guard import LARGEST_BODY, Guard
 from tests.study.conftest import HTML, MODELS
 
 PAGES = ("", "/0", "/0/part", "/0/left.png", "/news")

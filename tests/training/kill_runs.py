@@ -23,6 +23,7 @@ from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
 
 from e2ed2.system import files
 from e2ed2.training import checkpoint, log, loop
+from e2ed2.training.journal import journal
 from e2ed2.training.log import read_metrics
 
 NUM_RANDOM_KILLS = 8
@@ -81,7 +82,7 @@ MOMENTS = {
     "checkpoint not renamed": (files, "_sync", 12, no_more),
     "checkpoint saved, old ones not removed": (loop, "prune_checkpoints", 2, no_more),
     "old checkpoint half removed": (loop, "prune_checkpoints", 3, half_of_step_5),
-    "preview": (loop, "write_preview", 2, no_more),
+    "preview": (journal, "write_preview", 2, no_more),
     "before the model": (loop, "_export", 1, no_more),
     "half of the model": (TinyStage, "export", 1, half_of_the_model),
 }

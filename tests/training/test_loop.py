@@ -1,6 +1,7 @@
 """A whole run of the tiny stage: what it writes, what it refuses, what it leaves alone."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -38,7 +40,7 @@ def test_a_run_leaves_the_folder_of_the_contract(tiny):
     run_dir = config.run.dir
     assert model == run_dir / "model"
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "model", "samples",
+        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "model", "samples", "state.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-10", "step-12"]
     assert sorted(path.name for path in (run_dir / "samples").iterdir()) == [
@@ -324,6 +326,10 @@ def test_a_tracker_gets_every_logged_row(tiny, monkeypatch):
     assert [(event.step, event.value) for event in events.Scalars("total")] == [
         (row["global_step"], pytest.approx(row["total"])) for row in rows
     ]
+    assert [event.step for event in events.Images("previews")] == [0, 6, 12], "and every preview"
+    with Image.open(config.run.dir / "samples" / "step-000012.png") as preview:
+        found = Image.open(io.BytesIO(events.Images("previews")[-1].encoded_image_string))
+        assert found.size == preview.size and found.convert("RGB").tobytes() == preview.convert("RGB").tobytes()
     monkeypatch.setattr("e2ed2.training.inputs.get_available_trackers", lambda: [])
     with pytest.raises(UserError, match="train.trackers: tensorboard is not installed; run `pip install tensorboard`"):
         train(config, quiet)

@@ -51,12 +51,38 @@ def model_card(
         network_class: diffusers' class of the denoiser. about: those of `HEAD` also head the file.
         prompt: that the code draws. has_filter: whether the folder has a safety checker, which no sample passes.
     """
+    code = code_of(inference, family, network_class, prompt, has_filter=has_filter)
+    return f"""{_head(about)}# A few-step model made with e2ed2
+
+A pipeline's call has defaults of its own (steps, guidance); this model wants {inference.nfe} network evaluations:
+
+```python
+{code}
+```
+
+Run inside this folder, it draws what `e2ed2 sample . {_argument(prompt)} --seed {SEED} --num 1` draws.
+{WITHOUT_FILTER if has_filter else ""}{_fewer(inference)}\
+{LABELS}{_table(about)}"""
+
+
+def code_of(
+    inference: Inference,
+    family: Family,
+    network_class: str,
+    prompt: str,
+    seed: int = SEED,
+    folder: str = ".",
+    *,
+    has_filter: bool = False,
+) -> str:
+    """The model's exact call with plain diffusers, as Python; arguments as of `model_card`."""
     imports, swap, callback = "import torch\nfrom diffusers import DiffusionPipeline", "", ""
+    where = json.dumps(folder, ensure_ascii=False)
     if inference.transformers is not None:  # the pipeline runs one; after each step the next takes its place
         imports += f", {network_class}"
         parameters, end = CALLBACKS[family.step_callback]
         swap = f"""names = {inference.transformers}
-networks = [{network_class}.from_pretrained(".", subfolder=name, dtype=torch.float32) for name in names]
+networks = [{network_class}.from_pretrained({where}, subfolder=name, dtype=torch.float32) for name in names]
 
 
 def use_next({parameters}):
@@ -66,24 +92,14 @@ def use_next({parameters}):
 """
         callback = f"    {family.step_callback}=use_next,\n"
     arguments = "".join(f"    {name}={value},\n" for name, value in inference.call(family).items())
-    return f"""{_head(about)}# A few-step model made with e2ed2
+    return f"""{imports}
 
-A pipeline's call has defaults of its own (steps, guidance); this model wants {inference.nfe} network evaluations:
-
-```python
-{imports}
-
-prompt, seed = {_literal(prompt)}, {SEED}
-pipeline = DiffusionPipeline.from_pretrained(".", dtype=torch.float32{NO_FILTER if has_filter else ""})
+prompt, seed = {_literal(prompt)}, {seed}
+pipeline = DiffusionPipeline.from_pretrained({where}, dtype=torch.float32{NO_FILTER if has_filter else ""})
 {swap}image = pipeline(
     {family.prompt_argument},
     generator=torch.Generator().manual_seed(seed),
-{arguments}{callback}).images[0]
-```
-
-Run inside this folder, it draws what `e2ed2 sample . {_argument(prompt)} --seed {SEED} --num 1` draws.
-{WITHOUT_FILTER if has_filter else ""}{_fewer(inference)}\
-{LABELS}{_table(about)}"""
+{arguments}{callback}).images[0]"""
 
 
 def _literal(prompt: str) -> str:

@@ -9,13 +9,13 @@ from starlette.types import ASGIApp
 
 from e2ed2.study.app import organiser, rater
 from e2ed2.study.app.door import Door
-from e2ed2.study.app.guard import Guard
 from e2ed2.study.app.live import Agreement
 from e2ed2.study.app.organiser import Desk
-from e2ed2.study.app.pages import page, static_response
+from e2ed2.study.app.pages import page, static_files
 from e2ed2.study.app.rater import NO_LINK
 from e2ed2.study.folder import Study
 from e2ed2.study.store import Store
+from e2ed2.system.server.guard import Guard
 
 
 def create_app(study: Study, store: Store) -> ASGIApp:
@@ -30,7 +30,7 @@ def create_app(study: Study, store: Store) -> ASGIApp:
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
-        if (response := static_response(name)) is None:
+        if (response := static_files().response(name)) is None:
             raise HTTPException(404)
         return response
 

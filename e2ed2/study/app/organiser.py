@@ -4,7 +4,6 @@ import math
 import time
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
@@ -18,22 +17,11 @@ from e2ed2.study.export import votes_of
 from e2ed2.study.folder import Study
 from e2ed2.study.store import Store
 from e2ed2.study.votes import to_csv, to_parquet
+from e2ed2.system.server.forms import Fields
 
 HOME, COOKIE = "/organiser", "organiser"
 LONGEST_REPLY = 2000  # letters
 EXPORTS = {"csv": (to_csv, "text/csv; charset=utf-8"), "parquet": (to_parquet, "application/vnd.apache.parquet")}
-
-
-async def _fields(request: Request) -> dict[str, str]:
-    """The fields of a form, each once."""
-    try:
-        found = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=10)
-    except ValueError:
-        return {}
-    return {name: values[0] for name, values in found.items()}
-
-
-Fields = Annotated[dict[str, str], Depends(_fields)]
 
 
 @dataclass(frozen=True)

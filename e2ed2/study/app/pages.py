@@ -1,6 +1,5 @@
 """Pages from templates, in the reader's language."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -10,14 +9,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse
 
 from e2ed2.system.readers.yaml_file import read_yaml
+from e2ed2.system.server.static import A_YEAR, StaticFiles
 
 FOLDER = Path(__file__).parent
 LANGUAGES = FOLDER.parent / "languages"
-DEFAULT, COOKIE, A_YEAR = "en", "language", 365 * 24 * 3600  # seconds
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+DEFAULT, COOKIE = "en", "language"
 
 Words = Mapping[str, Any]
 
@@ -29,20 +28,10 @@ def languages() -> dict[str, Words]:
 
 
 @cache
-def static_files() -> dict[str, bytes]:
-    """All that is served as it is, by name: no path of a request ever meets the disk."""
+def static_files() -> StaticFiles:
+    """Ours, and what all pages of a local server share."""
     shared = Path(str(files("e2ed2.reports") / "assets"))
-    paths = [*(FOLDER / "static").iterdir(), shared / "tokens.css", shared / "layout.css"]
-    return {path.name: path.read_bytes() for path in paths if path.suffix in KINDS}
-
-
-def static_response(name: str) -> Response | None:
-    """A static file; None where there is none of that name."""
-    content = static_files().get(name)
-    if content is None:
-        return None
-    headers = {"cache-control": f"public, max-age={A_YEAR}, immutable"}  # its address changes with its content
-    return Response(content, media_type=KINDS[Path(name).suffix], headers=headers)
+    return StaticFiles([*(FOLDER / "static").iterdir(), shared / "tokens.css", shared / "layout.css"])
 
 
 def language_of(request: Request) -> str:
@@ -71,10 +60,5 @@ def _templates() -> Environment:
         loader=PackageLoader("e2ed2.study.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.globals["static"] = _address
+    templates.globals["static"] = static_files().address
     return templates
-
-
-@cache
-def _address(name: str) -> str:
-    return f"/static/{name}?{hashlib.sha256(static_files()[name]).hexdigest()[:12]}"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26  # LEFT: at least, where labels need no more
 ROW_HEIGHT, LABEL_WIDTH, LETTER = 20, 76, 6.5  # LETTER: width of one at the size of a tick
+MAX_POINTS = 600  # of a curve, on a chart of 360 pixels that a page may draw at twice the size
 OUTCOMES = ("win", "tie", "loss")
 BAR, BAR_ROW, BAR_WIDTH, LEAST_LABELLED = 24, 45, 440, 30  # heights of a bar and its row; widths of all and of a label
 STYLE = """
@@ -48,7 +49,7 @@ def line_chart(xs: list[float], ys: list[float], description: str, *, is_noisy: 
     """
     curves = [("raw", ys), ("smooth", running_mean(ys))] if is_noisy else [("smooth", ys)]
     axes, place = axes_for(xs, *_limits(ys, is_noisy))
-    parts = [_polyline(kind, [place(x, y) for x, y in zip(xs, values, strict=True)]) for kind, values in curves]
+    parts = [_polyline(kind, [place(x, y) for x, y in thinned(xs, values)]) for kind, values in curves]
     return svg_of(axes + parts, HEIGHT, description)
 
 
@@ -65,9 +66,9 @@ def lines_chart(lines: Mapping[str, tuple[list[float], list[float]]], descriptio
     left, top = 0.0, float(HEIGHT)
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         colour = f"hsl({250 - 215 * i / max(len(lines) - 1, 1):.0f}, 60%, 52%)"  # blue to orange, on light and on dark
-        points = [place(x, y) for x, y in zip(xs, ys, strict=True)]
+        points = [place(x, y) for x, y in thinned(xs, ys)]
         dots.append(f'<path class="points" stroke="{colour}" d="{"".join(f"M{point}h0" for point in points)}"/>')
-        smooth = " ".join(place(x, y) for x, y in zip(xs, running_mean(ys), strict=True))
+        smooth = " ".join(place(x, y) for x, y in thinned(xs, running_mean(ys)))
         curves.append(f'<polyline class="line" stroke="{colour}" points="{smooth}"/>')
         width = LETTER * len(name) + 34
         if left and left + width > WIDTH:
@@ -180,6 +181,19 @@ def figure(charts: list[tuple[str, str]]) -> str:
         right, height = right + width + 24, max(height, tall + 24)
     box = f'width="{right:g}" height="{height:g}" viewBox="0 0 {right:g} {height:g}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}><style>{STYLE}</style>{"".join(parts)}</svg>\n'
+
+
+def thinned(xs: list[float], ys: list[float]) -> list[tuple[float, float]]:
+    """The points of a curve, of a long one at most `MAX_POINTS`: the least and the greatest of each stretch."""
+    count = len(ys)
+    if count <= MAX_POINTS:
+        return list(zip(xs, ys, strict=True))
+    stretches = MAX_POINTS // 2
+    kept = set()
+    for i in range(stretches):
+        stretch = range(i * count // stretches, (i + 1) * count // stretches)
+        kept |= {min(stretch, key=ys.__getitem__), max(stretch, key=ys.__getitem__)}
+    return [(xs[i], ys[i]) for i in sorted(kept)]
 
 
 def running_mean(ys: list[float]) -> list[float]:

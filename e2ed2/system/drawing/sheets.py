@@ -55,6 +55,16 @@ def sheet_png(sheet: Sheet) -> bytes:
     return png_bytes(picture, about)
 
 
+def sheet_form(path: Path) -> list[tuple[str, list[str]]] | None:
+    """(caption, names of its pictures) of every row, without decoding them; None where the file is no sheet."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            contents = checked(_Contents, parse_json(str(picture.info[KEY])), "sheet")
+    except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
+        return None
+    return [(caption, contents.columns) for caption in contents.captions]
+
+
 def read_sheet(path: Path) -> list[tuple[str, dict[str, Image.Image]]] | None:
     """(caption, pictures by column) of every row; None where the file is no sheet, or damaged."""
     try:

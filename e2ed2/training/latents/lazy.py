@@ -55,7 +55,7 @@ def latent_set(
     """
     check_size(data.size, config.data, pipeline)
     if cut := cut_captions(data, pipeline, max_sequence_length):
-        say(cut)
+        say(f"note: {cut}")
     if isinstance(data, ImageTextSet):
         return MemoryLatents(data, config.data, pipeline, device, say, max_sequence_length)
     if isinstance(data, CachedSet):

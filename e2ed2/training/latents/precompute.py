@@ -72,7 +72,7 @@ def precompute(
     for part in (pipeline.vae, *text_encoders(pipeline).values()):
         part.to(process.device)
     if cut := cut_captions(data, pipeline, max_sequence_length):
-        say(cut)
+        say(f"note: {cut}")
     encoder = _Encoder(pipeline, max_sequence_length, judges_features(config.objective, objective_weights(config)))
     manifest = {
         "made_with": made_with(config, pipeline, max_sequence_length),

@@ -91,8 +91,9 @@ def load_user_data(config: DataConfig, say: Callable[[str], None], progress: Pro
 def about_data(data: Any) -> dict[str, Any]:
     """What was read: `images`, `captions` (different ones of their own), `skipped` and the first of those.
 
-    With `data.default_caption` also how many are `captioned_by_default`. Nothing of a stream. Different captions that
-    are not in memory are not counted.
+    With `data.default_caption` also how many are `captioned_by_default`; of a user's images the least, the median and
+    the largest of `sizes` (height, width, by area) and how many are `enlarged`. Nothing of a stream. Different captions
+    that are not in memory are not counted.
     """
     if not isinstance(data, ImageTextSet | SourceSet | CachedSet):
         return {}
@@ -105,6 +106,9 @@ def about_data(data: Any) -> dict[str, Any]:
         about["captions"] = len({caption for caption, is_by_default in rows if not is_by_default})
     if by_default is not None:
         about["captioned_by_default"] = sum(by_default)
+    if sides := sorted(data.sides, key=lambda side: (side[0] * side[1], side)):
+        about["sizes"] = [list(side) for side in (sides[0], sides[len(sides) // 2], sides[-1])]
+        about["enlarged"] = sum(min(side) < data.size for side in sides)
     return about | {"skipped": len(data.skipped), "first_skipped": [str(item) for item in data.skipped[:NUM_SKIPPED]]}
 
 

@@ -113,7 +113,8 @@ def test_a_run_says_what_was_read_and_what_was_not(folder, model, tmp_path):
     short = {"trajectory": {"num_inference_steps": 1, "start": "pure_noise"}}
     loop.train(recipe(model, {"path": folder}, **run, **short), quiet)
     about = json.loads((tmp_path / "run" / "data_summary.json").read_text())
-    reason = about.pop("first_skipped")
+    reason, said, sizes = (about.pop(name) for name in ("first_skipped", "said", "sizes"))
+    assert said == [] and len(sizes) == 3 and about.pop("enlarged") == 0
     assert about == {"images": COUNT, "captions": COUNT - 1, "skipped": 1}
     assert len(reason) == 1 and "bad.png" in reason[0]
 
@@ -129,7 +130,8 @@ def test_a_run_says_how_many_images_were_captioned_by_default(folder, model, tmp
     short = {"trajectory": {"num_inference_steps": 1, "start": "pure_noise"}}
     loop.train(recipe(model, {"path": folder, "default_caption": "a shade"}, **run, **short), quiet)
     about = json.loads((tmp_path / "run" / "data_summary.json").read_text())
-    del about["first_skipped"]
+    for name in ("first_skipped", "said", "sizes", "enlarged"):
+        del about[name]
     own = COUNT - 3 - 1  # "grey 0" is there twice, and "a shade" is one image's own
     captions = {"captions": own} if is_small else {}
     assert about == {"images": COUNT, **captions, "captioned_by_default": 3, "skipped": 1}

@@ -33,8 +33,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(ALWAYS)
-                headers.setdefault("cache-control", "no-store")
+                for name, value in (*ALWAYS.items(), ("cache-control", "no-store")):
+                    headers.setdefault(name, value)
             await send(message)
 
         headers = Headers(scope=scope)
@@ -54,7 +54,10 @@ class Guard:
 def is_foreign(headers: Headers) -> bool:
     """Whether a browser says that a page of another origin sent this. A program that is no browser says nothing."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    try:
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return True
+    except ValueError:  # half of an IPv6 address
         return True
     return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
 

@@ -1,0 +1,50 @@
+"""The app: its routes, and what is answered where there is none."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from e2ed2.system.errors import UserError
+from e2ed2.system.server.guard import Guard
+from e2ed2.web.app import home, one, starting, trying
+from e2ed2.web.app.desk import Desk
+from e2ed2.web.app.door import Door
+from e2ed2.web.app.pages import page, static_files
+
+
+def create_app(runs: Path, token: str, key: bytes) -> ASGIApp:
+    """The whole app over a folder of runs; what a run needs is in its own process."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.desk = Desk(runs)
+    for routes in (home.routes, one.routes, trying.routes, starting.routes):
+        app.include_router(routes)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(UserError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_values)
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        if (response := static_files().response(name)) is None:
+            raise HTTPException(404)
+        return response
+
+    return Guard(Door(app, token, key, runs))
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    """A page for a person, a line for our own script."""
+    status = error.status_code if isinstance(error, HTTPException) else 422
+    what = "There is nothing here." if status == 404 else str(getattr(error, "detail", error))
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"error": what}, status)
+    return page("error.html.j2", status, what=what)
+
+
+def _refuse_values(request: Request, error: Exception) -> Response:
+    """Without what was sent: a page of ours never repeats it."""
+    return JSONResponse({"error": "not understood"}, 422)
