@@ -59,7 +59,8 @@ def unroll(
         timesteps: int64 [K], descending, or float where a grid is learned; the step after the last is clean data.
         solver: `lcm`, `ddim`, `ancestral` or `euler`.
         noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` and `ancestral` need them.
-        gradient_checkpointing: keep only the states between steps and recompute each step in backward.
+        gradient_checkpointing: keep only the states between steps and recompute each step in backward, but the last one,
+            of which backward would ask at once.
         num_backprop_steps: steps at the end that keep a graph (default: all). Fewer save memory and time; the gradient
             is then biased: it takes the state they begin at for a constant, whatever the same weights did to reach it.
         return_intermediates: also return the states after each step and each step's estimate of x0.
@@ -89,7 +90,7 @@ def unroll(
     for k, (t, t_prev) in enumerate(zip(timesteps, torch.cat([timesteps[1:], end]), strict=True)):
         noise = noises[k] if noises is not None and k < num_steps - 1 else torch.zeros_like(x)
         with torch.no_grad() if k < first_kept else nullcontext():
-            if gradient_checkpointing and torch.is_grad_enabled():
+            if gradient_checkpointing and k < num_steps - 1 and torch.is_grad_enabled():
                 x, x0 = checkpoint(step, denoisers[k], x, t, t_prev, noise, use_reentrant=False)
             else:
                 x, x0 = step(denoisers[k], x, t, t_prev, noise)

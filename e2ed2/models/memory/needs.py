@@ -129,15 +129,17 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     """FLOP of an update: backward costs twice a forward pass, once where the weights are frozen."""
     trajectory, weights = config.trajectory, objective_weights(config)
     rows = config.train.micro_batch_size * config.objective.num_samples
-    again = int(trajectory.gradient_checkpointing) + int(config.model.gradient_checkpointing)
-    each = (2 if is_adapter else 3) + again  # of an evaluation that the gradient passes through
+    each = (2 if is_adapter else 3) + int(config.model.gradient_checkpointing)  # of one that the gradient passes through
+    again = int(trajectory.gradient_checkpointing)  # all steps but the last
     guided = _per_step(config, counts)
     with_gradient, without = _evaluations(config, trajectory.start == "random_step")
-    total = guided * rows * (each * with_gradient + without) * counts.evaluation_flops
+    evaluations = each * with_gradient + again * (with_gradient - 1) + without
+    total = guided * rows * evaluations * counts.evaluation_flops
     if "keep" in weights:
         beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
         graded, bare = _evaluations(config, from_random_step=False)
-        total += beside * (each * graded + bare + graded + bare) * counts.evaluation_flops
+        kept = each * graded + again * (graded - 1) + bare
+        total += beside * (kept + graded + bare) * counts.evaluation_flops
     if "denoising" in weights:
         total += config.train.micro_batch_size * each * counts.evaluation_flops
     if decodes(config.objective, weights):
@@ -154,12 +156,12 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
 
 def _passes(config: Config, counts: Counts) -> float:
     """How often an update runs the network, forwards or back."""
-    again = int(config.trajectory.gradient_checkpointing) + int(config.model.gradient_checkpointing)
+    each, again = 2 + int(config.model.gradient_checkpointing), int(config.trajectory.gradient_checkpointing)
     graded, bare = _evaluations(config, config.trajectory.start == "random_step")
-    passes = _per_step(config, counts) * ((2 + again) * graded + bare)
+    passes = _per_step(config, counts) * (each * graded + again * (graded - 1) + bare)
     if "keep" in objective_weights(config):
         graded, bare = _evaluations(config, from_random_step=False)
-        passes += (3 + again) * graded + 2 * bare
+        passes += (each + 1) * graded + again * (graded - 1) + 2 * bare
     return passes * config.train.gradient_accumulation_steps
 
 
