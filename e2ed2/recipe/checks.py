@@ -19,12 +19,20 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     Args:
         terms: those with a weight. given: section.field -> value of what is not a default.
     """
+    for is_read, why, fields in _readers(config, terms):
+        for name, value in given.items():
+            if not is_read and name.startswith(fields):
+                raise UserError(f"{name}: {value}, but {why}: leave it out")
+
+
+def _readers(config: Config, terms: Collection[str]) -> list[tuple[bool, str, tuple[str, ...]]]:
+    """(Whether these fields or sections are read, else why not, their names or how they begin)."""
     stage, parameters = config.stage, config.trajectory.parameters
     sees_features = judges_features(config.objective, terms)
     drawn = ("random_num_steps", "num_steps_weights", "start")
     sampler = (*drawn, "timesteps", "time_grid", "parameters", "gradient_checkpointing", "num_backprop_steps")
     captions = ("data.caption_dropout", "data.plain_caption_fraction")
-    table: list[tuple[bool, str, tuple[str, ...]]] = [  # whether these fields or sections are read, else why not
+    table: list[tuple[bool, str, tuple[str, ...]]] = [
         (
             stage == "e2ed2",
             f"stage {stage} trains through no sampler",
@@ -63,10 +71,7 @@ def check_unread(config: Config, terms: Collection[str], given: Mapping[str, Any
     for term in (name for name in OBJECTIVES if name not in terms):
         is_off = "weight" in getattr(config.objective, term).model_fields_set  # by a weight of 0: not forgotten
         table.append((is_off, f"objective.{term}.weight is missing (give one to use it)", (f"objective.{term}.",)))
-    for is_read, why, fields in table:
-        for name, value in given.items():
-            if not is_read and name.startswith(fields):
-                raise UserError(f"{name}: {value}, but {why}: leave it out")
+    return table
 
 
 PATHS = {  # data.source -> what data.path must be
