@@ -129,7 +129,7 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     """FLOP of an update: backward costs twice a forward pass, once where the weights are frozen."""
     trajectory, weights = config.trajectory, objective_weights(config)
     rows = config.train.micro_batch_size * config.objective.num_samples
-    each = (2 if is_adapter else 3) + int(config.model.gradient_checkpointing)  # of one that the gradient passes through
+    each = (2 if is_adapter else 3) + int(config.model.gradient_checkpointing)  # of one with gradient
     again = int(trajectory.gradient_checkpointing)  # all steps but the last
     guided = _per_step(config, counts)
     with_gradient, without = _evaluations(config, trajectory.start == "random_step")
