@@ -59,8 +59,8 @@ def unroll(
         timesteps: int64 [K], descending, or float where a grid is learned; the step after the last is clean data.
         solver: `lcm`, `ddim`, `ancestral` or `euler`.
         noises: [K - 1 or more, B, C, H, W], added after each step but the last; `lcm` and `ancestral` need them.
-        gradient_checkpointing: keep only the states between steps and recompute them in backward; the last step is kept,
-            as backward asks for it at once.
+        gradient_checkpointing: keep only the states between steps and recompute the steps in backward; the last one is
+            kept, as backward asks for it at once.
         num_backprop_steps: steps at the end that keep a graph (default: all). Fewer save memory and time; the gradient
             is then biased: it takes the state they begin at for a constant, whatever the same weights did to reach it.
         return_intermediates: also return the states after each step and each step's estimate of x0.
