@@ -88,7 +88,7 @@ def compared(case: Case, folder: Path) -> tuple[int, int]:
     recipe.write_text("stage: e2ed2\nrun: {dir: x}\nmodel: {path: x}\n")
     overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     planned = needs(load_config(recipe, overrides), model, half=False).peak_memory_bytes
-    settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+    settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
     command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode:
