@@ -29,20 +29,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
+from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.networks import Model, pixart
 from e2ed2.data.order import ShuffledOrder
-from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import network_of
-from e2ed2.models.few_step_network import FewStepNetwork
-from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.schedule import lcm_timesteps
 from e2ed2.system.drawing.markdown import markdown_table
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
-from e2ed2.trajectory import draw_noises
 
 STEPS, BATCH, TOKENS, LARGER = 4, 8, 20, (10, 12, 14, 16, 18, 20, 24, 28, 32)
 SIZE = {
@@ -51,62 +47,32 @@ SIZE = {
 }  # fmt: skip
 
 
-class Chain:
-    """A training stage: the whole chain from noise on random latents and prompts, L2 at its end."""
-
-    adversary = began_at = None
-    weights = {"l2": 1.0}
-
-    def __init__(self, num_steps: int, batch_size: int, recomputes_steps: bool = False):
-        torch.manual_seed(0)
-        made = pixart(128, **SIZE)
-        self.model = Model(made.pipeline, TOKENS, made.side)
-        self.bare, pipeline = network_of(made.pipeline), made.pipeline
-        self.denoise = denoiser_of(pipeline, self.bare)
-        self.network = FewStepNetwork(
-            [self.bare],
-            lambda network: denoiser_of(pipeline, network),
-            schedule_of(pipeline.scheduler),
-            prediction_type_of(pipeline.scheduler),
-            [lcm_timesteps(k) for k in range(1, num_steps + 1)],
-        )
-        self.x0, self.cond = self.model.latents(batch_size), self.model.condition(batch_size)
-        self.num_steps, self.recomputes_steps = num_steps, recomputes_steps
-
-    def noises(self, generator: torch.Generator) -> Tensor:
-        return draw_noises(self.x0.shape, self.num_steps, generator)
-
-    def loss_terms(self, network: nn.Module, ema: Any, rows: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        samples = network(self.noises(generator), self.cond, gradient_checkpointing=self.recomputes_steps)
-        return {"l2": (samples - self.x0).square().mean()}
+def stage_of(num_steps: int, batch_size: int, *, recomputes_steps: bool = False) -> Chain:
+    """The chain of a network that is the same every time."""
+    torch.manual_seed(0)
+    made = pixart(128, **SIZE)
+    model = Model(made.pipeline, TOKENS, made.side)
+    grids = [lcm_timesteps(k) for k in range(1, num_steps + 1)]
+    network, x0, cond = network_of(made.pipeline), model.latents(batch_size), model.condition(batch_size)
+    return Chain(made.pipeline, network, grids, x0, cond, recomputes_steps=recomputes_steps)
 
 
-def chain(stage: Chain) -> None:
-    stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))["l2"].backward()
-    stage.network.zero_grad()
+def works(stage: Chain) -> dict[str, Callable[[], None]]:
+    """What is timed of a chain; gradients are gone after each."""
+    accelerator = Accelerator(cpu=True)
 
+    def clean(work: Callable[[], None]) -> Callable[[], None]:
+        def done() -> None:
+            work()
+            stage.network.zero_grad()
 
-def passes(stage: Chain) -> None:
-    """As many times the network forward and backward, with nothing between them."""
-    x_t = stage.noises(torch.Generator().manual_seed(0))[0].requires_grad_()
-    for _ in range(stage.num_steps):
-        stage.denoise(x_t, torch.full((len(x_t),), 500), stage.cond).square().mean().backward()
-    stage.network.zero_grad()
+        return done
 
-
-def loop(stage: Chain) -> None:
-    """A diffusers pipeline's loop with its graph kept: the scheduler's own step, stateful."""
-    scheduler, generator = stage.model.pipeline.scheduler, torch.Generator().manual_seed(0)
-    latents = stage.noises(torch.Generator().manual_seed(0))[0]
-    scheduler.set_timesteps(stage.num_steps)
-    for t in scheduler.timesteps:
-        prediction = stage.denoise(latents, t.expand(len(latents)), stage.cond)
-        latents = scheduler.step(prediction, t, latents, generator=generator).prev_sample
-    (latents - stage.x0).square().mean().backward()
-    stage.network.zero_grad()
-
-
-WORKS: dict[str, Callable[[Chain], None]] = {"chain": chain, "loop": loop}
+    return {
+        "chain": clean(lambda: unrolled(stage, stage.network, accelerator)),
+        "passes": clean(lambda: bare(stage, accelerator)),
+        "loop": clean(lambda: diffusers_loop(stage, accelerator)),
+    }
 
 
 def updating(stage: Chain) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -125,13 +91,10 @@ def updating(stage: Chain) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 def times(rounds: int) -> dict[str, float]:
     """Ratios of time."""
-    plain, again, own = Chain(STEPS, BATCH), Chain(STEPS, BATCH, recomputes_steps=True), Chain(STEPS, BATCH)
-    whole, adamw = updating(own)
-    works: dict[str, Callable[[], Any]] = {
-        "passes": lambda: passes(plain), "chain": lambda: chain(plain), "recomputed": lambda: chain(again),
-        "loop": lambda: loop(plain), "update": whole, "adamw": adamw,
-    }  # fmt: skip
-    found = [{name: seconds(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
+    whole, adamw = updating(stage_of(STEPS, BATCH))
+    recomputed = works(stage_of(STEPS, BATCH, recomputes_steps=True))["chain"]
+    every = works(stage_of(STEPS, BATCH)) | {"recomputed": recomputed, "update": whole, "adamw": adamw}
+    found = [{name: seconds(work) for name, work in every.items()} for _ in range(rounds + 1)][1:]
     return {
         "unroll_overhead": median(row["chain"] / row["passes"] for row in found),
         "update_overhead": median(row["update"] / (row["passes"] + row["adamw"]) for row in found),
@@ -154,8 +117,8 @@ def memory() -> dict[str, float]:
         if apart("chain", STEPS, batch_size, recomputes_steps=True)[0] > peak:
             break
         fitting = batch_size
-    plain, ours = Chain(STEPS, BATCH), Chain(STEPS, fitting, recomputes_steps=True)
-    found = [seconds(lambda: chain(ours)) / fitting / (seconds(lambda: loop(plain)) / BATCH) for _ in range(4)][1:]
+    loop, ours = works(stage_of(STEPS, BATCH))["loop"], works(stage_of(STEPS, fitting, recomputes_steps=True))["chain"]
+    found = [seconds(ours) / fitting / (seconds(loop) / BATCH) for _ in range(4)][1:]
     steps = [apart("chain", k, BATCH, recomputes_steps=True)[0] for k in (1, 8)]
     return {
         "memory_growth": steps[1] / steps[0],
@@ -173,10 +136,10 @@ def apart(work: str, num_steps: int, batch_size: int, *, recomputes_steps: bool)
 
 
 def _apart(work: str, num_steps: int, batch_size: int, recomputes_steps: bool) -> None:
-    stage = Chain(num_steps, batch_size, recomputes_steps)
+    done = works(stage_of(num_steps, batch_size, recomputes_steps=recomputes_steps))[work]
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     reset_peak_memory()
-    taken = [seconds(lambda: WORKS[work](stage)) for _ in range(3)]
+    taken = [seconds(done) for _ in range(3)]
     print(json.dumps([peak_memory_bytes() - before, taken[-1]]))
 
 

@@ -24,6 +24,7 @@ import psutil
 import torch
 from fastapi.testclient import TestClient
 
+from benchmarks.served import Server
 from e2ed2.emoji.styles import load_style, write_style
 from e2ed2.recipe.load import build_config, load_config
 from e2ed2.reports.previews import _small
@@ -133,16 +134,16 @@ def measure_watching(folder: Path) -> dict[str, Any]:
     fields += ["data.source=folder", f"data.path={images}", "model.path=emoji-lcm", f"run.dir={run}"]
     fields += ["train.micro_batch_size=8"]
     config = load_config(Path("emoji/l2"), fields)
-    command = [sys.executable, "-m", "e2ed2.cli", "watch", str(folder / "runs"), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    entry = next(line.split()[-1] for line in server.stdout if "token=" in line)
+    (folder / "runs").mkdir(exist_ok=True)  # else it says first that there is none
+    server = Server("watch", str(folder / "runs"), "--port", "0")
+    entry = server.said.split()[-1]
     pages = [subprocess.Popen([sys.executable, "-c", LOOK, entry, run.name]) for _ in range(2)]
     written: list[float] = []
-    before, started = cpu_seconds(server.pid), time.perf_counter()
+    before, started = cpu_seconds(server.process.pid), time.perf_counter()
     train(config, lambda line: None, show=lambda path: written.append(seconds(lambda: write_report(path))))
-    took, used = time.perf_counter() - started, cpu_seconds(server.pid) - before
-    for process in (*pages, server):
+    took, used = time.perf_counter() - started, cpu_seconds(server.process.pid) - before
+    server.kill()
+    for process in pages:
         process.kill()
     return {
         "updates": UPDATES,

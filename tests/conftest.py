@@ -30,6 +30,7 @@ pytest_plugins = ["tests.evaluation.tiny"]  # fixtures of several rooms
 
 # What a terminal, a launcher or a git hook leaves in the environment, and children of tests would inherit.
 FOREIGN = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which children would inherit too
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -103,7 +103,7 @@ def test_what_goes_wrong_is_a_row(measure, status):
 
 
 def test_memory_for_our_chain_but_not_for_the_plain_loop_is_a_row_without_that_ratio(monkeypatch):
-    monkeypatch.setattr(speed, "_diffusers", lambda *_: fail(torch.OutOfMemoryError()))
+    monkeypatch.setattr(speed, "diffusers_loop", lambda *_: fail(torch.OutOfMemoryError()))
     row = speed.training(settings.Setting(side=64, num_steps=2, checkpointing="steps", batch_size=2), True, CPU, 1e12)
     assert row["chain_to_diffusers"] is None and row["chain_to_bare"] > 0
 
@@ -122,7 +122,7 @@ def test_all_of_a_network_is_on_the_device(setting):
     device = torch.device("meta")  # as any other than the CPU
     model = speed.make(setting, True, device)
     with device:
-        stage = speed.Chain(model, setting)
+        stage, _ = speed.chain_of(model, setting)
     assert {x.device for x in [*stage.network.state_dict().values(), *tensors(stage.network).values()]} == {device}
     assert stage.x0.device == stage.cond.embeds.device == device
 

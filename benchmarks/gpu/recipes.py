@@ -3,31 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
+from benchmarks.chain import Chain
 from benchmarks.gpu.speed import Row, timed
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.models.autoencoder import cell_side
-from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, fix_shift, network_of
-from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.folders.configs import configs_of
 from e2ed2.models.folders.inference import Inference
 from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.memory.counts import bare_pipeline, full_condition
 from e2ed2.models.memory.frozen import freeze
 from e2ed2.models.memory.needs import needs
-from e2ed2.models.scheduler import few_step_scheduler, prediction_type_of, schedule_of
+from e2ed2.models.scheduler import few_step_scheduler
 from e2ed2.recipe.config import Config
 from e2ed2.recipe.load import load_config
 from e2ed2.recipe.shipped import recipe_file
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
-from e2ed2.trajectory import draw_noises
 
 RECIPES = (
     "sdxl_lora", "today/sd35_medium", "today/flux2_klein", "today/z_image_turbo", "today/flux1_schnell",
@@ -39,48 +35,37 @@ ALONE = [  # what is decoded, and the start beside, are left out, of the count t
 ]  # fmt: skip
 
 
-class Adapter:
-    """A training stage: a LoRA on a recipe's frozen network, the whole chain from noise, L2 at its end."""
-
-    adversary = began_at = None
-    weights = {"l2": 1.0}
-
-    def __init__(self, config: Config, folder: Path, device: torch.device):
-        side, steps, trajectory = config.data.size, config.trajectory.num_inference_steps, config.trajectory
-        with half():
-            pipeline = bare_pipeline(folder, device)
-        family, network = family_of(pipeline), network_of(pipeline)
-        fix_shift(pipeline, side, side, steps)
-        solver, scale = trajectory.solver or "lcm", trajectory.guidance_scale or 1.0
-        pipeline.register_modules(scheduler=few_step_scheduler(solver, pipeline.scheduler))
-        if config.model.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
-        freeze(network, config.model.frozen_weights, device)
-        adapters = lora_copies(network, 1, trajectory.lora_rank, family.lora_targets)
-        call = Inference(solver, steps, scale, height=side, width=side)
-        self.network = FewStepNetwork(
-            adapters,
-            lambda network: denoiser_of(pipeline, network, scale),
-            schedule_of(pipeline.scheduler),
-            prediction_type_of(pipeline.scheduler),
-            [call.grid(k) for k in range(1, steps + 1)],
-            solver,
-        ).to(device)
-        rows, cells = config.train.micro_batch_size, side // cell_side(pipeline.vae)
-        self._steps, self._recomputes_steps = steps, trajectory.gradient_checkpointing
-        self._x0 = torch.randn(rows, family.channels(network.config), cells, cells, device=device)
-        self._cond = full_condition(pipeline).select(torch.zeros(rows, dtype=torch.long)).to(device)
-
-    def loss_terms(self, network: nn.Module, ema: Any, rows: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        noises = draw_noises(self._x0.shape, self._steps, generator).to(self._x0)
-        samples = network(noises, self._cond, gradient_checkpointing=self._recomputes_steps)
-        return {"l2": (samples.float() - self._x0).square().mean()}
+def chain_of(config: Config, folder: Path, device: torch.device) -> Chain:
+    """A LoRA on a recipe's frozen network of random weights."""
+    side, steps, trajectory = config.data.size, config.trajectory.num_inference_steps, config.trajectory
+    with half():
+        pipeline = bare_pipeline(folder, device)
+    family, network = family_of(pipeline), network_of(pipeline)
+    fix_shift(pipeline, side, side, steps)
+    solver, scale = trajectory.solver or "lcm", trajectory.guidance_scale or 1.0
+    pipeline.register_modules(scheduler=few_step_scheduler(solver, pipeline.scheduler))
+    if config.model.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    freeze(network, config.model.frozen_weights, device)
+    adapter = lora_copies(network, 1, trajectory.lora_rank, family.lora_targets)[0].to(device)
+    call = Inference(solver, steps, scale, height=side, width=side)
+    rows, cells = config.train.micro_batch_size, side // cell_side(pipeline.vae)
+    return Chain(
+        pipeline,
+        adapter,
+        [call.grid(k) for k in range(1, steps + 1)],
+        torch.randn(rows, family.channels(network.config), cells, cells, device=device),
+        full_condition(pipeline).select(torch.zeros(rows, dtype=torch.long)).to(device),
+        recomputes_steps=trajectory.gradient_checkpointing,
+        solver=solver,
+        guidance_scale=scale,
+    )
 
 
 def measured(config: Config, folder: Path, device: torch.device) -> Row:
     """Seconds of an update and its peak, after a first one."""
     accelerator = Accelerator(mixed_precision="bf16")
-    stage = Adapter(config, folder, device)
+    stage = chain_of(config, folder, device)
     trained = Trained.begin(stage.network, config.train)
     order = ShuffledOrder(0, config.train.micro_batch_size, config.train.micro_batch_size)
     reset_peak_memory()

@@ -10,62 +10,40 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.gpu.settings import PIXART, Setting
 from benchmarks.networks import TINY_PIXART, TINY_UNET, Model, autoencoder, pixart, sdxl
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.models.autoencoder import decode_parts
-from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import network_of
-from e2ed2.models.few_step_network import FewStepNetwork
 from e2ed2.models.lora.adapter import lora_copies
-from e2ed2.models.scheduler import prediction_type_of, schedule_of
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.schedule import lcm_timesteps
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
-from e2ed2.trajectory import draw_noises
 
 ROUNDS = 3
 RANK = 64
 Row = dict[str, Any]
 
 
-class Chain:
-    """A training stage: the whole chain from noise on random latents and prompts, L2 at its end."""
-
-    adversary = began_at = None
-    weights = {"l2": 1.0}
-
-    def __init__(self, model: Model, setting: Setting):
-        pipeline, network = model.pipeline, network_of(model.pipeline)
-        if setting.checkpointing in ("blocks", "both"):
-            network.enable_gradient_checkpointing()
-        if setting.trained == "lora":
-            network = lora_copies(network.to(torch.bfloat16), 1, RANK)[0]
-        if setting.is_compiled:
-            for part in [module for module in network.modules() if type(module).__name__ == setting.compiled_part]:
-                part.compile()  # all of a kind share the code, which is compiled once
-        self.inner = network
-        self.denoise = denoiser_of(pipeline, network)
-        self.network = FewStepNetwork(
-            [network],
-            lambda network: denoiser_of(pipeline, network),
-            schedule_of(pipeline.scheduler),
-            prediction_type_of(pipeline.scheduler),
-            [lcm_timesteps(k) for k in range(1, setting.num_steps + 1)],
-        )
-        self.x0, self.cond = model.latents(setting.batch_size), model.condition(setting.batch_size)
-        self._num_steps, self._recomputes_steps = setting.num_steps, setting.checkpointing in ("steps", "both")
-
-    def noises(self, generator: torch.Generator) -> Tensor:
-        return draw_noises(self.x0.shape, self._num_steps, generator).to(self.x0)
-
-    def loss_terms(self, network: nn.Module, ema: Any, rows: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        samples = network(self.noises(generator), self.cond, gradient_checkpointing=self._recomputes_steps)
-        return {"l2": (samples.float() - self.x0).square().mean()}
+def chain_of(model: Model, setting: Setting) -> tuple[Chain, nn.Module]:
+    """(The setting's chain on random latents and prompts, the network that it runs)."""
+    network = network_of(model.pipeline)
+    if setting.checkpointing in ("blocks", "both"):
+        network.enable_gradient_checkpointing()
+    if setting.trained == "lora":
+        network = lora_copies(network.to(torch.bfloat16), 1, RANK)[0]
+    if setting.is_compiled:
+        for part in [module for module in network.modules() if type(module).__name__ == setting.compiled_part]:
+            part.compile()  # all of a kind share the code, which is compiled once
+    grids = [lcm_timesteps(k) for k in range(1, setting.num_steps + 1)]
+    x0, cond = model.latents(setting.batch_size), model.condition(setting.batch_size)
+    recomputes_steps = setting.checkpointing in ("steps", "both")
+    return Chain(model.pipeline, network, grids, x0, cond, recomputes_steps=recomputes_steps), network
 
 
 def make(setting: Setting, is_tiny: bool, device: torch.device) -> Model:
@@ -80,7 +58,7 @@ def training(setting: Setting, is_tiny: bool, device: torch.device, matrix_rate:
     accelerator = Accelerator(mixed_precision="bf16")
     model = make(setting, is_tiny, device)
     with torch.device(device):
-        stage = Chain(model, setting)
+        stage, inner = chain_of(model, setting)
     config = TrainConfig(micro_batch_size=setting.batch_size, mixed_precision="bf16")
     trained = Trained.begin(stage.network, config)
     network, optimizer = accelerator.prepare(trained.network, trained.optimizer)
@@ -89,16 +67,16 @@ def training(setting: Setting, is_tiny: bool, device: torch.device, matrix_rate:
     seconds: dict[str, list[float]] = {"update": [], "chain": [], "bare": [], "diffusers": []}
     works = {
         "update": lambda: update(stage, trained, config, order, 0, accelerator),
-        "chain": lambda: _chain(stage, network, accelerator),
-        "bare": lambda: _bare(stage, setting.num_steps, accelerator),
-        "diffusers": lambda: _diffusers(stage, setting.num_steps, model.pipeline.scheduler, accelerator),
+        "chain": lambda: unrolled(stage, network, accelerator),
+        "bare": lambda: bare(stage, accelerator),
+        "diffusers": lambda: diffusers_loop(stage, accelerator),
     }
     peak = 0
     for turn in range((1 if is_tiny else ROUNDS) + 1):  # the first warms up
         for name in [*works]:
             is_reference = name in ("bare", "diffusers")
             if is_reference and setting.checkpointing in ("blocks", "both"):
-                stage.inner.disable_gradient_checkpointing()
+                inner.disable_gradient_checkpointing()
             if name == "update":
                 reset_peak_memory()
             try:
@@ -111,7 +89,7 @@ def training(setting: Setting, is_tiny: bool, device: torch.device, matrix_rate:
             finally:
                 trained.network.zero_grad(set_to_none=True)
                 if is_reference and setting.checkpointing in ("blocks", "both"):
-                    stage.inner.enable_gradient_checkpointing()
+                    inner.enable_gradient_checkpointing()
             if name == "update":
                 peak = peak_memory_bytes()
             if turn > 0:
@@ -137,7 +115,7 @@ def sampling(setting: Setting, is_tiny: bool, device: torch.device, matrix_rate:
     network_of(model.pipeline).to(torch.bfloat16)
     with torch.device(device):
         vae = autoencoder(32 if is_tiny else 128).to(torch.bfloat16)
-        stage = Chain(model, setting)
+        stage, _ = chain_of(model, setting)
     generator = torch.Generator()
 
     @torch.inference_mode()
@@ -155,41 +133,13 @@ def sampling(setting: Setting, is_tiny: bool, device: torch.device, matrix_rate:
     }
 
 
-def _chain(stage: Chain, network: nn.Module, accelerator: Accelerator) -> None:
-    with accelerator.autocast():
-        loss = stage.loss_terms(network, None, None, torch.Generator().manual_seed(0))["l2"]
-    loss.backward()
-
-
-def _bare(stage: Chain, num_steps: int, accelerator: Accelerator) -> None:
-    """K times the network forward and backward, with nothing between them."""
-    x_t = stage.noises(torch.Generator().manual_seed(0))[0]
-    for _ in range(num_steps):
-        with accelerator.autocast():
-            prediction = stage.denoise(x_t, x_t.new_full((len(x_t),), 500), stage.cond)
-        prediction.float().square().mean().backward()
-
-
-def _diffusers(stage: Chain, num_steps: int, scheduler: Any, accelerator: Accelerator) -> None:
-    """The loop of a diffusers pipeline with its graph kept: the scheduler's own step, stateful."""
-    generator = torch.Generator(stage.x0.device).manual_seed(0)
-    latents = stage.noises(torch.Generator().manual_seed(0))[0]
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(latents.device)
-    scheduler.set_timesteps(num_steps, device=latents.device)
-    with accelerator.autocast():
-        for t in scheduler.timesteps:
-            prediction = stage.denoise(latents, t.expand(len(latents)), stage.cond)
-            latents = scheduler.step(prediction, t, latents, generator=generator).prev_sample
-    (latents.float() - stage.x0).square().mean().backward()
-
-
 @cache
 def pass_flops(network: str, side: int, trained: str, is_tiny: bool) -> int:
     """Multiplications and additions of one evaluation and its gradient for one picture, nothing recomputed."""
     setting, meta = Setting(network, side, num_steps=1, trained=trained, batch_size=1), torch.device("meta")
     model = make(setting, is_tiny, meta)
     with meta:
-        stage = Chain(model, setting)
+        stage, _ = chain_of(model, setting)
         dtype = torch.bfloat16 if trained == "lora" else torch.float32
         with FlopCounterMode(display=False) as counter:
             stage.denoise(stage.x0.to(dtype), torch.ones(1), stage.cond).float().square().mean().backward()

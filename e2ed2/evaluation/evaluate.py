@@ -90,17 +90,11 @@ def evaluate(
     watch = watch if share.rank == 0 else silent
     folder = finished_images(model)
     if model in asked.floors or folder is not None:
-        if steps is not None:
-            raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
-        if keep != "files":
-            raise UserError(f"--keep {keep}: the images of {model} are not ours to move; leave it out")
+        _check_finished(model, steps, keep)
         asked, about, files, out = _finished(model, folder, asked, out)
         real_sha256 = _real_sha256(asked, watch)
     else:
-        watch(f"loading {model}", 0, 0)
-        loaded = load_model(model, steps)
-        if asked.of_classes and not loaded.has_classes:
-            raise UserError(f"--protocol {protocol}: asks for classes by their numbers; {model} draws from captions")
+        loaded = _loaded(model, steps, asked, watch)
         out = out or _default_out(model, loaded.sha256, asked, steps, seed)
         claim_folder(out, EVALUATION_FILE)
         real_sha256 = _real_sha256(asked, watch)
@@ -144,6 +138,22 @@ def _default_out(model: str, sha256: str, asked: Asked, steps: int | None, seed:
 def _real_sha256(asked: Asked, watch: Watch) -> dict[str, str]:
     watch("hashing real images", 0, 0)
     return {kind: real.images.sha256() for kind, real in asked.real.items()}
+
+
+def _check_finished(model: str, steps: int | None, keep: Keep) -> None:
+    """Raise UserError where something is asked of images that are there that only a model can do."""
+    if steps is not None:
+        raise UserError(f"--steps {steps}: '{model}' has no sampler; leave it out")
+    if keep != "files":
+        raise UserError(f"--keep {keep}: the images of {model} are not ours to move; leave it out")
+
+
+def _loaded(model: str, steps: int | None, asked: Asked, watch: Watch) -> LoadedModel:
+    watch(f"loading {model}", 0, 0)
+    loaded = load_model(model, steps)
+    if asked.of_classes and not loaded.has_classes:
+        raise UserError(f"--protocol {asked.name}: asks for classes by their numbers; {model} draws from captions")
+    return loaded
 
 
 def _finished(

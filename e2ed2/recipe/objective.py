@@ -31,6 +31,10 @@ class KeepConfig(TermConfig):
     prompts: PathOrUrl = "general"
     batch_size: Held | None = None
 
+    def rows(self, micro_batch_size: int) -> int:
+        """How many prompts a micro-batch of so many captions has beside it."""
+        return self.batch_size or -(-micro_batch_size // 2)
+
 
 class CropConfig(Section):
     """What losses on images decode: `size` x `size` latent cells, a random place per micro-batch (default: all).

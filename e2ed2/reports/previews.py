@@ -71,7 +71,7 @@ def previews(run_dir: Path, address: Address | None = None) -> dict[str, Any]:
     """
     found, paths = find_previews(run_dir / "samples")
     if found is None:
-        some = _some([*paths], NUM_STEPS)
+        some = evenly([*paths], NUM_STEPS)
         return {**NOTHING, "grids": [{"step": step, "image": data_uri(paths[step].read_bytes())} for step in some]}
     try:
         return _shown(found, address or found.inline, address is None)
@@ -83,8 +83,8 @@ def _shown(found: Found, at: Address, is_inline: bool) -> dict[str, Any]:
     changing, form, steps = found.changing, found.form, [*found.paths]
     beside = form[0][1][:-1]
     prompts = spread(len(form), NUM_PROMPTS).tolist()
-    over = _over(found, prompts, steps) if is_inline else _some(steps, MOST_OVER)
-    some = _some(steps, NUM_STEPS)
+    over = _over(found, prompts, steps) if is_inline else evenly(steps, MOST_OVER)
+    some = evenly(steps, NUM_STEPS)
     return {
         **NOTHING,
         "beside": beside[0] if beside else "",
@@ -123,7 +123,7 @@ def _is_preview(path: Path) -> bool:
 def _over(found: Found, rows: Sequence[int], steps: list[int]) -> list[int]:
     """The updates behind the slider of a page that holds the pictures: evenly over all, as many as it may hold."""
     size = sum(len(found.picture(steps[-1], row, found.changing)) for row in rows)
-    return _some(steps, max(2, min(MOST_OVER, MOST_BYTES // max(size, 1))))
+    return evenly(steps, max(2, min(MOST_OVER, MOST_BYTES // max(size, 1))))
 
 
 def small_pictures(path: Path) -> list[dict[str, bytes]]:
@@ -149,7 +149,7 @@ def webp(picture: Image.Image, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _some(steps: list[int], count: int) -> list[int]:
+def evenly(steps: list[int], count: int) -> list[int]:
     """At most `count`, evenly, the first and the last among them."""
     count = min(count, len(steps))
     return [steps[round(i * (len(steps) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -15,7 +15,7 @@ from e2ed2.evaluation.results import read_results
 from e2ed2.recipe.load import flatten
 from e2ed2.reports.comparisons import table_of
 from e2ed2.reports.curves import TITLES, evaluations_of, terms_of
-from e2ed2.reports.previews import MOST_OVER, Found, find_previews
+from e2ed2.reports.previews import MOST_OVER, Found, evenly, find_previews
 from e2ed2.reports.run_page import read_recipe
 from e2ed2.reports.run_state import told
 from e2ed2.system.drawing.charts import lines_chart
@@ -118,8 +118,7 @@ def _pictures(folders: dict[str, Path]) -> dict[str, Any]:
     """Previews of the captions that all runs have, over all updates of any: of each run the last one until then."""
     previews = {name: found for name, folder in folders.items() if (found := find_previews(folder / "samples")[0])}
     steps = sorted({step for found in previews.values() for step in found.paths})
-    over = steps[:: -(-len(steps) // MOST_OVER)] if steps else []
-    over = over if not steps or over[-1] == steps[-1] else [*over, steps[-1]]
+    over = evenly(steps, MOST_OVER)
     captions = [{caption: row for row, (caption, _) in enumerate(found.form)} for found in previews.values()]
     common = [caption for caption in captions[0] if all(caption in own for own in captions)] if captions else []
     rows = []

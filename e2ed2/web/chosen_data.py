@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.batch import RawItem, SkippedItem, spread
 from e2ed2.data.decoding import decode_item, scan
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.folder import FolderSource
@@ -101,8 +101,7 @@ def _found(folder: Path, prompt: str | None) -> tuple[int, list[SkippedItem], di
     if 0 < len(rows) <= MOST_SCANNED:
         sides, bad = scan(source, WORKERS)
         rows, skipped = [row for row in rows if sides[row] is not None], skipped + bad
-    step = max(len(rows) // NUM_SHOWN, 1)
-    return len(rows), skipped, {row: source[row] for row in rows[::step][:NUM_SHOWN]}
+    return len(rows), skipped, {rows[i]: source[rows[i]] for i in spread(len(rows), NUM_SHOWN).tolist()}
 
 
 def _planned(chosen: Finetune) -> list[Planned]:

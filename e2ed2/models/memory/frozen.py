@@ -5,8 +5,8 @@ What is before the blocks and after them, norms and biases stay as they are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,19 @@ from torch.nn.functional import linear
 from e2ed2.system.errors import UserError
 
 BLOCK = 64  # weights that have a scale of their own in nf4
-BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / BLOCK, "offloaded": 0.0}  # of a weight, on the device
 
 
 class Held(ABC):
-    """The weight of a layer in another form. Copies of the layer, such as the average's, share it."""
+    """The weight of a layer in another form. Copies of the layer, such as the average's, share it.
+
+    Attributes:
+        size: bytes on the device of each of its values.
+    """
+
+    size: ClassVar[float]
+
+    @abstractmethod
+    def __init__(self, weight: Tensor): ...
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Held":
         return self
@@ -32,6 +40,8 @@ class Held(ABC):
 class Offloaded(Held):
     """On the CPU, in page-locked memory where there is a GPU."""
 
+    size = 0.0
+
     def __init__(self, weight: Tensor):
         self._weight = weight.pin_memory() if torch.cuda.is_available() else weight
 
@@ -41,6 +51,8 @@ class Offloaded(Held):
 
 class Int8(Held):
     """8 bits and a scale for each row, by its largest value (LLM.int8(), arXiv:2208.07339, section 2.1)."""
+
+    size = 1.0
 
     def __init__(self, weight: Tensor):
         self._functions, self._dtype = _bitsandbytes("int8").functional, weight.dtype
@@ -53,6 +65,8 @@ class Int8(Held):
 class NF4(Held):
     """4 bits, of values that a normal distribution has equally often, and a scale for 64 (QLoRA, arXiv:2305.14314)."""
 
+    size = 0.5 + 4 / BLOCK
+
     def __init__(self, weight: Tensor):
         self._functions = _bitsandbytes("nf4").functional
         self._packed, self._state = self._functions.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
@@ -61,7 +75,7 @@ class NF4(Held):
         return self._functions.dequantize_4bit(self._packed, self._state)
 
 
-FORMS: dict[str, Callable[[Tensor], Held]] = {"int8": Int8, "nf4": NF4, "offloaded": Offloaded}
+FORMS: dict[str, type[Held]] = {"int8": Int8, "nf4": NF4, "offloaded": Offloaded}
 
 
 class HeldLinear(nn.Linear):

@@ -15,7 +15,7 @@ from typing import Any
 from e2ed2.models.families import family_named
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.memory.counts import Counts, count_model, device_memory
-from e2ed2.models.memory.frozen import BYTES
+from e2ed2.models.memory.frozen import FORMS
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import decodes, judges_features
 from e2ed2.system.errors import UserError
@@ -66,10 +66,11 @@ def needs(config: Config, folder: Path, *, half: bool) -> Needs:
     counts = _counted(folder, config.data.size, rank, half, window, config.model.gradient_checkpointing)
     sets = trajectory.num_inference_steps if trajectory.has_set_per_step else 1
     parts = _memory(config, counts, sets * counts.num_trained, 2 if half else 4)
-    flops, passes = _arithmetic(config, counts, rank is not None), _passes(config, counts)
-    is_offloaded = config.model.frozen_weights == "offloaded"
-    moved = passes * counts.num_in_blocks * (2 if half else 4) if is_offloaded else 0.0
-    return Needs(parts, flops, sets * counts.num_trained, moved)
+    moved = 0.0
+    if config.model.frozen_weights == "offloaded":
+        runs = _runs(config, counts, 2 + int(config.model.gradient_checkpointing), rows=1, beside=1)
+        moved = runs * config.train.gradient_accumulation_steps * counts.num_in_blocks * (2 if half else 4)
+    return Needs(parts, _arithmetic(config, counts, rank is not None), sets * counts.num_trained, moved)
 
 
 @cache
@@ -89,9 +90,9 @@ def _memory(config: Config, counts: Counts, trained: int, size: int) -> dict[str
     chain = evaluations * one + (at_work if config.model.gradient_checkpointing else 0)
     frozen = size * (counts.num_frozen + counts.num_decoder)
     if (held := config.model.frozen_weights) != "whole":
-        frozen -= int((size - BYTES[held]) * counts.num_in_blocks)
+        frozen -= int((size - FORMS[held].size) * counts.num_in_blocks)
     if "keep" in weights:
-        beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
+        beside = config.objective.keep.rows(config.train.micro_batch_size)
         chain += evaluations * beside * counts.evaluation
         frozen += 0 if counts.num_frozen else size * trained  # an adapter's start is itself without the adapter
     decoded = rows * _decoded(config, counts)
@@ -127,19 +128,11 @@ def _decoded(config: Config, counts: Counts) -> int:
 
 def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     """FLOP of an update: backward costs twice a forward pass, once where the weights are frozen."""
-    trajectory, weights = config.trajectory, objective_weights(config)
+    weights = objective_weights(config)
     rows = config.train.micro_batch_size * config.objective.num_samples
     each = (2 if is_adapter else 3) + int(config.model.gradient_checkpointing)  # of one with gradient
-    again = int(trajectory.gradient_checkpointing)  # all steps but the last
-    guided = _per_step(config, counts)
-    with_gradient, without = _evaluations(config, trajectory.start == "random_step")
-    evaluations = each * with_gradient + again * (with_gradient - 1) + without
-    total = guided * rows * evaluations * counts.evaluation_flops
-    if "keep" in weights:
-        beside = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
-        graded, bare = _evaluations(config, from_random_step=False)
-        kept = each * graded + again * (graded - 1) + bare
-        total += beside * (kept + graded + bare) * counts.evaluation_flops
+    beside = config.objective.keep.rows(config.train.micro_batch_size)
+    total = _runs(config, counts, each, rows, beside) * counts.evaluation_flops
     if "denoising" in weights:
         total += config.train.micro_batch_size * each * counts.evaluation_flops
     if decodes(config.objective, weights):
@@ -150,19 +143,24 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
         total += (2 * rows + config.train.micro_batch_size) * counts.decoder_features_flops
     if "adversarial" in weights and config.objective.adversarial.buffer_size == 0:
         rolled = config.objective.adversarial.num_discriminator_updates * rows
-        total += rolled * guided * (with_gradient + without) * counts.evaluation_flops
+        chain = sum(_evaluations(config, config.trajectory.start == "random_step"))
+        total += rolled * _per_step(config, counts) * chain * counts.evaluation_flops
     return total * config.train.gradient_accumulation_steps
 
 
-def _passes(config: Config, counts: Counts) -> float:
-    """How often an update runs the network, forwards or back."""
-    each, again = 2 + int(config.model.gradient_checkpointing), int(config.trajectory.gradient_checkpointing)
+def _runs(config: Config, counts: Counts, each: int, rows: int, beside: int) -> float:
+    """How often a micro-batch of `rows` samples, and `beside` prompts that are kept, runs the network.
+
+    Args:
+        each: runs that an evaluation with gradient counts for, backward among them.
+    """
     graded, bare = _evaluations(config, config.trajectory.start == "random_step")
-    passes = _per_step(config, counts) * (each * graded + again * (graded - 1) + bare)
-    if "keep" in objective_weights(config):
+    again = int(config.trajectory.gradient_checkpointing)  # all steps but the last
+    runs = _per_step(config, counts) * rows * (each * graded + again * (graded - 1) + bare)
+    if "keep" in objective_weights(config):  # whose start is run too, without gradient
         graded, bare = _evaluations(config, from_random_step=False)
-        passes += (each + 1) * graded + again * (graded - 1) + 2 * bare
-    return passes * config.train.gradient_accumulation_steps
+        runs += beside * ((each + 1) * graded + again * (graded - 1) + 2 * bare)
+    return runs
 
 
 def _per_step(config: Config, counts: Counts) -> int:

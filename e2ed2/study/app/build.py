@@ -1,7 +1,5 @@
 """The app of one study: its routes, and what is answered where there is none."""
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,25 +13,15 @@ from e2ed2.study.app.pages import page, static_files
 from e2ed2.study.app.rater import NO_LINK
 from e2ed2.study.folder import Study
 from e2ed2.study.store import Store
+from e2ed2.system.server.app import app_of
 from e2ed2.system.server.guard import Guard
 
 
 def create_app(study: Study, store: Store) -> ASGIApp:
     """The whole app; it keeps nothing in memory that a kill could lose."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = app_of((rater.routes, organiser.outside, organiser.inside), static_files, _refuse)
     app.state.study, app.state.store = study, store
     app.state.desk = Desk(study, store, Door(study.secret), Agreement(study, store))
-    for routes in (rater.routes, organiser.outside, organiser.inside):
-        app.include_router(routes)
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_values)
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if (response := static_files().response(name)) is None:
-            raise HTTPException(404)
-        return response
-
     return Guard(app)
 
 
@@ -44,8 +32,3 @@ def _refuse(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     why = "link" if error.detail == NO_LINK else "page" if error.status_code == 404 else "refused"
     return page(request, "error.html.j2", error.status_code, why=why)
-
-
-def _refuse_values(request: Request, error: Exception) -> Response:
-    """Without what was sent: a page of ours never repeats it."""
-    return JSONResponse({"error": "not understood"}, 422)

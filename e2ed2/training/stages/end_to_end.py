@@ -88,7 +88,7 @@ class EndToEndStage(FewStepStage):
         learned = [k for k in config.trajectory.step_counts if k > 1 and config.trajectory.time_grid != "fixed"]
         self.network = self.chain(self.parameter_sets(), learned).to(device)
         if self._beside is not None:
-            count = config.objective.keep.batch_size or -(-config.train.micro_batch_size // 2)
+            count = config.objective.keep.rows(config.train.micro_batch_size)
             self._keep = Keep(self.network, self._beside, count, config.trajectory.parameters.startswith("lora"))
         if config.trajectory.teacher is not None:
             assert isinstance(data, ImageTextSet) and isinstance(self.data, MemoryLatents)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from e2ed2.system.errors import UserError
+from e2ed2.system.server.app import app_of
 from e2ed2.system.server.guard import Guard
 from e2ed2.web.app import home, one, starting, trying
 from e2ed2.web.app.desk import Desk
@@ -19,20 +18,9 @@ from e2ed2.web.app.pages import page, static_files
 
 def create_app(runs: Path, token: str, key: bytes) -> ASGIApp:
     """The whole app over a folder of runs; what a run needs is in its own process."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = app_of((home.routes, one.routes, trying.routes, starting.routes), static_files, _refuse)
     app.state.desk = Desk(runs)
-    for routes in (home.routes, one.routes, trying.routes, starting.routes):
-        app.include_router(routes)
-    app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(UserError, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_values)
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if (response := static_files().response(name)) is None:
-            raise HTTPException(404)
-        return response
-
     return Guard(Door(app, token, key, runs))
 
 
@@ -43,8 +31,3 @@ def _refuse(request: Request, error: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"error": what}, status)
     return page("error.html.j2", status, what=what)
-
-
-def _refuse_values(request: Request, error: Exception) -> Response:
-    """Without what was sent: a page of ours never repeats it."""
-    return JSONResponse({"error": "not understood"}, 422)

@@ -1,7 +1,7 @@
 """The power of a study in closed form (`study/analysis/power.py`) beside how often 1,000 simulated studies show the
 preference (the reference).
 
-    python benchmarks/study_power.py
+    python -m benchmarks.study.power
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """How often 95% intervals of a preference hold it, in 1,000 simulated studies: ours (`study/analysis/crossed.py`)
 beside votes taken for independent (the reference), bootstraps, and the two-way cluster-robust interval.
 
-    python benchmarks/study_intervals.py
+    python -m benchmarks.study.intervals
 """
 
 import time
