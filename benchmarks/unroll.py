@@ -3,17 +3,18 @@
     OMP_NUM_THREADS=1 python -m benchmarks.unroll [--json] [--rounds 5]
 
 A PixArt of 18M random weights (12 layers, width 288) on latents of 16x16 cells and prompts of 20 tokens, a micro-batch
-of 8, float32, LCM's solver. Times are medians of ratios: in every round each thing is done once, so that a slow moment
+of 16, float32, LCM's solver. Times are medians of ratios: in every round each thing is done once, so that a slow moment
 of the machine is a slow moment of all. Memory is the peak of a process of its own above what it held before its first
 update, in a plain shell, with glibc's defaults.
 
 - `unroll_overhead`: chain of four steps and its gradient over four bare passes, forward and backward.
 - `update_overhead`: a whole update (chain, gradient, clipping, AdamW, average) over four bare passes and AdamW's step.
-- `checkpoint_overhead`: the chain with steps recomputed over the chain without.
+- `checkpoint_overhead`, `selective_overhead`: the chain with steps, or with blocks selectively recomputed, over the
+  chain without. `selective_memory`: bytes of tensors that are there for backward, over the same.
 - `loop_overhead`: a diffusers pipeline's loop with `LCMScheduler.step`, gradients on, over four bare passes.
 - `memory_growth`: peak with steps recomputed, eight steps over one.
 - `batch_at_equal_memory`, `time_at_equal_memory`: the largest batch of the chain with steps recomputed whose peak is no
-  more than the loop's at 8, over 8; and its time an image over the loop's.
+  more than the loop's at 16, over 16; and its time an image over the loop's.
 """
 
 import argparse
@@ -22,39 +23,50 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.networks import Model, pixart
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.models.families import network_of
+from e2ed2.models.memory.recompute import recompute_blocks
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.schedule import lcm_timesteps
 from e2ed2.system.drawing.markdown import markdown_table
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
 
-STEPS, BATCH, TOKENS, LARGER = 4, 8, 20, (10, 12, 14, 16, 18, 20, 24, 28, 32)
+STEPS, BATCH, TOKENS = 4, 16, 20
+LARGER = tuple(range(BATCH + 2, 4 * BATCH, 4))
 SIZE = {
     "num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 72, "cross_attention_dim": 288,
     "caption_channels": 384,
 }  # fmt: skip
 
 
-def stage_of(num_steps: int, batch_size: int, *, recomputes_steps: bool = False) -> Chain:
-    """The chain of a network that is the same every time."""
+def stage_of(num_steps: int, batch_size: int, recomputed: str = "nothing") -> Chain:
+    """The chain of a network that is the same every time.
+
+    Args:
+        recomputed: `nothing`, `steps` or `selective`.
+    """
     torch.manual_seed(0)
     made = pixart(128, **SIZE)
+    recompute_blocks(network_of(made.pipeline), recomputed == "selective" and "selective")
     model = Model(made.pipeline, TOKENS, made.side)
     grids = [lcm_timesteps(k) for k in range(1, num_steps + 1)]
     network, x0, cond = network_of(made.pipeline), model.latents(batch_size), model.condition(batch_size)
-    return Chain(made.pipeline, network, grids, x0, cond, recomputes_steps=recomputes_steps)
+    return Chain(made.pipeline, network, grids, x0, cond, recomputes_steps=recomputed == "steps")
 
 
 def works(stage: Chain) -> dict[str, Callable[[], None]]:
@@ -92,15 +104,46 @@ def updating(stage: Chain) -> tuple[Callable[[], Any], Callable[[], Any]]:
 def times(rounds: int) -> dict[str, float]:
     """Ratios of time."""
     whole, adamw = updating(stage_of(STEPS, BATCH))
-    recomputed = works(stage_of(STEPS, BATCH, recomputes_steps=True))["chain"]
-    every = works(stage_of(STEPS, BATCH)) | {"recomputed": recomputed, "update": whole, "adamw": adamw}
+    recomputed = {how: works(stage_of(STEPS, BATCH, how))["chain"] for how in ("steps", "selective")}
+    every = works(stage_of(STEPS, BATCH)) | recomputed | {"update": whole, "adamw": adamw}
     found = [{name: seconds(work) for name, work in every.items()} for _ in range(rounds + 1)][1:]
     return {
         "unroll_overhead": median(row["chain"] / row["passes"] for row in found),
         "update_overhead": median(row["update"] / (row["passes"] + row["adamw"]) for row in found),
-        "checkpoint_overhead": median(row["recomputed"] / row["chain"] for row in found),
+        "checkpoint_overhead": median(row["steps"] / row["chain"] for row in found),
+        "selective_overhead": median(row["selective"] / row["chain"] for row in found),
         "loop_overhead": median(row["loop"] / row["passes"] for row in found),
     }
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that are made under it and live; `known` storages are none of them."""
+
+    def __init__(self, known: Iterable[Tensor]):
+        super().__init__()
+        self.num_bytes, self._known = 0, {x.untyped_storage()._cdata for x in known}
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = op(*args, **(kwargs or {}))
+        for storage in (x.untyped_storage() for x in tree_leaves(made) if isinstance(x, Tensor)):
+            if storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.num_bytes += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return made
+
+    def _gone(self, storage: int, size: int) -> None:
+        self._known.discard(storage)
+        self.num_bytes -= size
+
+
+def kept(recomputed: str) -> int:
+    """Bytes of the tensors that backward will need of a chain."""
+    stage = stage_of(STEPS, BATCH, recomputed)
+    with Alive([*stage.network.parameters(), *stage.network.buffers()]) as alive:
+        loss = stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))
+        assert loss["l2"].requires_grad
+        return alive.num_bytes
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -111,32 +154,33 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def memory() -> dict[str, float]:
     """Growth with the number of steps, and the batch that the memory of the plain loop holds."""
-    peak, _ = apart("loop", STEPS, BATCH, recomputes_steps=False)
+    peak, _ = apart("loop", STEPS, BATCH, "nothing")
     fitting = BATCH
     for batch_size in LARGER:
-        if apart("chain", STEPS, batch_size, recomputes_steps=True)[0] > peak:
+        if apart("chain", STEPS, batch_size, "steps")[0] > peak:
             break
         fitting = batch_size
-    loop, ours = works(stage_of(STEPS, BATCH))["loop"], works(stage_of(STEPS, fitting, recomputes_steps=True))["chain"]
+    loop, ours = works(stage_of(STEPS, BATCH))["loop"], works(stage_of(STEPS, fitting, "steps"))["chain"]
     found = [seconds(ours) / fitting / (seconds(loop) / BATCH) for _ in range(4)][1:]
-    steps = [apart("chain", k, BATCH, recomputes_steps=True)[0] for k in (1, 8)]
+    steps = [apart("chain", k, BATCH, "steps")[0] for k in (1, 8)]
     return {
+        "selective_memory": kept("selective") / kept("nothing"),
         "memory_growth": steps[1] / steps[0],
         "batch_at_equal_memory": fitting / BATCH,
         "time_at_equal_memory": median(found),
     }
 
 
-def apart(work: str, num_steps: int, batch_size: int, *, recomputes_steps: bool) -> tuple[int, float]:
+def apart(work: str, num_steps: int, batch_size: int, recomputed: str) -> tuple[int, float]:
     """(Bytes above what there was before, seconds of the last) of three in a process of its own."""
-    asked = json.dumps([work, num_steps, batch_size, recomputes_steps])
+    asked = json.dumps([work, num_steps, batch_size, recomputed])
     command = [sys.executable, "-m", "benchmarks.unroll", "--apart", asked]
     peak, taken = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return peak, taken
 
 
-def _apart(work: str, num_steps: int, batch_size: int, recomputes_steps: bool) -> None:
-    done = works(stage_of(num_steps, batch_size, recomputes_steps=recomputes_steps))[work]
+def _apart(work: str, num_steps: int, batch_size: int, recomputed: str) -> None:
+    done = works(stage_of(num_steps, batch_size, recomputed))[work]
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     reset_peak_memory()
     taken = [seconds(done) for _ in range(3)]

@@ -151,8 +151,10 @@ def _sampler(start: Start) -> dict[str, Any]:
 def _batch(values: dict[str, Any], needed: Needs | None, has: float) -> str:
     """How an update is made, and what that takes."""
     rows = values["train"]["micro_batch_size"]
-    parts = [part for part in ("trajectory", "model") if values[part].get("gradient_checkpointing")]
-    recomputed = " and ".join({"trajectory": "steps", "model": "blocks"}[part] for part in parts)
+    said = {True: "blocks", "selective": "blocks selectively"}
+    parts = ["steps"] if values["trajectory"].get("gradient_checkpointing") else []
+    parts += [said[how]] if (how := values["model"].get("gradient_checkpointing")) else []
+    recomputed = " and ".join(parts)
     why = f"batch: {BATCH_SIZE} images an update, {rows} at a time"
     if needed is not None:
         why += f", about {needed.peak_memory_bytes / 2**30:.1f} of {has / 2**30:.0f} GiB"

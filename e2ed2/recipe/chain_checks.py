@@ -62,6 +62,11 @@ def check_trajectory(config: Config) -> None:
             "random_num_steps=false (a set belongs to one step of one sampler) and a network that is trained "
             "(time_grid not learned_alone)"
         )
+    if config.model.gradient_checkpointing == "selective" and trajectory.gradient_checkpointing:
+        raise UserError(
+            "model.gradient_checkpointing: selective, but trajectory.gradient_checkpointing=true would keep what is "
+            "selected of every step: set one false, or model.gradient_checkpointing=true"
+        )
     if parameters.startswith("lora") and config.model.architecture is not None:
         raise UserError(
             f"trajectory.parameters: {parameters}, but model.architecture makes a new network, with nothing trained to "

@@ -69,6 +69,7 @@ class ModelConfig(Section):
     network's, a safetensors or GGUF file or `org/name/file` of the hub. `lora`: adapters fused into it, files, folders,
     hub ids or `org/name/file`, with `@0.125` behind one at that scale.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
+    `selective` keeps also attention and the matrix products that take least to hold: half the memory, little more time.
     `frozen_weights`: how the blocks below a LoRA are held: `whole`, in 8 or 4 bits (`int8`, `nf4`; the model is then
     written in the half precision of the run), or `offloaded` to the machine's memory.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
@@ -81,7 +82,7 @@ class ModelConfig(Section):
     config: str | None = None
     network: str | None = None
     lora: list[str] = []
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Literal[False, True, "selective"] = False
     frozen_weights: Literal["whole", "int8", "nf4", "offloaded"] = "whole"
     architecture: PlainValues | None = None
 

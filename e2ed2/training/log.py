@@ -109,6 +109,9 @@ def peak_memory_bytes() -> int:
     """The accelerator's peak allocation, or the process's peak resident size on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    with suppress(OSError, StopIteration):  # Linux, where `ru_maxrss` begins with the peak of the parent process
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 

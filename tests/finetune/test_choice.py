@@ -12,12 +12,14 @@ from e2ed2.finetune.starts import Start
 from e2ed2.models.folders.index import ModelIndex
 from e2ed2.models.memory import needs
 from e2ed2.models.memory.counts import Counts
+from e2ed2.models.memory.needs import ON_ITS_WAY
 from e2ed2.recipe.config import ModelConfig
 from e2ed2.recipe.load import config_of
 
 DATA = {"source": "folder", "path": "photos"}
 UNIQUE, SHARED, ONE, STREAM = Captions(40, 0.1), Captions(40, 0.98), Captions(1, 0.0), Captions()
 GIB = 2**30
+KEPT = {False: 1, "selective": 2, True: 4}  # an evaluation is kept to such a part
 START = Start(ModelConfig(path="my/model"), Path("unused"), 4, "lcm", 1.0, True, 64, "its inference.json")
 
 
@@ -25,8 +27,8 @@ START = Start(ModelConfig(path="my/model"), Path("unused"), 4, "lcm", 1.0, True,
 def machine(monkeypatch):
     """`machine(free, num_trained=...)`: memory, and the size of any model; 8 GiB and a small one first.
 
-    An evaluation of an image keeps GIB / 100, half of that with an adapter; with blocks recomputed a quarter, and a
-    twentieth at work. Decoding one keeps GIB / 50.
+    An evaluation of an image keeps GIB / 100, half of that with an adapter; with blocks recomputed a quarter
+    (selectively half), and a twentieth at work. Decoding one keeps GIB / 50.
     """
     monkeypatch.setattr(module, "has_bf16", lambda device: False)
     monkeypatch.setattr(needs, "read_index", lambda folder: ModelIndex("PixArtAlphaPipeline", {}))
@@ -37,8 +39,8 @@ def machine(monkeypatch):
             return Counts(
                 num_trained=num_trained // 10 if rank else num_trained, num_frozen=num_trained if rank else 0,
                 num_decoder=0, num_text=0, num_in_blocks=in_blocks, embeds_guidance=False, block=evaluation // 20,
-                evaluation=evaluation // 4 if blocks else evaluation, evaluation_flops=1, decoding=GIB // 50,
-                decoding_flops=0, decoder_features=0, decoder_features_flops=0, features=0, features_flops=0,
+                evaluation=evaluation // KEPT[blocks], evaluation_flops=1, decoding=GIB // 50, decoding_flops=0,
+                decoder_features=0, decoder_features_flops=0, features=0, features_flops=0, recomputed_flops=0,
             )  # fmt: skip
 
         monkeypatch.setattr(needs, "_counted", count)
@@ -132,7 +134,7 @@ def test_where_all_weights_do_not_fit_an_adapter_is_trained(machine):
 
 def peak(rows: int, evaluations: int, evaluation: float, weights: float) -> float:
     """GiB: what stays, and of each image the evaluations that are kept, half as many for `keep`, and its decoding."""
-    return weights + 1.1 * (1.5 * rows * evaluations * evaluation + rows / 50)
+    return weights + ON_ITS_WAY * (1.5 * rows * evaluations * evaluation + rows / 50)
 
 
 def test_the_less_memory_the_fewer_images_at_a_time_and_as_many_an_update(machine):
@@ -154,23 +156,24 @@ def test_the_less_memory_the_fewer_images_at_a_time_and_as_many_an_update(machin
 def test_where_two_images_do_not_fit_more_is_recomputed_before_they_are_taken_one_by_one(machine):
     """An adapter's 16 bytes a weight, and 4 of each frozen one; what is kept by how much is recomputed."""
     weights, each = (16 * 10**6 + 4 * 10**7) / GIB, 0.005
-    work = 1.1 * 2 * each / 20
+    work = ON_ITS_WAY * 2 * each / 20
     plain = peak(2, 4, each, weights)
-    blocks = peak(2, 4, each / 4, weights) + work
+    some, blocks = (peak(2, 4, each / part, weights) + work for part in (2, 4))
     steps = peak(2, 1, each, weights)
     both = peak(2, 1, each / 4, weights) + work
-    one = peak(1, 4, each, weights) + 1.1 * 0.5 * 4 * each  # half a row of `keep` is one
-    assert plain > blocks > steps > both
-    for least, expected in ((plain, (2, False, False)), (blocks, (2, False, True)), (steps, (2, True, False)),
-                            (both, (2, True, True))):  # fmt: skip
+    one = peak(1, 4, each, weights) + ON_ITS_WAY * 0.5 * 4 * each  # half a row of `keep` is one
+    assert plain > some > blocks > steps > both
+    for least, expected in ((plain, (2, False, False)), (some, (2, False, "selective")), (blocks, (2, False, True)),
+                            (steps, (2, True, False)), (both, (2, True, True))):  # fmt: skip
         machine(1.001 * least / 0.9 * GIB, num_trained=10**7)
         for captions in (UNIQUE, SHARED):
             chosen = choose(START, DATA, captions, Path("runs/x"), {"parameters": "lora"})
             config = config_of(chosen.values)
             assert (config.train.micro_batch_size, config.trajectory.gradient_checkpointing,
                     config.model.gradient_checkpointing) == expected  # fmt: skip
-            said = [word in chosen.reasons[-1] for word in ("steps", "blocks")]
-            assert said == [*expected[1:]] and ("recomputed in backward" in chosen.reasons[-1]) == any(expected[1:])
+            said = [word in chosen.reasons[-1] for word in ("steps", "blocks", "selectively")]
+            assert said == [expected[1], bool(expected[2]), expected[2] == "selective"]
+            assert ("recomputed in backward" in chosen.reasons[-1]) == any(expected[1:])
     machine(0.99 * both / 0.9 * GIB, num_trained=10**7)
     config, reasons = config_for()
     assert config.train.micro_batch_size == 1 and weights_of(config).keys() == {"l2", "lpips", "keep", "kl"}
@@ -179,7 +182,7 @@ def test_where_two_images_do_not_fit_more_is_recomputed_before_they_are_taken_on
 
 def test_of_a_large_start_the_frozen_blocks_are_made_small_before_images_are_taken_one_by_one(machine):
     """4 bytes of a weight become 1, then 0.56, then none; an adapter's gradients outweigh what is decoded."""
-    leanest = 20 * 10**8 / GIB + 1.1 * (1.5 * 2 * 0.005 / 4 + 2 * 0.005 / 20)
+    leanest = 20 * 10**8 / GIB + ON_ITS_WAY * (1.5 * 2 * 0.005 / 4 + 2 * 0.005 / 20)
     for held, size in (("whole", 4), ("int8", 1), ("nf4", 0.5625), ("offloaded", 0)):
         machine((leanest + size * 10**9 / GIB + 1e-4) / 0.9 * GIB, num_trained=10**9, in_blocks=10**9)
         config, reasons = config_for()

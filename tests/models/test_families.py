@@ -231,7 +231,7 @@ def test_every_family_has_a_tiny_copy():
 def test_checkpointing_blocks_and_steps_leaves_the_gradient_as_it_is(class_name, is_mixed, recipe, tmp_path):
     start = save_tiny(class_name, tmp_path / "start")
     gradients = []
-    for blocks, steps in ((False, False), (True, False), (False, True), (True, True)):
+    for blocks, steps in ((False, False), (True, False), (False, True), (True, True), ("selective", False)):
         config = recipe(tmp_path, start, {"gradient_checkpointing": blocks}, gradient_checkpointing=steps)
         stage = create_stage(config, load_training_set(config.data, quiet), torch.device("cpu"), quiet)
         network = stage.network.train()

@@ -96,9 +96,10 @@ def test_what_is_counted_is_what_the_real_networks_keep(class_name, tmp_path):
 
 
 def test_what_is_recomputed_in_backward_is_not_kept(tiny_model):
-    counts, less = (count_model(tiny_model, 64, recomputes_blocks=recomputes) for recomputes in (False, True))
+    counts, less = (count_model(tiny_model, 64, recomputed=recomputed) for recomputed in (False, True))
     assert less.evaluation < counts.evaluation / 2 and 0 < less.block <= counts.evaluation
-    assert replace(less, evaluation=counts.evaluation) == counts
+    assert replace(less, evaluation=counts.evaluation, recomputed_flops=0) == counts
+    assert less.recomputed_flops == counts.evaluation_flops
 
 
 def test_the_device_has_some():

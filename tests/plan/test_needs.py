@@ -16,7 +16,7 @@ from tests.models.tiny import save_tiny
 COUNTS = Counts(
     num_trained=1000, num_frozen=0, num_decoder=300, num_text=70, num_in_blocks=0, embeds_guidance=False, block=0,
     evaluation=400, evaluation_flops=10, decoding=40, decoding_flops=5, decoder_features=8, decoder_features_flops=3,
-    features=20, features_flops=2,
+    features=20, features_flops=2, recomputed_flops=0,
 )  # fmt: skip
 PLAIN = ["trajectory.start=pure_noise", "trajectory.random_num_steps=false", "trajectory.num_steps_weights=[]",
          "trajectory.timesteps=[[999, 828, 617, 97]]", "train.micro_batch_size=8", "data.images_per_caption=1",
@@ -79,7 +79,7 @@ def test_settings_keep_the_update_and_cost_more_and_more():
     folder = resolve_model("emoji-lcm")
     found = list(settings(config("train.gradient_accumulation_steps=2"), folder))
     sizes = {(c.train.micro_batch_size * c.train.gradient_accumulation_steps) for c, _ in found}
-    assert sizes == {16} and len(found) == 4 * 4 and found[0][1] == {}
+    assert sizes == {16} and len(found) == 5 * 4 and found[0][1] == {}
     assert {c.train.micro_batch_size for c, _ in settings(config("objective.mmd.weight=1"), folder)} == {8, 4, 2}
 
 

@@ -257,6 +257,10 @@ def test_couplings_and_class_batches_that_cannot_be_are_refused(recipe, override
             "trajectory.parameters: lora_per_step, but model.architecture makes a new network",
         ),
         (
+            ["model.gradient_checkpointing=selective", "trajectory.gradient_checkpointing=true"],
+            "model.gradient_checkpointing: selective, but .* keep what is selected of every step: set one false",
+        ),
+        (
             ["trajectory={parameters: per_step, start: pure_noise, num_backprop_steps: 3}"],
             "trajectory.num_backprop_steps: 3, but with parameters=per_step the sets of steps before .* or take shared",
         ),

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -82,3 +84,11 @@ def test_a_preview_is_a_png_of_a_row_a_caption(tmp_path):
     assert [caption for caption, _ in rows] == sheet.captions
     shades = [[cell.getpixel((5, 5))[0] for cell in cells.values()] for _, cells in rows]
     assert shades == [[i, 100 + i] for i in range(9)] and list(rows[0][1]) == ["real", "sample"]
+
+
+def test_a_child_of_a_large_process_has_a_small_peak():
+    """Linux hands the parent's peak on with `ru_maxrss`."""
+    large = torch.ones(2**28)  # a GiB, in memory
+    peak = "from e2ed2.training.log import peak_memory_bytes as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", peak], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < large.nbytes

@@ -25,6 +25,7 @@ from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.models.memory.frozen import linear_layers
+from e2ed2.models.memory.recompute import Kept, Recomputed, recompute_blocks
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
@@ -43,6 +44,7 @@ class Counts:
         evaluation, decoding, decoder_features, features: bytes that autograd keeps of one evaluation of the network,
             of decoding a window, of the decoder's first maps of it, and of a perceptual network's features.
         evaluation_flops, decoding_flops, decoder_features_flops, features_flops: of the same, forward.
+        recomputed_flops: of what the network's blocks make again in backward.
     """
 
     num_trained: int
@@ -60,18 +62,18 @@ class Counts:
     decoder_features_flops: int
     features: int
     features_flops: int
+    recomputed_flops: int
 
 
 def count_model(
     folder: Path, side: int, lora_rank: int | None = None, *, half: bool = False, window: int | None = None,
-    recomputes_blocks: bool = False,
+    recomputed: Recomputed = False,
 ) -> Counts:  # fmt: skip
     """Of a model folder, whose configs are all that is read, for images of `side` pixels.
 
     Args:
         lora_rank: of an adapter on a frozen network; None trains all weights. half: in bf16, as autocast has it.
-        window: cells a side of what losses decode; None for all. recomputes_blocks: with
-            `model.gradient_checkpointing`.
+        window: cells a side of what losses decode; None for all. recomputed: `model.gradient_checkpointing`.
     Raises:
         UserError: not a pipeline of a known family.
     """
@@ -94,8 +96,9 @@ def count_model(
         cond = full_condition(pipeline)
         evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
-        if recomputes_blocks:
-            trained.enable_gradient_checkpointing()  # type: ignore[operator]  # of a LoRA the network below
+        kept = Kept()
+        if recomputed:  # of a LoRA the network below
+            recompute_blocks(trained, kept.run if recomputed == "selective" else recomputed)
             evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
         maps = _taken(lambda: decoder_features(autoencoder, seen), autoencoder, half)
@@ -103,9 +106,11 @@ def count_model(
     return Counts(
         num_trained=_num(trained, True), num_frozen=_num(trained, False), num_decoder=_num(autoencoder, False),
         num_text=_num_text(folder), num_in_blocks=num_in_blocks,
-        embeds_guidance=family.embeds_guidance(pipeline), block=block, evaluation=evaluation, evaluation_flops=flops,
+        embeds_guidance=family.embeds_guidance(pipeline), block=block,
+        evaluation=evaluation + kept.num_bytes, evaluation_flops=flops,
         decoding=decoding[0], decoding_flops=decoding[1],
         decoder_features=maps[0], decoder_features_flops=maps[1], features=judged[0], features_flops=judged[1],
+        recomputed_flops=flops if recomputed is True else kept.flops,
     )  # fmt: skip
 
 

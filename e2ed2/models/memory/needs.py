@@ -16,11 +16,12 @@ from e2ed2.models.families import family_named
 from e2ed2.models.folders.index import read_index
 from e2ed2.models.memory.counts import Counts, count_model, device_memory
 from e2ed2.models.memory.frozen import FORMS
+from e2ed2.models.memory.recompute import Recomputed
 from e2ed2.recipe.config import Config, objective_weights
 from e2ed2.recipe.objective import decodes, judges_features
 from e2ed2.system.errors import UserError
 
-ON_ITS_WAY = 1.1  # what backward makes beside what was kept, of it
+ON_ITS_WAY = 1.15  # what is kept, and what backward makes beside it: measured, `benchmarks/plan.py`
 SURE = 0.85  # of what is counted a run takes at least: `benchmarks/plan.py`
 SMALL = 1 / 40  # of the memory: with smaller files of weights all fits, and counting would only take time
 COPY_BYTES = 2  # of a trained weight in bf16: what autocast computes with, kept until the loss is there
@@ -68,14 +69,14 @@ def needs(config: Config, folder: Path, *, half: bool) -> Needs:
     parts = _memory(config, counts, sets * counts.num_trained, 2 if half else 4)
     moved = 0.0
     if config.model.frozen_weights == "offloaded":
-        runs = _runs(config, counts, 2 + int(config.model.gradient_checkpointing), rows=1, beside=1)
+        runs = _runs(config, counts, 2 + bool(config.model.gradient_checkpointing), rows=1, beside=1)
         moved = runs * config.train.gradient_accumulation_steps * counts.num_in_blocks * (2 if half else 4)
     return Needs(parts, _arithmetic(config, counts, rank is not None), sets * counts.num_trained, moved)
 
 
 @cache
-def _counted(folder: Path, side: int, rank: int | None, half: bool, window: int | None, blocks: bool) -> Counts:
-    return count_model(folder, side, rank, half=half, window=window, recomputes_blocks=blocks)
+def _counted(folder: Path, side: int, rank: int | None, half: bool, window: int | None, blocks: Recomputed) -> Counts:
+    return count_model(folder, side, rank, half=half, window=window, recomputed=blocks)
 
 
 def _memory(config: Config, counts: Counts, trained: int, size: int) -> dict[str, int]:
@@ -130,7 +131,7 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     """FLOP of an update: backward costs twice a forward pass, once where the weights are frozen."""
     weights = objective_weights(config)
     rows = config.train.micro_batch_size * config.objective.num_samples
-    each = (2 if is_adapter else 3) + int(config.model.gradient_checkpointing)  # of one with gradient
+    each = (2 if is_adapter else 3) + counts.recomputed_flops / counts.evaluation_flops  # of one with gradient
     beside = config.objective.keep.rows(config.train.micro_batch_size)
     total = _runs(config, counts, each, rows, beside) * counts.evaluation_flops
     if "denoising" in weights:
@@ -148,7 +149,7 @@ def _arithmetic(config: Config, counts: Counts, is_adapter: bool) -> float:
     return total * config.train.gradient_accumulation_steps
 
 
-def _runs(config: Config, counts: Counts, each: int, rows: int, beside: int) -> float:
+def _runs(config: Config, counts: Counts, each: float, rows: int, beside: int) -> float:
     """How often a micro-batch of `rows` samples, and `beside` prompts that are kept, runs the network.
 
     Args:
@@ -195,7 +196,8 @@ def settings(config: Config, folder: Path) -> Iterator[tuple[Config, dict[str, A
     train = config.train
     least = max(config.data.images_per_caption, 2 if "mmd" in objective_weights(config) else 1)
     sizes = [n for n in range(train.micro_batch_size, 0, -1) if train.micro_batch_size % n == 0]
-    modes = [(False, False), (False, True), (True, False), (True, True)]  # steps and blocks recomputed
+    blocks_alone: list[tuple[bool, Recomputed]] = [(False, "selective"), (False, True)]
+    modes = [(False, False), *blocks_alone, (True, False), (True, True)]  # steps and blocks recomputed
     if not family_named(read_index(folder).class_name).recomputes_blocks:
         modes = [(steps, blocks) for steps, blocks in modes if not blocks]
     forms = [config.model.frozen_weights]

@@ -18,6 +18,7 @@ from e2ed2.models.lora.adapter import lora_copies, merged
 from e2ed2.models.lora.save import check_names, save_adapter
 from e2ed2.models.memory.frozen import freeze
 from e2ed2.models.memory.needs import check_memory
+from e2ed2.models.memory.recompute import recompute_blocks
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
@@ -90,14 +91,14 @@ class FewStepStage:
             network.to(self.half or torch.float32)
             freeze(network, config.model.frozen_weights, device)
         self.network: nn.Module = network.to(device)
-        if config.model.gradient_checkpointing:
+        if blocks := config.model.gradient_checkpointing:
             if not self.family.recomputes_blocks:
                 kind = type(self._pipeline).__name__
                 raise UserError(
-                    f"model.gradient_checkpointing: true, but a {kind} then computes something else; set it false, and "
-                    "trajectory.gradient_checkpointing=true"
+                    f"model.gradient_checkpointing: {str(blocks).lower()}, but a {kind} then computes something else; "
+                    "set it false, and trajectory.gradient_checkpointing=true"
                 )
-            network.enable_gradient_checkpointing()
+            recompute_blocks(network, blocks)
         if self.half is not None:
             self._pipeline.vae.to(self.half)
             if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
