@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from e2ed2.models.families import family_of
 from e2ed2.models.families.base import Denoise, Guide, classifier_free
-from e2ed2.models.prompt_embeds import PromptEmbeds
+from e2ed2.models.prompt_embeds import PromptEmbeds, concatenate
 
 SHORT = 1024  # latent cells: 256 tokens of 2x2
 
@@ -61,7 +61,11 @@ def guided(
 
     def denoise_guided(x_t: Tensor, t: Tensor, cond: PromptEmbeds) -> Tensor:
         rows = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
-        without = denoise(x_t, t, replace(uncond.select(rows), micro=cond.micro))
-        return guide(denoise(x_t, t, cond), without, guidance_scale)
+        none = replace(uncond.select(rows), micro=cond.micro)
+        if none.embeds.shape == cond.embeds.shape:  # one batch of both, which is quicker where it is small
+            without, told = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), concatenate([none, cond])).chunk(2)
+        else:
+            without, told = denoise(x_t, t, none), denoise(x_t, t, cond)
+        return guide(told, without, guidance_scale)
 
     return denoise_guided

@@ -81,9 +81,12 @@ def test_guidance_is_uncond_plus_scale_times_the_difference():
     uncond = PromptEmbeds(torch.full((1, 2, 4), 4.0), torch.ones(1, 2, dtype=int))
     x, t = torch.zeros(3, 1), torch.zeros(3, dtype=int)
     assert torch.equal(guided(denoise, 2.5, uncond)(x, t, cond), torch.full((3, 1), 19.0))
-    assert calls == [3, 3]
+    assert calls == [6]  # both in one batch, where they are as long
+    longer = PromptEmbeds(torch.full((3, 5, 4), 10.0), torch.ones(3, 5, dtype=int))
+    assert torch.equal(guided(denoise, 2.5, uncond)(x, t, longer), torch.full((3, 1), 19.0))
+    assert calls == [6, 3, 3]
     assert torch.equal(guided(denoise, 1.0, uncond)(x, t, cond), torch.full((3, 1), 10.0))
-    assert calls == [3, 3, 3]  # no guidance, one evaluation
+    assert calls == [6, 3, 3, 3]  # no guidance, one evaluation
 
 
 def test_the_kernel_for_short_sequences_changes_the_speed_alone(transformer, x_t, monkeypatch):
