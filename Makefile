@@ -15,13 +15,14 @@ TEST_STAMP := $(STAMP)-test
 # An interpreter's own settings from outside would leak other packages into .venv.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test test-slow test-browser fuzz audit lint clean
+.PHONY: help demo test test-slow test-browser bench fuzz audit lint clean
 
 help:
 	@echo 'make demo      fine-tune the bundled emoji model end to end and report; a few minutes on a CPU'
 	@echo 'make test      lint, types and tests'
 	@echo 'make test-slow the slow tests alone'
 	@echo 'make test-browser  the pages in the system'"'"'s Chromium'
+	@echo 'make bench     speed and memory beside references, into results/benchmarks; half an hour on a quiet machine'
 	@echo 'make fuzz      damages what each reader reads, for ten minutes a reader; FUZZ=20 for 20 seconds'
 	@echo 'make audit     asks a public service for known vulnerabilities of what constraints.txt names'
 	@echo 'make lint      ruff, mypy and import-linter alone'
@@ -32,6 +33,10 @@ demo: $(STAMP)
 
 # The figures that tests know are a CPU's. A process for each core, at most four, of one thread each.
 PYTEST := CUDA_VISIBLE_DEVICES= $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+bench: $(STAMP)
+	for theme in unroll objectives sampling data startup; do \
+	  OMP_NUM_THREADS=1 $(RUN) benchmarks.$$theme --out results/benchmarks || exit 1; done
 
 test: lint
 	$(PYTEST)

@@ -1,19 +1,21 @@
-"""What each objective costs: seconds per update relative to plain L2, all in one process, turn by turn.
+"""What each objective costs: an update's time over one with plain L2, all in one process, turn by turn.
 
-    python benchmarks/objectives.py
+    OMP_NUM_THREADS=1 python -m benchmarks.objectives [--json] [--out results/benchmarks]
 
-32 captions, `emoji-lcm`, always four steps from noise, so that every update unrolls the same chain.
+32 captions, `emoji-lcm`, always four steps from noise, so that every update unrolls the same chain. Medians of five
+rounds; `l2_seconds` is of plain L2 itself.
 """
 
 import time
+from collections.abc import Callable
 from statistics import median
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 
+from benchmarks.published import publish
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.recipe.load import build_config
-from e2ed2.system.environment import device_name
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.stages.create import create_stage
 from e2ed2.training.step import Trained, update
@@ -37,7 +39,7 @@ OBJECTIVES = {
 }
 
 
-def main() -> None:
+def measure() -> dict[str, float]:
     runs = {name: _prepare(objective) for name, objective in OBJECTIVES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(ROUNDS + 1):
@@ -46,13 +48,10 @@ def main() -> None:
             run(step)
             seconds[name].append(time.perf_counter() - started)
     medians = {name: median(times[1:]) for name, times in seconds.items()}
-    print(f"{device_name()}, torch {torch.__version__}, median of {ROUNDS} rounds")
-    print("| objective | s per update | relative to l2 |\n|---|---|---|")
-    for name, value in medians.items():
-        print(f"| {name} | {value:.2f} | {value / medians['l2']:.2f} |")
+    return {name: value / medians["l2"] for name, value in medians.items()} | {"l2_seconds": medians["l2"]}
 
 
-def _prepare(objective):
+def _prepare(objective: dict[str, Any]) -> Callable[[int], Any]:
     """update number -> one update of this objective."""
     train = {"micro_batch_size": 32, "mixed_precision": "no"}
     trajectory = {"start": "pure_noise"}
@@ -63,7 +62,7 @@ def _prepare(objective):
         }  # fmt: skip
     )
     accelerator = Accelerator(mixed_precision="no")
-    data = load_training_set(config.data, print)
+    data = load_training_set(config.data, lambda line: None)
     stage = create_stage(config, data, accelerator.device, lambda line: None)
     trained = Trained.begin(stage.network, config.train)
     order = ShuffledOrder(config.train.seed, len(data), config.train.micro_batch_size)
@@ -71,4 +70,4 @@ def _prepare(objective):
 
 
 if __name__ == "__main__":
-    main()
+    publish("objectives", measure)

@@ -1,6 +1,6 @@
 """What unrolling costs on a CPU: time against bare passes of the network, memory against the number of steps.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.unroll [--json] [--rounds 5]
+    OMP_NUM_THREADS=1 python -m benchmarks.unroll [--json] [--out results/benchmarks]
 
 A PixArt of 18M random weights (12 layers, width 288) on latents of 16x16 cells and prompts of 20 tokens, a micro-batch
 of 16, float32, LCM's solver. Times are medians of ratios: in every round each thing is done once, so that a slow moment
@@ -17,7 +17,6 @@ update, in a plain shell, with glibc's defaults.
   more than the loop's at 16, over 16; and its time an image over the loop's.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -37,16 +36,16 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.networks import Model, pixart
+from benchmarks.published import publish
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.models.families import network_of
 from e2ed2.models.memory.recompute import recompute_blocks
 from e2ed2.recipe.config import TrainConfig
 from e2ed2.schedule import lcm_timesteps
-from e2ed2.system.drawing.markdown import markdown_table
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
 
-STEPS, BATCH, TOKENS = 4, 16, 20
+STEPS, BATCH, TOKENS, ROUNDS = 4, 16, 20, 7
 LARGER = tuple(range(BATCH + 2, 4 * BATCH, 4))
 SIZE = {
     "num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 72, "cross_attention_dim": 288,
@@ -101,12 +100,12 @@ def updating(stage: Chain) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: update(stage, trained, config, order, 0, accelerator), step
 
 
-def times(rounds: int) -> dict[str, float]:
+def times() -> dict[str, float]:
     """Ratios of time."""
     whole, adamw = updating(stage_of(STEPS, BATCH))
     recomputed = {how: works(stage_of(STEPS, BATCH, how))["chain"] for how in ("steps", "selective")}
     every = works(stage_of(STEPS, BATCH)) | recomputed | {"update": whole, "adamw": adamw}
-    found = [{name: seconds(work) for name, work in every.items()} for _ in range(rounds + 1)][1:]
+    found = [{name: seconds(work) for name, work in every.items()} for _ in range(ROUNDS + 1)][1:]
     return {
         "unroll_overhead": median(row["chain"] / row["passes"] for row in found),
         "update_overhead": median(row["update"] / (row["passes"] + row["adamw"]) for row in found),
@@ -187,19 +186,8 @@ def _apart(work: str, num_steps: int, batch_size: int, recomputed: str) -> None:
     print(json.dumps([peak_memory_bytes() - before, taken[-1]]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.unroll")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--apart", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.apart:
-        _apart(*json.loads(asked.apart))
-        return
-    found = {**times(asked.rounds), **memory()}
-    table = markdown_table(["", "ratio"], [[name, f"{value:.3f}"] for name, value in found.items()])
-    print(json.dumps(found, indent=1) if asked.json else table)
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--apart"]:
+        _apart(*json.loads(sys.argv[2]))
+    else:
+        publish("unroll", lambda: {**times(), **memory()})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import unroll
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import recipes, settings, speed
 from benchmarks.gpu.checks import draw
@@ -23,6 +24,25 @@ from tests.models.tiny import SIDE, save_tiny
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_a_benchmark_prints_one_flat_object_and_keeps_it_beside_its_table(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.startup", "--json", "--out", str(tmp_path)]
+    found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert found["theme"] == "startup" and 0 < found["import_e2ed2"] < found["import_torch"] and found["torch"]
+    assert not any(isinstance(value, dict | list) for value in found.values())
+    (file,) = tmp_path.glob("startup_*.json")
+    assert json.loads(file.read_text()) == found and "| import_torch |" in file.with_suffix(".md").read_text()
+
+
+def test_what_backward_needs_is_counted_and_what_is_gone_is_not():
+    x, weight = torch.ones(4, 8), torch.ones(8, 8, requires_grad=True)
+    with unroll.Alive([weight]) as alive:
+        kept = (x @ weight).exp()  # 4 x 8 floats: exp keeps what it made, and the product goes
+        assert alive.num_bytes == 4 * 8 * 4
+        del kept
+        assert alive.num_bytes == 0
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""AlignProp's trainer on a folder, in an environment that has TRL 0.23; prints seconds of processor time of each update.
+"""AlignProp's trainer on a folder, in an environment with TRL 0.23; prints processor seconds of each update.
 
 python theirs.py '{"folder": ..., "steps": 4, "rows": 8, "updates": 4}'
 """
@@ -20,18 +20,22 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     config = AlignPropConfig(
         num_epochs=asked["updates"], sample_num_steps=asked["steps"], sample_eta=0.0, sample_guidance_scale=2.0,
-        train_batch_size=asked["rows"], train_gradient_accumulation_steps=1, mixed_precision="no", save_freq=10**6, log_image_freq=10**6,
+        train_batch_size=asked["rows"], train_gradient_accumulation_steps=1, mixed_precision="no",
+        save_freq=10**6, log_image_freq=10**6,
         truncated_backprop_rand=False, truncated_backprop_timestep=0, train_learning_rate=1e-5,
     )  # fmt: skip
+
+    def reward(images, prompts, told):
+        return -distance(2 * images - 1, prompts), {}
+
     trainer = AlignPropTrainer(
-        config, lambda images, prompts, told: (-distance(2 * images - 1, prompts), {}), lambda: ("a picture", {}), pipeline,
-        image_samples_hook=lambda *told: None,
-    )  # fmt: skip
+        config, reward, lambda: ("a picture", {}), pipeline, image_samples_hook=lambda *told: None
+    )
     times = [time.process_time()]
     for epoch in range(asked["updates"]):
         trainer.step(epoch, epoch)
         times.append(time.process_time())
-    print(json.dumps([later - earlier for earlier, later in zip(times, times[1:])]))
+    print(json.dumps([later - earlier for earlier, later in zip(times, times[1:], strict=False)]))
 
 
 main()

@@ -1,6 +1,6 @@
 """How many images a second each source hands over, in micro-batches of 8, against what a training takes.
 
-    OMP_NUM_THREADS=1 python benchmarks/data_loading.py
+    OMP_NUM_THREADS=1 python -m benchmarks.data [--json] [--out results/benchmarks]
 
 Photos are noise smoothed to look like JPEGs of 768 x 512 (170 kB), fitted to buckets around 512 x 512, and for the rows
 of large ones 4000 x 3000 (a few, read again and again); `whole` decodes those at all of their resolution. `folder` and
@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.published import publish
 from e2ed2.data import transforms
 from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedItem, CachedSet, write_index, write_manifest, write_shard
@@ -32,7 +33,6 @@ from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.folder import FolderSource
 from e2ed2.data.sources.shards import tar_shards
 from e2ed2.data.stream import ShardStream, StreamSet
-from e2ed2.system.environment import device_name
 
 NUM_IMAGES, NUM_ROUNDS, BATCH = 512, 48, 8
 NUM_LARGE, LARGE_ROUNDS = 8, 6
@@ -42,7 +42,9 @@ SHAPES = bucket_shapes(512, **BUCKETS)
 NUM_WORKERS = os.cpu_count() or 1
 
 
-def main() -> None:
+def measure() -> dict[str, float]:
+    """Images a second of each source; and the milliseconds that a step waits."""
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["E2ED2_CACHE"] = str(folder / "scans")
@@ -52,28 +54,22 @@ def main() -> None:
         write_cache(folder / "cache")
         started = time.perf_counter()
         source = SourceSet([("photos", FolderSource(folder / "photos"))], [1.0], SHAPES, 0.0, NUM_WORKERS)
-        print(f"{device_name()}, {NUM_WORKERS} threads\n")
-        print(f"| source | images/s | ms per micro-batch of {BATCH} |\n|---|---|---|")
-        row("folder, scan", NUM_IMAGES / (time.perf_counter() - started))
-        row("folder", rate(ShuffledOrder(0, len(source), BATCH, source.buckets), source.pictures))
+        found["folder, scan"] = NUM_IMAGES / (time.perf_counter() - started)
+        found["folder"] = rate(ShuffledOrder(0, len(source), BATCH, source.buckets), source.pictures)
         ahead = ShuffledOrder(1, len(source), BATCH, source.buckets, read_ahead=source.read_ahead)
-        waited = 1000 * wait(ahead, source.pictures)
-        print(f"| folder, while steps of {1000 * STEP:.0f} ms compute | | waits {waited:.0f} |")
+        found[f"folder, ms waited while steps of {1000 * STEP:.0f} ms compute"] = 1000 * wait(ahead, source.pictures)
         large = SourceSet([("large", FolderSource(folder / "large"))], [1.0], SHAPES, 0.0, NUM_WORKERS)
         order = ShuffledOrder(0, len(large), BATCH, large.buckets)
-        row("folder, 4000 x 3000", rate(order, large.pictures, LARGE_ROUNDS))
+        found["folder, 4000 x 3000"] = rate(order, large.pictures, LARGE_ROUNDS)
         with patch.object(transforms, "MIN_REDUCTION", 1000):
-            row("folder, 4000 x 3000, whole", rate(order, large.pictures, LARGE_ROUNDS))
+            found["folder, 4000 x 3000, whole"] = rate(order, large.pictures, LARGE_ROUNDS)
         open_stream = partial(ShardStream, tar_shards(str(folder / "shards"), Columns()))
         stream = StreamSet(open_stream, SHAPES, 128, 0.0, NUM_WORKERS, print)
         stream.begin(0, BATCH, 0, 1, None)
-        row("webdataset", rate(stream, stream.pictures))
+        found["webdataset"] = rate(stream, stream.pictures)
         cached = CachedSet(folder / "cache")
-        row("cache", rate(ShuffledOrder(0, len(cached), BATCH), partial(read, cached)))
-
-
-def row(name: str, images_per_second: float) -> None:
-    print(f"| {name} | {images_per_second:.1f} | {1000 * BATCH / images_per_second:.0f} |")
+        found["cache"] = rate(ShuffledOrder(0, len(cached), BATCH), partial(read, cached))
+    return found
 
 
 def rate(order: Order, load: Callable[[torch.Tensor], object], num_rounds: int = NUM_ROUNDS) -> float:
@@ -137,4 +133,4 @@ def write_cache(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    publish("data", measure)

@@ -1,0 +1,32 @@
+"""What one waits for before anything happens: seconds, each the median of five processes, turn by turn.
+
+    python -m benchmarks.startup [--json] [--out results/benchmarks]
+
+- `import_torch`, `import_e2ed2`: of the package beyond torch. `help`: `e2ed2 --help` from beginning to end.
+"""
+
+import subprocess
+import sys
+import time
+from statistics import median
+
+from benchmarks.published import publish
+
+ROUNDS = 5
+IMPORTS = "import time as t; a = t.perf_counter(); import torch; b = t.perf_counter(); import e2ed2; " \
+    "print(b - a, t.perf_counter() - b)"  # fmt: skip
+
+
+def measure() -> dict[str, float]:
+    rows = []
+    for _ in range(ROUNDS + 1):
+        said = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "e2ed2.cli", "--help"], capture_output=True, check=True)
+        rows.append((*map(float, said.split()), time.perf_counter() - began))
+    names = ("import_torch", "import_e2ed2", "help")
+    return {name: median(column) for name, column in zip(names, zip(*rows[1:], strict=True), strict=True)}
+
+
+if __name__ == "__main__":
+    publish("startup", measure)
