@@ -36,6 +36,7 @@ WAYS = {
     "a LoRA a step": {"trajectory": {**LORA, "parameters": "lora_per_step"}},
     "GAN with R1": {"objective": {"adversarial": {**GAN, "r1_weight": 1.0}}},
     "computed again": {"trajectory": {"gradient_checkpointing": True}, "model": {"gradient_checkpointing": True}},
+    "selectively": {"model": {"gradient_checkpointing": "selective"}},
     "kept near the start": {"objective": {"keep": KEEP}},
     "LoRA kept near the start": {"trajectory": LORA, "objective": {"keep": KEEP}},
     "LoRA and grid kept near the start": {
