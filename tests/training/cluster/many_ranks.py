@@ -70,24 +70,29 @@ def in_turn(folder, how):
 def killed(folder, how, kills):
     """Two processes, of which one is killed at random moments until it was `kills` times; then they end.
 
-    A moment is any of as many seconds as an undisturbed run takes, counted from when they have met: before, the
-    other rightly waits for it. Beside other work both are late.
+    A moment is any from the update that the run has come to on, or shortly after it, once they have met: before, the
+    other rightly waits for it.
     """
 
-    def meet(pids):
-        while len(list(folder.glob("met-?"))) < 2:
-            time.sleep(0.002)
+    def come(to):
+        def wait(pids):
+            while len(list(folder.glob("met-?"))) < 2 or num_rows() < to:
+                time.sleep(0.002)
+
+        return wait
+
+    def num_rows():
+        file = run_dir / "metrics.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
 
     said, rng, ends = folder / "said.txt", random.Random(how), []
     undisturbed, run_dir = folder / f"undisturbed-{how}".replace(" ", "-"), folder / f"killed-{how}".replace(" ", "-")
-    began = time.monotonic()
     run(2, training(undisturbed, 2, 60), said, HOW[how])
-    whole = time.monotonic() - began
     while len(ends) < kills:
         for file in folder.glob("met-?"):
             file.unlink()
-        kill = (rng.randrange(2), rng.uniform(0, whole))
-        statuses = run(2, training(run_dir, 2, 60), said, HOW[how], kill=kill, meanwhile=meet)
+        kill, moment = (rng.randrange(2), rng.uniform(0, 0.05)), rng.randrange(min(num_rows(), 59), 60)
+        statuses = run(2, training(run_dir, 2, 60), said, HOW[how], kill=kill, meanwhile=come(moment))
         if -9 not in statuses:  # it was done before: once more from the beginning
             run_dir = run_dir.with_name(run_dir.name + "-again")
         else:
