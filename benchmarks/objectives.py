@@ -6,14 +6,14 @@
 rounds; `l2_seconds` is of plain L2 itself.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
 from accelerate import Accelerator
 
-from benchmarks.published import publish
+from benchmarks.published import publish, seconds
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.recipe.load import build_config
 from e2ed2.training.latents.training_set import load_training_set
@@ -41,13 +41,11 @@ OBJECTIVES = {
 
 def measure() -> dict[str, float]:
     runs = {name: _prepare(objective) for name, objective in OBJECTIVES.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(ROUNDS + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
-            run(step)
-            seconds[name].append(time.perf_counter() - started)
-    medians = {name: median(times[1:]) for name, times in seconds.items()}
+            times[name].append(seconds(partial(run, step)))
+    medians = {name: median(each[1:]) for name, each in times.items()}
     return {name: value / medians["l2"] for name, value in medians.items()} | {"l2_seconds": medians["l2"]}
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +13,27 @@ from e2ed2.system.environment import device_name, environment
 from e2ed2.system.files import write_file
 
 
-def publish(theme: str, measure: Callable[[], Mapping[str, float]]) -> None:
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def publish(theme: str, measure: Callable[..., Mapping[str, float]], *needed: str) -> None:
     """Measure and print: a table, or with `--json` an object that also has versions and hardware.
 
     With `--out DIR` both are written there, as `THEME_HARDWARE_DATE.md` and `.json`.
+
+    Args:
+        needed: options that must be given, which `measure` is called with.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{theme}")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
+    for name in needed:
+        parser.add_argument(f"--{name}", required=True)
     asked = parser.parse_args()
-    figures = measure()
+    figures = measure(*(getattr(asked, name) for name in needed))
     table = markdown_table(["", theme], [[name, f"{value:.3g}"] for name, value in figures.items()])
     found = json.dumps({"theme": theme, **figures, **environment()}, indent=1)
     print(found if asked.json else table)

@@ -6,12 +6,10 @@
 pictures in 8 bits. `ratio`: ours over the pipeline's.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from benchmarks.published import publish
+from benchmarks.published import publish, seconds
 from e2ed2.models.folders.bundled import resolve_model
 from e2ed2.models.folders.pipeline import load_pipeline
 from e2ed2.sampling.folder import requests_for
@@ -40,12 +38,6 @@ def measure() -> dict[str, float]:
             f"ratio_{steps}_steps": median(theirs / own for own, theirs in rows),
         }
     return figures
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@
 
 import subprocess
 import sys
-import time
+from functools import partial
 from statistics import median
 
-from benchmarks.published import publish
+from benchmarks.published import publish, seconds
 
-ROUNDS = 5
+ROUNDS, HELP = 5, [sys.executable, "-m", "e2ed2.cli", "--help"]
 IMPORTS = "import time as t; a = t.perf_counter(); import torch; b = t.perf_counter(); import e2ed2; " \
     "print(b - a, t.perf_counter() - b)"  # fmt: skip
 
@@ -21,9 +21,8 @@ def measure() -> dict[str, float]:
     rows = []
     for _ in range(ROUNDS + 1):
         said = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "e2ed2.cli", "--help"], capture_output=True, check=True)
-        rows.append((*map(float, said.split()), time.perf_counter() - began))
+        helped = seconds(partial(subprocess.run, HELP, capture_output=True, check=True))
+        rows.append((*map(float, said.split()), helped))
     names = ("import_torch", "import_e2ed2", "help")
     return {name: median(column) for name, column in zip(names, zip(*rows[1:], strict=True), strict=True)}
 

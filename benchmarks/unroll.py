@@ -21,7 +21,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -36,7 +35,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.networks import Model, pixart
-from benchmarks.published import publish
+from benchmarks.published import publish, seconds
 from e2ed2.data.order import ShuffledOrder
 from e2ed2.models.families import network_of
 from e2ed2.models.memory.recompute import recompute_blocks
@@ -143,12 +142,6 @@ def kept(recomputed: str) -> int:
         loss = stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))
         assert loss["l2"].requires_grad
         return alive.num_bytes
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def memory() -> dict[str, float]:

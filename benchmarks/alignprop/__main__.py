@@ -1,7 +1,7 @@
 """Our chain beside TRL's AlignProp trainer, which also trains a whole sampler by what is at its end.
 
     python -m venv ENV && ENV/bin/pip install torch==2.13.0 trl==0.23.1 transformers==5.24.0 diffusers==0.42.1
-    OMP_NUM_THREADS=1 python -m benchmarks.alignprop --python ENV/bin/python [--rounds 3] [--json]
+    OMP_NUM_THREADS=1 python -m benchmarks.alignprop --python ENV/bin/python [--json] [--out results/benchmarks]
 
 The same Stable Diffusion UNet of 15M random weights and autoencoder, latents of 16x16 cells, four steps of DDIM, a
 guidance of 2, all weights trained in float32, a loss in pixels after the decoder, AdamW, clipping. Seconds are of
@@ -12,25 +12,24 @@ processor time, of the updates after the first, in processes of their own, turn 
 - `best`: training images a second, ours over theirs, each at its best of the batches.
 """
 
-import argparse
 import json
-import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
-from e2ed2.system.drawing.markdown import markdown_table
+from benchmarks.cost import timed_train
+from benchmarks.plan import TINY, write_images
+from benchmarks.published import publish
+from e2ed2.recipe.load import build_config
 
-STEPS, UPDATES, BATCHES = 4, 4, (2, 4, 8)
+STEPS, UPDATES, ROUNDS, BATCHES, SIDE = 4, 4, 2, (2, 4, 8), 64
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-TINY = runpy.run_path(str(ROOT / "tests" / "models" / "tiny.py"))
-ORDERS = {"recomputed": True, "kept": False}
+WAYS = {"recomputed": True, "kept": False}
 
 
 def write_model(folder: Path) -> None:
@@ -46,22 +45,23 @@ def write_model(folder: Path) -> None:
 
 def ours(folder: Path, rows: int, recomputed: bool) -> float:
     """Seconds of an update, as `e2ed2 train` makes it."""
-    from benchmarks.cost import timed_train
-    from e2ed2.recipe.load import load_config
-
-    recipe = folder / "recipe.yaml"
-    recipe.write_text("stage: e2ed2\nrun: {dir: x}\nmodel: {path: x}\n")
     with tempfile.TemporaryDirectory() as run_dir:
-        fields = {
-            "model.path": str(folder / "model"), "data.source": "folder", "data.path": str(folder / "images"),
-            "data.size": 64, "run.dir": f"{run_dir}/run", "trajectory.num_inference_steps": STEPS,
-            "trajectory.start": "pure_noise", "trajectory.solver": "ddim", "trajectory.guidance_scale": 2.0,
-            "trajectory.gradient_checkpointing": recomputed, "objective.plugin.weight": 1.0,
-            "objective.plugin.function": "benchmarks.alignprop.reward:distance", "train.micro_batch_size": rows,
-            "train.mixed_precision": "no", "train.lr": 1e-5, "train.max_train_steps": UPDATES + 1,
-            "train.preview_every": 10**6,
-        }  # fmt: skip
-        return timed_train(load_config(recipe, [f"{name}={json.dumps(value)}" for name, value in fields.items()]))[1]
+        config = build_config(
+            {
+                "stage": "e2ed2", "run": {"dir": f"{run_dir}/run"}, "model": {"path": str(folder / "model")},
+                "data": {"source": "folder", "path": str(folder / "images"), "size": SIDE},
+                "trajectory": {
+                    "num_inference_steps": STEPS, "start": "pure_noise", "solver": "ddim", "guidance_scale": 2.0,
+                    "gradient_checkpointing": recomputed,
+                },
+                "objective": {"plugin": {"weight": 1.0, "function": "benchmarks.alignprop.reward:distance"}},
+                "train": {
+                    "micro_batch_size": rows, "mixed_precision": "no", "lr": 1e-5, "max_train_steps": UPDATES + 1,
+                    "preview_every": 10**6,
+                },
+            }
+        )  # fmt: skip
+        return timed_train(config)[1]
 
 
 def theirs(python: str, folder: Path, rows: int) -> float:
@@ -72,7 +72,7 @@ def theirs(python: str, folder: Path, rows: int) -> float:
 def apart(folder: Path, rows: int, recomputed: bool) -> float:
     """`ours` in a process of its own."""
     asked = json.dumps([str(folder), rows, recomputed])
-    return float(_said([sys.executable, "-m", "benchmarks.alignprop", "--ours", asked]))
+    return float(_said([sys.executable, "-m", "benchmarks.alignprop", "--apart", asked]))
 
 
 def _said(command: Sequence[str]) -> str:
@@ -82,45 +82,34 @@ def _said(command: Sequence[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def compared(python: str, folder: Path, rounds: int) -> dict[str, Any]:
+def compared(python: str, folder: Path) -> dict[str, float]:
     rows: list[dict[str, float]] = []
-    for rows_at_a_time in BATCHES:
-        for _ in range(rounds):
-            found = {name: apart(folder, rows_at_a_time, again) for name, again in ORDERS.items()}
-            rows.append({"rows": rows_at_a_time, "theirs": theirs(python, folder, rows_at_a_time), **found})
+    for size in BATCHES:
+        for _ in range(ROUNDS):
+            found = {name: apart(folder, size, again) for name, again in WAYS.items()}
+            rows.append({"rows": size, "theirs": theirs(python, folder, size), **found})
             print(rows[-1], file=sys.stderr, flush=True)
-    ratios = {name: median(row[name] / row["theirs"] for row in rows) for name in ORDERS}
     rates = {
-        name: max(median(row["rows"] / row[name] for row in rows if row["rows"] == n) for n in BATCHES)
-        for name in ("theirs", *ORDERS)
+        name: max(median(row["rows"] / row[name] for row in rows if row["rows"] == size) for size in BATCHES)
+        for name in ("theirs", *WAYS)
     }
-    return {**ratios, "best": max(rates[name] for name in ORDERS) / rates["theirs"], "images_per_second": rates}
+    ratios = {name: median(row[name] / row["theirs"] for row in rows) for name in WAYS}
+    best = max(rates[name] for name in WAYS) / rates["theirs"]
+    return {**ratios, "best": best, **{f"images_per_second_{name}": rate for name, rate in rates.items()}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.alignprop")
-    parser.add_argument("--python", help="of an environment with TRL")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--ours", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.ours:
-        folder, rows, recomputed = json.loads(asked.ours)
-        print(ours(Path(folder), rows, recomputed))
-        return
-    if not asked.python or subprocess.run([asked.python, "-c", "from trl import AlignPropTrainer"]).returncode:
-        parser.error(f"--python: {asked.python}: no Python with TRL 0.23; see the head of this file")
-    from benchmarks.plan import write_images
-
+def measure(python: str) -> dict[str, float]:
+    if subprocess.run([python, "-c", "from trl import AlignPropTrainer"], capture_output=True).returncode:
+        raise SystemExit(f"--python: {python}: no Python with TRL 0.23; benchmarks/alignprop/__main__.py says how")
     with tempfile.TemporaryDirectory() as name:
         write_model(Path(name) / "model")
-        write_images(Path(name) / "images", 64)
-        found = compared(asked.python, Path(name), asked.rounds)
-    rates = found.pop("images_per_second")
-    table = markdown_table(["", "ratio"], [[key, f"{value:.2f}"] for key, value in found.items()])
-    said = "images a second: " + ", ".join(f"{key} {value:.2f}" for key, value in rates.items())
-    print(json.dumps(found | {"images_per_second": rates}, indent=1) if asked.json else f"{table}\n\n{said}")
+        write_images(Path(name) / "images", SIDE)
+        return compared(python, Path(name))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--apart"]:
+        folder, size, again = json.loads(sys.argv[2])
+        print(ours(Path(folder), size, again))
+    else:
+        publish("alignprop", measure, "python")

@@ -2,8 +2,8 @@
 
 python ray_cluster.py OUT FIELD=VALUE ...    (run by test_kills.py)
 
-The worker kills itself at its first part of the step, and leaves a file that says so: a kill from outside may come when
-no worker is at work.
+The worker kills itself at the first part, and leaves a file that says so: a kill from outside may come when no worker
+is at work.
 """
 
 import os
@@ -16,22 +16,20 @@ import ray
 from ray.cluster_utils import Cluster
 
 from e2ed2.curation import run
+from e2ed2.curation.items import part_name
 from e2ed2.curation.pipeline import Pipeline, load_pipeline
 from e2ed2.system.watch import silent
 
-KILLED = Path(sys.argv[1]).with_suffix(".killed")
+KILLED, FIRST = Path(sys.argv[1]).with_suffix(".killed"), part_name(0, 0)
 
 
 def doer(pipeline: Pipeline, step: str, done: tuple[str, ...]) -> Callable[[str], None]:
     do = run._doer(pipeline, step, done)  # in a worker: the true one
 
     def die_once(part: str) -> None:
-        try:
-            if step == "check":
-                KILLED.touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
-        except FileExistsError:
-            pass
+        if step == "check" and part == FIRST and not KILLED.exists():
+            KILLED.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         do(part)
 
     return die_once

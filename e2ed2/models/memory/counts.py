@@ -25,7 +25,7 @@ from e2ed2.models.folders.parts import read_config
 from e2ed2.models.lora.adapter import lora_copies
 from e2ed2.models.losses.lpips_network import load_lpips_network
 from e2ed2.models.memory.frozen import linear_layers
-from e2ed2.models.memory.recompute import Kept, Recomputed, recompute_blocks
+from e2ed2.models.memory.recompute import Kept, Recomputed
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.system.environment import machine_memory
 
@@ -98,7 +98,7 @@ def count_model(
         block = evaluation // max(len(m) for m in network.modules() if isinstance(m, nn.ModuleList))
         kept = Kept()
         if recomputed:  # of a LoRA the network below
-            recompute_blocks(trained, kept.run if recomputed == "selective" else recomputed)
+            trained.enable_gradient_checkpointing(kept.run if recomputed == "selective" else None)  # type: ignore[operator]
             evaluation, flops = _taken(lambda: denoise(latents, torch.ones(1), cond), trained, half)
         decoding = _taken(lambda: decode(autoencoder, seen), autoencoder, half)
         maps = _taken(lambda: decoder_features(autoencoder, seen), autoencoder, half)

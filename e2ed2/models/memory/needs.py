@@ -196,8 +196,8 @@ def settings(config: Config, folder: Path) -> Iterator[tuple[Config, dict[str, A
     train = config.train
     least = max(config.data.images_per_caption, 2 if "mmd" in objective_weights(config) else 1)
     sizes = [n for n in range(train.micro_batch_size, 0, -1) if train.micro_batch_size % n == 0]
-    blocks_alone: list[tuple[bool, Recomputed]] = [(False, "selective"), (False, True)]
-    modes = [(False, False), *blocks_alone, (True, False), (True, True)]  # steps and blocks recomputed
+    modes: list[tuple[bool, Recomputed]]  # steps and blocks recomputed
+    modes = [(False, False), (False, "selective"), (False, True), (True, False), (True, True)]
     if not family_named(read_index(folder).class_name).recomputes_blocks:
         modes = [(steps, blocks) for steps, blocks in modes if not blocks]
     forms = [config.model.frozen_weights]

@@ -1,6 +1,6 @@
 """Blocks of a network that run again in backward: whole, or all but their matrix products and attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,17 +19,15 @@ ATTENTION = {
 PRODUCTS = {aten.mm.default: 0, aten.addmm.default: 1}  # where their factors begin
 
 
-def recompute_blocks(network: nn.Module, how: Recomputed | Callable[..., Any]) -> None:
+def recompute_blocks(network: nn.Module, how: Recomputed) -> None:
     """Have a network of diffusers run its blocks again in backward, with the same gradient.
 
     Args:
         how: True keeps a block's inputs alone. `selective` also keeps what takes long to make and little to hold:
             attention, convolutions, and matrix products whose rows are no longer than those that they are made of.
-            Or what runs a block with its arguments.
     """
     if how:
-        ways = {True: None, "selective": _selectively}
-        network.enable_gradient_checkpointing(how if callable(how) else ways[how])  # type: ignore[operator]
+        network.enable_gradient_checkpointing(_selectively if how == "selective" else None)  # type: ignore[operator]
 
 
 def _selectively(block: nn.Module, *args: Any) -> Any:
@@ -51,9 +49,14 @@ def _policy(context: Any, op: Any, *args: Any, **options: Any) -> CheckpointPoli
 def is_kept(op: Any, args: Sequence[Any]) -> bool:
     """Whether `selective` keeps what an operation makes."""
     if op in PRODUCTS:
-        rows, weight = args[PRODUCTS[op] : PRODUCTS[op] + 2]
+        rows, weight = _factors(op, args)
         return weight.shape[1] <= rows.shape[1]
     return op in ATTENTION or op is aten.convolution.default
+
+
+def _factors(op: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    rows, weight = args[PRODUCTS[op] : PRODUCTS[op] + 2]
+    return rows, weight
 
 
 class Kept(TorchDispatchMode):
@@ -73,11 +76,11 @@ class Kept(TorchDispatchMode):
             tensors = [x for x in tree_leaves(made) if isinstance(x, Tensor)]
             self.num_bytes += sum(x.numel() * x.element_size() for x in tensors)
         elif op in PRODUCTS:
-            rows, weight = args[PRODUCTS[op] : PRODUCTS[op] + 2]
+            rows, weight = _factors(op, args)
             self.flops += 2 * rows.numel() * weight.shape[1]
         return made
 
     def run(self, block: nn.Module, *args: Any) -> Any:
-        """A block that is recomputed."""
+        """A block, recomputed selectively; for `enable_gradient_checkpointing`."""
         with self:
             return _selectively(block, *args)
