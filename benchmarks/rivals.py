@@ -25,7 +25,7 @@ import yaml
 import e2ed2.emoji.protocols  # noqa: F401 - adds its protocols
 from benchmarks.cost import evaluations_per_update, timed_train
 from e2ed2.data.captions import read_captions
-from e2ed2.data.transforms import read_image
+from e2ed2.data.decoding import read_image
 from e2ed2.emoji.dataset import IMAGE_SIZE
 from e2ed2.emoji.styles import load_style, write_style
 from e2ed2.evaluation.evaluate import evaluate

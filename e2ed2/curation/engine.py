@@ -3,9 +3,13 @@
 A unit of work (a fragment, a part, a shard) is a row of a data frame, and doing it a method of a class that Daft keeps
 in as many processes as there are workers. What a unit makes is a file, renamed when it is whole, so that units which
 are done are known after a kill, and doing one twice does no harm.
+
+On this machine the first units of a step are done in threads of this process, and the rest in processes where they
+would take longer than those need to start.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
@@ -22,6 +26,8 @@ import daft  # noqa: E402
 from daft.runners import get_or_infer_runner_type  # noqa: E402
 
 THREADS = 4  # of a worker: decoders let each other run, up to about so many
+CORES = os.cpu_count() or 1
+START = 3.0  # seconds of threads' work from which on it is worth while to start processes
 MOST_LOST = 5  # times that a worker may be lost without a unit being done in between
 Task = Callable[[str], None]
 
@@ -59,10 +65,10 @@ def use_engine(config: EngineConfig) -> None:
         daft.set_runner_native()
 
 
-def num_processes(config: EngineConfig) -> int:
-    """Of `THREADS` threads each, as many as the cores bear. 1 on this machine: no others than this one."""
+def num_processes(config: EngineConfig, asks_model: bool) -> int:
+    """As many as the cores bear; of those that hold a model, which has threads of its own, fewer."""
     if config.runner == "native":
-        return config.workers or max(1, (os.cpu_count() or 1) // THREADS)
+        return config.workers or (max(1, CORES // THREADS) if asks_model else CORES)
     import ray
 
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # of the machines that there are by now
@@ -71,7 +77,7 @@ def num_processes(config: EngineConfig) -> int:
 
 def run_units(
     what: str, units: Sequence[str], is_done: Callable[[str], bool], make: Callable[[], Task], config: EngineConfig,
-    watch: Watch, gpus: float = 0,
+    watch: Watch, asks_model: bool = False,
 ) -> None:  # fmt: skip
     """Do every unit that is not done, wherever there is a worker.
 
@@ -81,11 +87,15 @@ def run_units(
         UserError: a unit met what the user has to mend, or what was done is not seen here.
     """
     lost = 0
+    gpus = config.gpus if asks_model else 0
+    is_trial = config.runner == "native" and config.workers is None and not asks_model
+    processes = 1 if is_trial else num_processes(config, asks_model)
     pending = [unit for unit in units if not is_done(unit)]
     while pending:
+        now, start = pending[:CORES] if is_trial else pending, time.perf_counter()
         try:
             done = len(units) - len(pending)
-            for row in _plan(pending, make, config, gpus).iter_rows():
+            for row in _plan(now, make, config, gpus, min(processes, len(now))).iter_rows():
                 if row["said"]:
                     raise UserError(row["said"])
                 done += 1
@@ -104,12 +114,13 @@ def run_units(
                     f"output.path: not seen by all machines ({what} was done, and nothing of it is here); name a "
                     "folder that they share"
                 )
-        pending = left
+        if is_trial and (time.perf_counter() - start) / len(now) * len(left) > START:
+            processes = CORES
+        pending, is_trial = left, False
 
 
-def _plan(units: Sequence[str], make: Callable[[], Task], config: EngineConfig, gpus: float) -> Any:
+def _plan(units: Sequence[str], make: Callable[[], Task], config: EngineConfig, gpus: float, processes: int) -> Any:
     rows = daft.from_pydict({"unit": list(units)})
-    processes = min(num_processes(config), len(units))
     options: dict[str, Any] = {"gpus": gpus, "max_concurrency": processes}
     if config.runner == "ray":
         rows = rows.into_partitions(len(units))

@@ -4,7 +4,7 @@ A part is written whole and renamed. Its name is its place in the input, `000003
 shard, a parquet row group), and which `part_rows` of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -114,15 +114,24 @@ def write_rows(path: Path, rows: pa.Table) -> None:
         pq.write_table(rows, temporary)
 
 
-def read_part(path: Path) -> list[Item]:
-    """The rows of a part, in order."""
-    return items_of(pq.read_table(path, schema=SCHEMA))
-
-
 def items_of(table: pa.Table) -> list[Item]:
     """The rows of a table of parts."""
     columns = table.to_pydict()
     return [Item(*values) for values in zip(*(columns[field.name] for field in fields(Item)), strict=True)]
+
+
+def with_fates(table: pa.Table, fates: Mapping[int, tuple[str, str]]) -> pa.Table:
+    """Some rows of a table of parts dropped: number -> (stage, reason)."""
+    numbers = table["number"].to_pylist() if fates else []
+    if fates.keys().isdisjoint(numbers):
+        return table
+    for place, name in enumerate(("stage", "reason")):
+        told = [
+            fates[number][place] if number in fates else value
+            for number, value in zip(numbers, table[name].to_pylist(), strict=True)
+        ]
+        table = table.set_column(table.column_names.index(name), name, pa.array(told, pa.string()))
+    return table
 
 
 def part_name(fragment: int, part: int) -> str:

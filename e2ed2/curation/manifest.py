@@ -1,7 +1,7 @@
 """`manifest.parquet`: a row for every item that was read, in the input's order; and the funnel that it tells."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from e2ed2.curation.items import SCHEMA, Item, items_of
+from e2ed2.curation.items import SCHEMA, Item, items_of, with_fates
 from e2ed2.curation.work import Work
 from e2ed2.system.files import atomic_file
 from e2ed2.system.watch import Watch
@@ -50,8 +50,10 @@ class Funnel:
         return cls(counts.total(), counts[None], dropped)
 
 
-def write_manifest(work: Work, parts: list[str], last: str, watch: Watch, see: Callable[[list[Item]], None]) -> None:
-    """All parts after their last step, as one file; rows whose image was gone when its shard was written among them.
+def write_manifest(
+    work: Work, parts: list[str], steps: Sequence[str], watch: Watch, see: Callable[[list[Item]], None]
+) -> None:
+    """All parts after all steps, as one file; rows whose image was gone when its shard was written among them.
 
     Args:
         see: is shown the rows of every part.
@@ -59,23 +61,10 @@ def write_manifest(work: Work, parts: list[str], last: str, watch: Watch, see: C
     lost = work.lost()
     with atomic_file(work.manifest) as temporary, pq.ParquetWriter(temporary, COLUMNS) as writer:
         for done, part in enumerate(parts, 1):
-            table = _with_lost(pq.read_table(work.part(last, part), schema=SCHEMA), lost)
+            table = with_fates(work.rows(part, steps), lost)
             writer.write_table(_told(table))
             see(items_of(table))
             watch("manifest", done, len(parts))
-
-
-def _with_lost(table: pa.Table, lost: dict[int, tuple[str, str]]) -> pa.Table:
-    numbers = table["number"].to_pylist() if lost else []
-    if lost.keys().isdisjoint(numbers):
-        return table
-    for place, name in enumerate(("stage", "reason")):
-        told = [
-            lost[number][place] if number in lost else value
-            for number, value in zip(numbers, table[name].to_pylist(), strict=True)
-        ]
-        table = table.set_column(table.column_names.index(name), name, pa.array(told, pa.string()))
-    return table
 
 
 def _told(table: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
 from e2ed2.curation.stages.check import check, decoders
 from e2ed2.data.captions import read_captions
-from e2ed2.data.image_set import list_images
+from e2ed2.data.sources.folder import list_images
 
 NEAR = 16  # bits
 NUM_NAMED = 20

@@ -18,7 +18,7 @@ from e2ed2.curation.work import Work
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.reports.page import data_uri, write_page
 from e2ed2.system.drawing.bars import bar_chart, histogram
-from e2ed2.system.drawing.pictures import printable
+from e2ed2.system.errors import printable
 
 THUMBNAIL = 160  # pixels
 NUM_WORDS, NUM_ROWS, NUM_PAIRS = 60, 12, 16
@@ -30,8 +30,10 @@ TOLD = {  # the stages in order, and what a row is that has passed one
 }  # fmt: skip
 
 
-def write_report(work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[EvaluationSet], last: str) -> None:
-    """Write the page; `last` is the step whose parts say where images are."""
+def write_report(
+    work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[EvaluationSet], steps: Sequence[str]
+) -> None:
+    """Write the page, after all steps."""
     sheets = [("Kept", "A few of what was kept, evenly.", _sheet(audit, "kept"))]
     for stage in TOLD:
         if stage in audit.sheets and stage != "deduplicate" and (pictures := _sheet(audit, stage)):
@@ -47,7 +49,7 @@ def write_report(work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[Ev
         reasons=[(stage, why, f"{count:,}") for (stage, why), count in audit.reasons.most_common(2 * NUM_ROWS)],
         charts=[(spread.title, Markup(_chart(spread))) for spread in audit.spreads.values() if any(spread.every)],
         sheets=sheets,
-        pairs=_pairs(work, audit, last),
+        pairs=_pairs(work, audit, work.last_written(steps)),
         words=audit.words.most_common(NUM_WORDS),
         people=_people(audit),
         leanings=_leanings(audit),

@@ -1,13 +1,12 @@
 """A pipeline from beginning to end. What an earlier run has done is on disk and not done again."""
 
-import json
 import shutil
 from collections.abc import Callable
 from functools import partial
 
 from e2ed2.curation.audit import Audit
 from e2ed2.curation.engine import run_units, use_engine
-from e2ed2.curation.items import Item, kept, write_part
+from e2ed2.curation.items import Item
 from e2ed2.curation.manifest import Funnel, write_manifest
 from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.passes import Rows, deduplicate, deduplicate_meanings, select_best
@@ -17,16 +16,13 @@ from e2ed2.curation.sources.row import check_named
 from e2ed2.curation.sources.table import SOURCES
 from e2ed2.curation.stages.filter import check_conditions
 from e2ed2.curation.stages.models import check_models
-from e2ed2.curation.stages.read import read_fragment
-from e2ed2.curation.stages.table import part_step
-from e2ed2.curation.stages.write import write
+from e2ed2.curation.stages.units import doer, reader, writer
 from e2ed2.curation.work import Work
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import locked, sweep
 from e2ed2.system.watch import Watch
 
 MODELS = ("score", "caption")  # steps that ask one
-LAST = "caption"  # the step after which a row's fate is known
 
 
 def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
@@ -69,22 +65,22 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     units = [f"{number} {fragment}" for number, fragment in enumerate(fragments)]
     run_units(
         "read", units, lambda unit: work.fragment(int(unit.partition(" ")[0])).exists(),
-        partial(_reader, pipeline), pipeline.engine, watch,
+        partial(reader, pipeline), pipeline.engine, watch,
     )  # fmt: skip
     parts = work.parts(len(fragments))
     done = ["read"]
     for step in _steps(pipeline):
         if step not in PASSES:
-            make = partial(_doer, pipeline, step, tuple(done))
-            gpus = pipeline.engine.gpus if step in MODELS else 0
-            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus)
+            make = partial(doer, pipeline, step, tuple(done))
+            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, step in MODELS)
         else:
             PASSES[step](Rows.of(pipeline, parts, done), watch)
         done.append(step)
-    shards = work.plan_shards(parts, LAST, pipeline.output.items_per_shard)
+    shards = work.plan_shards(parts, done, pipeline.output.items_per_shard)
     run_units(
-        "write", shards, lambda shard: work.written(shard).exists(), partial(_writer, pipeline), pipeline.engine, watch
-    )
+        "write", shards, lambda shard: work.written(shard).exists(), partial(writer, pipeline, tuple(done)),
+        pipeline.engine, watch,
+    )  # fmt: skip
     audit = Audit()
 
     def see(items: list[Item]) -> None:
@@ -92,9 +88,9 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
         for one in sets:
             one.add(items)
 
-    write_manifest(work, parts, LAST, watch, see)
+    write_manifest(work, parts, done, watch, see)
     work.keep(pipeline)  # its report may be another than when the work began
-    write_report(work, pipeline, audit, sets, LAST)
+    write_report(work, pipeline, audit, sets, done)
 
 
 PASSES: dict[str, Callable[[Rows, Watch], None]] = {
@@ -116,40 +112,6 @@ def _steps(pipeline: Pipeline) -> list[str]:
         "score": pipeline.score is not None,
         "similar": pipeline.deduplicate is not None and pipeline.deduplicate.max_embedding_distance is not None,
         "select": True,
-        LAST: True,
+        "caption": pipeline.caption is not None,
     }
     return [step for step, is_asked in asked.items() if is_asked]
-
-
-def _reader(pipeline: Pipeline) -> Callable[[str], None]:
-    work = Work(pipeline.output.path)
-
-    def read(unit: str) -> None:
-        number, _, fragment = unit.partition(" ")
-        read_fragment(pipeline, work, int(number), fragment)
-
-    return read
-
-
-def _doer(pipeline: Pipeline, step: str, done: tuple[str, ...]) -> Callable[[str], None]:
-    work = Work(pipeline.output.path)
-    run = part_step(step, pipeline, work)
-
-    def do(part: str) -> None:
-        items = work.items(part, done)
-        run(items)
-        write_part(work.part(step, part), items)
-
-    return do
-
-
-def _writer(pipeline: Pipeline) -> Callable[[str], None]:
-    work = Work(pipeline.output.path)
-
-    def write_shard(unit: str) -> None:
-        shard = json.loads(unit)
-        items = [item for part, first, last in shard["slices"] for item in kept(work.items(part, [LAST]))[first:last]]
-        write(items, work.shards / f"{shard['number']:05d}.tar", shard["first"])
-        work.write_lost(unit, [item for item in items if not item.kept])
-
-    return write_shard

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from e2ed2.curation.items import Item, part_name, read_part
+from e2ed2.curation.items import SCHEMA, Item, items_of, part_name, with_fates
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import write_file
@@ -81,23 +81,24 @@ class Work:
         counts = [read_json(self.fragment(n), "work", "remove the folder") for n in range(num_fragments)]
         return [part_name(n, part) for n, count in enumerate(counts) for part in range(count)]
 
-    def items(self, part: str, steps: Sequence[str]) -> list[Item]:
-        """A part's rows after the steps done so far: from the last that wrote them, less what later ones dropped."""
+    def rows(self, part: str, steps: Sequence[str]) -> pa.Table:
+        """A part after the steps done so far: from the last that wrote it, less what later ones dropped."""
         path, later = self._written(part, steps)
-        items = read_part(path)
+        rows = pq.read_table(path, schema=SCHEMA)
         for step in later:
-            dropped = {number: fate for number, *fate in zip(*self._dropped(step, part).values(), strict=True)}
-            for item in items:
-                if item.number in dropped:
-                    item.drop(*dropped[item.number])
-        return items
+            rows = with_fates(rows, self._dropped(step, part))
+        return rows
+
+    def items(self, part: str, steps: Sequence[str]) -> list[Item]:
+        """The same, row by row."""
+        return items_of(self.rows(part, steps))
 
     def live(self, part: str, steps: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """`number` and some columns of the rows of a part that are kept so far."""
         path, later = self._written(part, steps)
         rows = pq.read_table(path, columns=["number", "stage", *columns]).filter(pc.field("stage").is_null())
         for step in later:
-            rows = rows.filter(~pc.field("number").isin(self._dropped(step, part)["number"]))
+            rows = rows.filter(~pc.field("number").isin([*self._dropped(step, part)]))
         return rows.drop_columns("stage")
 
     def num_live(self, parts: Sequence[str], steps: Sequence[str]) -> list[int]:
@@ -116,25 +117,30 @@ class Work:
         said = ", ".join(f"{times:,} x {reason}" for (_, reason), times in most)
         raise UserError(f"no row is left after the stage {steps[-1]}: {said}; ask less of them in the pipeline")
 
+    def last_written(self, steps: Sequence[str]) -> str:
+        """The last of the steps that wrote parts."""
+        return next(step for step in reversed(steps) if any(self.step(step).glob("*.parquet")))
+
     def _written(self, part: str, steps: Sequence[str]) -> tuple[Path, Sequence[str]]:
         """The file of the last step that wrote a part, and the steps since."""
         last = max(place for place, step in enumerate(steps) if self.part(step, part).exists())
         return self.part(steps[last], part), steps[last + 1 :]
 
-    def _dropped(self, step: str, part: str) -> dict[str, list[Any]]:
-        path = self.losses(step, part)
-        columns = ["number", "stage", "reason"]
-        return pq.read_table(path, columns=columns).to_pydict() if path.exists() else {name: [] for name in columns}
+    def _dropped(self, step: str, part: str) -> dict[int, tuple[str, str]]:
+        """number -> (stage, reason)."""
+        path, columns = self.losses(step, part), ["number", "stage", "reason"]
+        rows = pq.read_table(path, columns=columns).to_pylist() if path.exists() else []
+        return {row["number"]: (row["stage"], row["reason"]) for row in rows}
 
-    def plan_shards(self, parts: Sequence[str], last: str, items_per_shard: int) -> list[str]:
-        """Every shard as JSON: its `number`, that of its `first` item, and `slices` of the kept rows of parts.
+    def plan_shards(self, parts: Sequence[str], steps: Sequence[str], items_per_shard: int) -> list[str]:
+        """Every shard as JSON: its `number`, that of its `first` item, and `slices` of the rows kept after all steps.
 
         A slice is (part, first, last + 1).
         """
         shards: list[dict[str, Any]] = []
         count = 0
         for part in parts:
-            left = pq.read_table(self.part(last, part), columns=["stage"])["stage"].null_count
+            left = len(self.live(part, steps, []))
             start = 0
             while start < left:
                 number, filled = divmod(count, items_per_shard)

@@ -9,8 +9,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.image_set import list_images
-from e2ed2.data.sources.folder import FolderSource
+from e2ed2.data.sources.folder import FolderSource, list_images
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.json_file import parse_json
 from e2ed2.system.readers.text import fit_text, lines_of, read_text

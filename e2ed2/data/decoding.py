@@ -6,11 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image, ImageOps
 from pydantic import PositiveInt, TypeAdapter
 
-from e2ed2.data.batch import Picture, RawItem, SkippedItem, Source
+from e2ed2.data.batch import Picture
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
-from e2ed2.data.transforms import decode_image, fitted_tensor
+from e2ed2.data.items import RawItem, SkippedItem, Source
+from e2ed2.data.transforms import decode_image
 from e2ed2.system.errors import UserError, one_line
 from e2ed2.system.files import locked, write_file
 from e2ed2.system.paths import cache_dir
@@ -38,6 +42,26 @@ def decode_item(item: RawItem | SkippedItem, shapes: Sequence[Shape]) -> Picture
     shape = shapes[nearest_shape(height, width, shapes)]
     micro = micro_conditioning(height, width, shape)
     return Picture(item.key, fitted_tensor(image, shape), item.captions, micro)
+
+
+def read_image(file: Path | bytes, size: int) -> torch.Tensor:
+    """Decode an image file (first frame) to uint8 [3, size, size], upright, on white, cropped to its centre.
+
+    Raises:
+        OSError, ValueError: as `decode_image`.
+    """
+    image, _ = decode_image(file, [(size, size)])
+    return fitted_tensor(image, (size, size))
+
+
+def fitted_tensor(image: Image.Image, shape: tuple[int, int]) -> torch.Tensor:
+    """RGB image to uint8 [3, *shape] (height, width): resized to cover `shape` (Lanczos), centre kept.
+
+    Only the part that is kept is resampled, so nothing is rounded to whole pixels between resize and crop, and a
+    1 x 60000 image costs no more than a square one.
+    """
+    fitted = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
 
 
 def scan(

@@ -13,11 +13,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from e2ed2.data.sources.folder import IMAGE_SUFFIXES, visible_files
 from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.system.errors import UserError
 
-BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it
 
 
@@ -120,25 +118,6 @@ class FileImages(ImageSet):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
-
-
-def list_images(folder: Path, kind: str) -> list[Path]:
-    """The images of a folder and its subfolders, by path.
-
-    Raises:
-        UserError: no such folder, none in it, or a file that is neither image nor caption.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{kind} {folder}: no such folder; give one of images, its place by --data or in the protocol")
-    paths = []
-    for path in sorted(p for p in visible_files(folder) if p.is_file()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            paths.append(path)
-        elif path.suffix.lower() not in BESIDE_IMAGES:
-            raise UserError(f"{kind} {folder}: {path.relative_to(folder)} is no image; remove it from the folder")
-    if not paths:
-        raise UserError(f"{kind} {folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths
 
 
 def _square(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

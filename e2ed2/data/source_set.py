@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from e2ed2.data.batch import ImageTextSet, Picture, RawItem, SkippedItem, Source, spread
+from e2ed2.data.batch import ImageTextSet, Picture, spread
 from e2ed2.data.buckets import Shape, nearest_shape
 from e2ed2.data.decoding import Progress, check_share, decode_item, scan
+from e2ed2.data.items import RawItem, SkippedItem, Source
 from e2ed2.system.errors import UserError
 
 Item = TypeVar("Item", Picture, RawItem)

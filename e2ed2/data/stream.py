@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from e2ed2.data.batch import Picture, RawItem, SkippedItem
+from e2ed2.data.batch import Picture
 from e2ed2.data.buckets import Shape
 from e2ed2.data.decoding import check_share, decode_item
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.order import bucket_batches, mix, random_batch
 from e2ed2.data.sources.tables import Shard
 from e2ed2.system.errors import UserError

@@ -1,4 +1,4 @@
-"""Image files of any kind to uint8 RGB tensors of a wanted shape."""
+"""Image files of any kind to upright RGB. Without torch."""
 
 import io
 import math
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -15,16 +14,6 @@ from e2ed2.data.buckets import Shape, nearest_shape
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 MIN_REDUCTION = 2  # how many times the sides that are kept a JPEG is decoded at, at the least
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-
-
-def read_image(file: Path | bytes, size: int) -> torch.Tensor:
-    """Decode an image file (first frame) to uint8 [3, size, size], upright, on white, cropped to its centre.
-
-    Raises:
-        OSError, ValueError: as `decode_image`.
-    """
-    image, _ = decode_image(file, [(size, size)])
-    return fitted_tensor(image, (size, size))
 
 
 def decode_image(file: Path | bytes, shapes: Sequence[Shape]) -> tuple[Image.Image, Shape]:
@@ -81,13 +70,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         canvas.alpha_composite(rgba)
         return canvas.convert("RGB")
     return image.convert("RGB")
-
-
-def fitted_tensor(image: Image.Image, shape: tuple[int, int]) -> torch.Tensor:
-    """RGB image to uint8 [3, *shape] (height, width): resized to cover `shape` (Lanczos), centre kept.
-
-    Only the part that is kept is resampled, so nothing is rounded to whole pixels between resize and crop, and a
-    1 x 60000 image costs no more than a square one.
-    """
-    fitted = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import torch
 
-from e2ed2.data.transforms import read_image
+from e2ed2.data.decoding import read_image
 from e2ed2.emoji.dataset import IMAGE_SIZE, EmojiSet, drawings, names_by_codepoint, percentile, svg_files
 from e2ed2.system.drawing.pictures import to_picture
 from e2ed2.system.errors import UserError

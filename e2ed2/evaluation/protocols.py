@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from e2ed2.data.captions import read_captions
-from e2ed2.data.image_set import FileImages, list_images
+from e2ed2.data.image_set import FileImages
+from e2ed2.data.sources.folder import list_images
 from e2ed2.evaluation.asked import Asked, Protocol, RealImages
 from e2ed2.evaluation.metrics.table import check_counts
 from e2ed2.evaluation.reference_batch import read_batch

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem
 from e2ed2.data.cache import CachedSet
+from e2ed2.data.items import RawItem
 from e2ed2.finetune.choice import FEW_IMAGES, Captions, captions_of, choose
 from e2ed2.finetune.data import data_fields
 from e2ed2.finetune.shown import shown

@@ -12,8 +12,7 @@ from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
 from e2ed2.provenance import metadata
 from e2ed2.provenance.label import has_extra
 from e2ed2.provenance.watermark import find_mark
-from e2ed2.system.drawing.pictures import printable
-from e2ed2.system.errors import UserError, said
+from e2ed2.system.errors import UserError, printable, said
 from e2ed2.system.readers.text import read_bytes
 
 REMEDY = "give a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF image"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from e2ed2.data.image_set import list_images
+from e2ed2.data.sources.folder import list_images
 from e2ed2.models.folders.misnamed import refuse_run
 from e2ed2.models.folders.parts import INDEX_FILE
 from e2ed2.sampling.folder import MAKER, Manifest, ManifestRow, read_manifest, write_manifest

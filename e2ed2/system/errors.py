@@ -34,6 +34,12 @@ def one_line(text: object) -> str:
     return harmless(" ".join(str(text).split()))
 
 
+def printable(text: str) -> str:
+    """The same for pages and pictures: what has no picture of its own is left out."""
+    whole = text.encode("utf-8", "replace").decode()
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in whole).split())
+
+
 def harmless(text: str) -> str:
     """A text that any terminal prints and none is steered by, its lines kept."""
     return STEERING.sub("?", text)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem, SkippedItem, spread
+from e2ed2.data.batch import spread
 from e2ed2.data.decoding import decode_item, scan
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.folder import FolderSource
 from e2ed2.finetune.data import data_fields

@@ -16,7 +16,7 @@ from e2ed2.curation.pipeline import load_pipeline
 from e2ed2.curation.run import curate
 from e2ed2.system.watch import silent
 
-KILLED_AT = ("read/*.parquet", "check/*.parquet", "deduplicate*", "select*", "caption/*.parquet", "write/*.json")
+KILLED_AT = ("read/*.parquet", "check/*.parquet", "deduplicate*", "select*", "write/*.json")
 
 
 def child(until: Callable[[], bool]) -> int:

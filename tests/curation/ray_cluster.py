@@ -18,13 +18,14 @@ from ray.cluster_utils import Cluster
 from e2ed2.curation import run
 from e2ed2.curation.items import part_name
 from e2ed2.curation.pipeline import Pipeline, load_pipeline
+from e2ed2.curation.stages import units
 from e2ed2.system.watch import silent
 
 KILLED, FIRST = Path(sys.argv[1]).with_suffix(".killed"), part_name(0, 0)
 
 
 def doer(pipeline: Pipeline, step: str, done: tuple[str, ...]) -> Callable[[str], None]:
-    do = run._doer(pipeline, step, done)  # in a worker: the true one
+    do = units.doer(pipeline, step, done)  # in a worker: the true one
 
     def die_once(part: str) -> None:
         if step == "check" and part == FIRST and not KILLED.exists():
@@ -37,7 +38,7 @@ def doer(pipeline: Pipeline, step: str, done: tuple[str, ...]) -> Callable[[str]
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 ray.init(address=cluster.address, log_to_driver=False)
-run._doer = doer
+run.doer = doer
 run.curate(load_pipeline(Path("curation/folder"), [f"output.path={sys.argv[1]}", *sys.argv[2:]]), silent)
 print(int(KILLED.exists()))
 ray.shutdown()

@@ -38,7 +38,7 @@ def checked(out: Path, shard: Path, count: int):
     work, random = Work(out), np.random.default_rng(0)
     work.claim(asked)
     sample = next(iter(samples(str(shard))))
-    offset, size = sample[PLACES]["jpg"], len(sample["jpg"])
+    offset, size = sample[PLACES]["jpg"]
     for part in range(count // PART):
         items = []
         for number in range(part * PART, (part + 1) * PART):

@@ -1,6 +1,8 @@
 """A folder from beginning to end: every row's fate, a run cut off anywhere, folders of others."""
 
 import json
+import subprocess
+import sys
 import tarfile
 import warnings
 from contextlib import nullcontext
@@ -9,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from e2ed2.curation import passes
+from e2ed2.curation import engine, passes
 from e2ed2.curation import run as running
 from e2ed2.curation.engine import run_units
 from e2ed2.curation.items import Item
@@ -100,8 +102,7 @@ def test_cut_off_before_or_in_any_step_the_next_run_ends_as_an_uninterrupted_one
     cut = pipeline_of(tmp_path / "cut", *small)
     steps = [*dict.fromkeys(step for step, _, _ in told)]
     assert steps == [
-        "read", "check", "deduplicate keys", "deduplicate pairs", "deduplicate", "select", "caption", "write",
-        "manifest",
+        "read", "check", "deduplicate keys", "deduplicate pairs", "deduplicate", "select", "write", "manifest",
     ]  # fmt: skip
     for last in steps:  # each run gets one step further
 
@@ -196,7 +197,7 @@ def test_an_input_that_changed_before_the_resume_is_refused(tmp_path):
         work.keep_fragments(["a.tar"])
 
 
-@pytest.mark.parametrize("last", ["read", "caption", None])
+@pytest.mark.parametrize("last", ["read", "write", None])
 def test_a_folder_that_has_other_files_or_captions_than_when_its_work_began_is_refused(last, photos, tmp_path):
     asked = pipeline_of(tmp_path / "out", f"input.path={photos}")
 
@@ -222,3 +223,25 @@ def test_a_folder_that_has_other_files_or_captions_than_when_its_work_began_is_r
 def test_units_whose_files_are_not_seen_here_end(tmp_path):
     with pytest.raises(UserError, match="^output.path: not seen by all machines"):
         run_units("check", ["a", "b"], lambda unit: False, lambda: lambda unit: None, EngineConfig(workers=1), silent)
+
+
+def test_what_processes_do_is_what_threads_do(photos, tmp_path, monkeypatch):
+    add(photos, "000b.jpg", (photos / "000.jpg").read_bytes())
+    small = (f"input.path={photos}", "engine.part_rows=2", "output.items_per_shard=2", "select.count=7")
+    curate(pipeline_of(tmp_path / "threads", *small), silent)
+    monkeypatch.setattr(engine, "START", 0.0)  # the first units here, the others in processes
+    monkeypatch.setattr(engine, "CORES", 2)
+    counts, plan = [], engine._plan
+    monkeypatch.setattr(engine, "_plan", lambda *asked: counts.append(asked[-1]) or plan(*asked))
+    curate(pipeline_of(tmp_path / "processes", *small), silent)
+    assert {1, 2} <= set(counts)
+    one, other = (tmp_path / name for name in ("threads", "processes"))
+    assert (one / "manifest.parquet").read_bytes() == (other / "manifest.parquet").read_bytes()
+    for shard in sorted((one / "shards").iterdir()):
+        assert shard.read_bytes() == (other / "shards" / shard.name).read_bytes()
+
+
+def test_a_process_of_the_engine_does_without_torch():
+    code = "import e2ed2.curation.run, e2ed2.curation.stages.units, sys; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

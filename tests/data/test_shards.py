@@ -3,18 +3,20 @@
 import contextlib
 import functools
 import http.server
+import io
 import json
 import os
 import socket
 import struct
 import sys
+import tarfile
 import threading
 from types import SimpleNamespace
 
 import fsspec
 import pytest
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources import shards as shards_module
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.refusals import unreadable
@@ -352,3 +354,28 @@ def test_braces_that_are_not_understood_say_how_they_are_written(tmp_path):
     for braces in ("{9..0}", "{a..c}", "{0,1}"):
         with pytest.raises(UserError, match="no .tar shards there; .*; braces are {low..high}, in digits, rising"):
             tar_shards(f"{tmp_path}/{braces}.tar", Columns())
+
+
+@pytest.mark.parametrize("count", [0, 1, 21])
+def test_a_shard_is_written_byte_for_byte_as_tarfile_writes_it(count, tmp_path):
+    members = [(f"{number:05d}.bin", bytes([number]) * size) for number in range(count) for size in (0, 511, 512, 3000)]
+    shards_module.write_tar(tmp_path / "ours.tar", members)
+    with tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
+def test_files_that_are_passed_over_have_their_place_and_size(tmp_path):
+    shards_module.write_tar(tmp_path / "a.tar", [("x.jpg", b"12345"), ("x.txt", b"words"), ("y.jpg", b"678")])
+    every = list(shards_module.samples(str(tmp_path / "a.tar"), ["jpg"]))
+    assert [(sample["__key__"], sample["jpg"]) for sample in every] == [("x", None), ("y", None)]
+    assert every[0]["txt"] == b"words"
+    content = (tmp_path / "a.tar").read_bytes()
+    places = [sample[shards_module.PLACES]["jpg"] for sample in every]
+    assert [content[offset : offset + size] for offset, size in places] == [b"12345", b"678"]
+    (tmp_path / "a.tar").write_bytes(content[: places[1][0] + 1])
+    with pytest.raises(tarfile.ReadError, match="unexpected end of data"):
+        list(shards_module.samples(str(tmp_path / "a.tar"), ["jpg"]))

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
-from e2ed2.data.batch import SkippedItem
 from e2ed2.data.decoding import scan
+from e2ed2.data.items import SkippedItem
 from e2ed2.data.sources.columns import Columns
 from e2ed2.data.sources.tables import TableSource, table_shards
 from e2ed2.data.stream import ShardStream

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from e2ed2.data.decoding import read_image
 from e2ed2.data.sources.folder import FolderSource
-from e2ed2.data.transforms import read_image
 from e2ed2.emoji.dataset import EmojiSet, base_emoji, is_heldout, load_emoji
 from e2ed2.emoji.protocols import EmojiProtocol
 from e2ed2.emoji.styles import CAPTIONS, SPLITS, _lines_of, load_style, write_style

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from e2ed2.data.image_set import FileImages, list_images
+from e2ed2.data.image_set import FileImages
 from e2ed2.data.sources.columns import Columns
+from e2ed2.data.sources.folder import list_images
 from e2ed2.data.sources.shards import tar_shards
 from e2ed2.evaluation import evaluate as module
 from e2ed2.evaluation.evaluate import evaluate

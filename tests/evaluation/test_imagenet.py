@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from e2ed2.data.image_set import FileImages, list_images
+from e2ed2.data.image_set import FileImages
+from e2ed2.data.sources.folder import list_images
 from e2ed2.evaluation.evaluate import evaluate
 from e2ed2.evaluation.features import extractors
 from e2ed2.evaluation.features.extractors import InceptionFeatures

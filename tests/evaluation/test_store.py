@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from e2ed2.data import image_set
-from e2ed2.data.image_set import FileImages, TensorImages, list_images
+from e2ed2.data.image_set import FileImages, TensorImages
+from e2ed2.data.sources.folder import list_images
 from e2ed2.evaluation.features import store
 from e2ed2.evaluation.features.store import store_segments, stored_features
 from e2ed2.system.errors import UserError

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from e2ed2.provenance.metadata import read_metadata
 from e2ed2.recipe.load import apply_override
-from e2ed2.system.drawing.pictures import MAX_LINES, font, printable, wrapped
-from e2ed2.system.errors import STEERING, UserError, one_line, said
+from e2ed2.system.drawing.pictures import MAX_LINES, font, wrapped
+from e2ed2.system.errors import STEERING, UserError, one_line, printable, said
 from e2ed2.system.readers.json_file import parse_json
 from e2ed2.system.readers.text import decode_text, fit_text, lines_of
 from e2ed2.system.readers.yaml_file import parse_yaml

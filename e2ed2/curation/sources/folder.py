@@ -6,7 +6,7 @@ from pathlib import Path
 
 from e2ed2.curation.pipeline import InputConfig
 from e2ed2.curation.sources.row import NO_CAPTION_YET, Row
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.folder import FolderSource
 from e2ed2.system.errors import one_line
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from e2ed2.curation.pipeline import InputConfig
 from e2ed2.curation.sources.row import Row, caption_of, domain_of, pick, value_of
-from e2ed2.data.sources.columns import JSON_COLUMN
+from e2ed2.data.sources.columns import IMAGE_COLUMNS, JSON_COLUMN
 from e2ed2.data.sources.refusals import in_one_line
 from e2ed2.data.sources.shards import PLACES, first_fields, parsed, samples, shard_urls
+from e2ed2.system.readers.text import MAX_BYTES
 
 
 def fragments(asked: InputConfig) -> list[str]:
@@ -26,7 +27,7 @@ def rows(fragment: str, asked: InputConfig) -> Iterator[Row]:
     """The items in the shard's order."""
     stays = "://" not in fragment and fragment.endswith(".tar")
     with in_one_line(fragment):
-        for sample in samples(fragment):
+        for sample in samples(fragment, IMAGE_COLUMNS if stays else ()):
             yield _row(sample, fragment, asked, stays)
 
 
@@ -44,10 +45,11 @@ def _row(sample: dict[str, Any], shard: str, asked: InputConfig, stays: bool) ->
     row.domain = domain_of(value_of(asked.columns, row.fields, "url")) or row.domain
     name = pick(asked.columns, row.fields, "image")
     content = row.fields.get(name) if name else None
-    if not isinstance(content, bytes) or not content:
-        row.problem = row.problem or "no image"
-    elif stays and name in places:
-        row.file, row.offset, row.size = shard, places[name], len(content)
-    else:
+    offset, size = places.get(name, (0, 0))
+    if stays and 0 < size <= MAX_BYTES:
+        row.file, row.offset, row.size = shard, offset, size
+    elif isinstance(content, bytes) and content:
         row.image = content
+    else:
+        row.problem = row.problem or "no image"
     return row

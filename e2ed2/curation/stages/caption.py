@@ -12,7 +12,6 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import torch
 from PIL import Image
 
 from e2ed2.curation.hashes import share_of
@@ -61,6 +60,7 @@ class LocalModel:
     """
 
     def __init__(self, asked: CaptionConfig) -> None:
+        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         field = "caption.model"
@@ -80,7 +80,6 @@ class LocalModel:
             raise UserError(f"{field} {asked.model}: has no chat template; name one that has, or a server") from error
         self._processor.tokenizer.padding_side = "left"  # answers begin where prompts end
 
-    @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> list[str]:
         """What it says of each image."""
         inputs = self._processor(

@@ -9,7 +9,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from e2ed2.curation.engine import THREADS
@@ -41,12 +40,12 @@ def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:
 
 def _check_all(items: Sequence[Item], asked: CheckConfig) -> None:
     looked = [(item, small) for item in items if (small := _check(item, asked)) is not None]
-    smalls = np.array([small for _, small in looked], np.uint8).reshape(-1, HASHED_SIDE, HASHED_SIDE, 3)
+    smalls = np.frombuffer(b"".join(small for _, small in looked), np.uint8).reshape(-1, HASHED_SIDE, HASHED_SIDE, 3)
     for (item, _), bits in zip(looked, perceptual_hashes(smalls), strict=True):
         item.perceptual_hash = bits
 
 
-def _check(item: Item, asked: CheckConfig) -> NDArray[np.uint8] | None:
+def _check(item: Item, asked: CheckConfig) -> bytes | None:
     """The image as its hash sees it; None of one that was dropped."""
     try:
         content = item.read()
@@ -63,7 +62,7 @@ def _check(item: Item, asked: CheckConfig) -> NDArray[np.uint8] | None:
     return None
 
 
-def _look(item: Item, content: bytes, asked: CheckConfig) -> NDArray[np.uint8]:
+def _look(item: Item, content: bytes, asked: CheckConfig) -> bytes:
     with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
         item.width, item.height, item.format = image.width, image.height, image.format
         if image.width * image.height > asked.max_megapixels * MEGA:  # before anything is unpacked
@@ -80,7 +79,7 @@ def _look(item: Item, content: bytes, asked: CheckConfig) -> NDArray[np.uint8]:
         # A JPEG is unpacked to its last byte and turned into as few pixels as the hash needs.
         image.draft(image.mode, (2 * HASHED_SIDE, 2 * HASHED_SIDE))
         image.load()
-        return np.asarray(_small(image if orientation == 1 else ImageOps.exif_transpose(image)))
+        return _small(image if orientation == 1 else ImageOps.exif_transpose(image)).tobytes()
 
 
 def _small(image: Image.Image) -> Image.Image:

@@ -6,18 +6,19 @@ The same features give each image a hash of its meaning: on which sides of rando
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors import safe_open
-from torch import Tensor
 
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import HASH_BITS, ScoreConfig
 from e2ed2.curation.stages.models import ONE_AT_A_TIME, ask_model, loaded
 from e2ed2.system.errors import UserError, said
+
+if TYPE_CHECKING:  # only a model needs it, and it takes two seconds
+    from torch import Tensor
 
 NAME = "score"
 REMEDY = "give a safetensors file with `weight` [1, D] and `bias` [1]"
@@ -71,15 +72,17 @@ class ImageFeatures:
         self.width = len(self([Image.new("RGB", (self.side, self.side))])[0])
         self._planes = np.random.RandomState(0).standard_normal((HASH_BITS, self.width))
 
-    @torch.inference_mode()
-    def __call__(self, images: list[Image.Image]) -> list[Tensor]:
+    def __call__(self, images: list[Image.Image]) -> "list[Tensor]":
         """Features of length one of each image, float32 [D]."""
-        pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
-        found: Any = self._network.get_image_features(pixel_values=pixels.to(self._device))
-        features = found if isinstance(found, Tensor) else found.pooler_output
-        return [*torch.nn.functional.normalize(features.float(), dim=1).cpu().unbind()]
+        import torch
 
-    def hash(self, features: Tensor) -> bytes:
+        pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            found: Any = self._network.get_image_features(pixel_values=pixels.to(self._device))
+            features = found if isinstance(found, torch.Tensor) else found.pooler_output
+            return [*torch.nn.functional.normalize(features.float(), dim=1).cpu().unbind()]
+
+    def hash(self, features: "Tensor") -> bytes:
         """On which side of each of `HASH_BITS` planes, the same on every machine, features [D] lie."""
         return np.packbits(self._planes @ features.double().numpy() > 0).tobytes()
 
@@ -101,6 +104,6 @@ class Head:
             raise UserError(f"score.head {path}: weight {[*self._weight.shape]}, bias {[*self._bias.shape]}; {REMEDY}")
         self.width = self._weight.shape[1]
 
-    def __call__(self, features: Tensor) -> float:
+    def __call__(self, features: "Tensor") -> float:
         """The score of one image's features [D]."""
         return float(self._weight[0] @ features + self._bias.item())

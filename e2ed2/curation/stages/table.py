@@ -27,7 +27,8 @@ def _score(pipeline: Pipeline, work: Work) -> Stage:
 
 
 def _caption(pipeline: Pipeline, work: Work) -> Stage:
-    return captioner(pipeline.caption, pipeline.seed) if pipeline.caption is not None else lambda items: None
+    assert pipeline.caption is not None
+    return captioner(pipeline.caption, pipeline.seed)
 
 
 # Step -> its stages. Between steps rows are on disk.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem
+from e2ed2.data.items import RawItem
 from e2ed2.system.errors import UserError
 from e2ed2.system.readers.text import decode_text, fit_text
 

@@ -11,7 +11,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.columns import CAPTION_COLUMNS, Columns, parse_fields
 from e2ed2.system.errors import UserError
 from e2ed2.system.files import ENDLESS, is_endless
@@ -19,6 +19,7 @@ from e2ed2.system.readers.text import decode_text, read_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2")  # photos too; none goes missing unsaid
+BESIDE_IMAGES = {".txt", ".json", ".jsonl", ".csv", ".safetensors", ".npy"}  # captions and our own files
 FILE_COLUMN = "file_name"
 MAX_LINE = 2**24  # letters of metadata at a time; a longer line is no row
 END = "\0end\0"  # read after the last line: with a quote left open it comes as a part of the last row
@@ -228,3 +229,22 @@ def _jsonl_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
             yield number, None
         except ValueError as error:
             yield number, ValueError(str(error).removeprefix("line 1 "))
+
+
+def list_images(folder: Path, kind: str) -> list[Path]:
+    """The images of a folder and its subfolders, by path.
+
+    Raises:
+        UserError: no such folder, none in it, or a file that is neither image nor caption.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{kind} {folder}: no such folder; give one of images, its place by --data or in the protocol")
+    paths = []
+    for path in sorted(p for p in visible_files(folder) if p.is_file()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            paths.append(path)
+        elif path.suffix.lower() not in BESIDE_IMAGES:
+            raise UserError(f"{kind} {folder}: {path.relative_to(folder)} is no image; remove it from the folder")
+    if not paths:
+        raise UserError(f"{kind} {folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths

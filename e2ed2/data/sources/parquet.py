@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns
 from e2ed2.data.sources.refusals import in_one_line
 from e2ed2.system.errors import UserError

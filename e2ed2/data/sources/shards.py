@@ -3,13 +3,12 @@
 Read in order, from disk, by HTTP, or by fsspec from S3 and its like: a set of any size needs neither room nor a list.
 """
 
-import io
 import math
 import os
 import re
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns, parse_fields
 from e2ed2.data.sources.folder import as_pattern, split_where_it_ends, visible_files
 from e2ed2.data.sources.refusals import in_one_line, unreadable
@@ -161,13 +160,16 @@ def _samples_from(url: str, first: int) -> Iterator[dict[str, Any] | SkippedItem
             return
 
 
-def samples(url: str) -> Iterator[dict[str, Any]]:
+def samples(url: str, unread: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Fields by extension, as bytes, of files that follow each other and share all before the first dot.
 
-    `__key__` is what they share, `__places__` where each begins in the unpacked shard.
+    `__key__` is what they share, `__places__` where each begins in the unpacked shard, and its bytes.
+
+    Args:
+        unread: extensions whose files are passed over, their fields None; of a local shard that is not packed.
     """
     sample: dict[str, Any] = {}
-    with _open(url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with _open(url) as file, tarfile.open(fileobj=file, mode="r:" if unread else "r|*") as tar:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
@@ -177,10 +179,13 @@ def samples(url: str) -> Iterator[dict[str, Any]]:
             if sample and sample["__key__"] != key:
                 yield sample
                 sample = {}
-            content = tar.extractfile(member)
-            assert content is not None  # a file
-            sample |= {extension.lower(): content.read() if member.size <= MAX_BYTES else None, "__key__": key}
-            sample.setdefault(PLACES, {})[extension.lower()] = member.offset_data
+            kind, content = extension.lower(), None
+            if kind not in unread and member.size <= MAX_BYTES:
+                file_of_it = tar.extractfile(member)
+                assert file_of_it is not None  # a file
+                content = file_of_it.read()
+            sample |= {kind: content, "__key__": key}
+            sample.setdefault(PLACES, {})[kind] = (member.offset_data, member.size)
         assert tar.fileobj is not None
         if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # no zeros at the end, which tarfile does not mind
             raise tarfile.ReadError("unexpected end of data")
@@ -228,9 +233,14 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes | Path]]) -> None:
     Raises:
         UserError: the disk is full or refuses.
     """
-    with atomic_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         for name, content in members:
             data = content if isinstance(content, bytes) else content.read_bytes()
             member = tarfile.TarInfo(name)  # no times and owners
             member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            # As TarFile.addfile does it, in half of its time.
+            file.write(member.tobuf(tarfile.USTAR_FORMAT))
+            file.write(data)
+            file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        file.write(END_OF_TAR)
+        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import RawItem, SkippedItem
+from e2ed2.data.items import RawItem, SkippedItem
 from e2ed2.data.sources.columns import JSON_COLUMN, Columns
 from e2ed2.data.sources.folder import as_pattern, visible_files
 from e2ed2.data.sources.parquet import ROWS_AT_A_TIME, check_parquet, parquet_items, read_through, shared_columns

@@ -14,7 +14,7 @@ from PIL.ImageFont import FreeTypeFont, load_default, truetype
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from e2ed2.system.errors import UserError
+from e2ed2.system.errors import UserError, printable
 
 CELL, GAP, HEAD, ROW_GAP = 256, 6, 22, 14  # pixels: a cell's side, between cells, a line of text, between rows
 LEAST_CELL, LEAST_WIDTH = 128, 420  # pixels: the longer side of a shown picture, and a sheet that has room for words
@@ -145,12 +145,6 @@ def wrapped(text: str, width: int, most: int = MAX_LINES) -> list[str]:
         lines.append(left[:count])
         left = left[count:].lstrip()
     return lines
-
-
-def printable(text: str) -> str:
-    """On one line, without control characters and lone surrogates."""
-    whole = text.encode("utf-8", "replace").decode()
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in whole).split())
 
 
 def _fitting(text: str, width: float) -> int:

@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 from torch import Tensor
 
-from e2ed2.system.drawing.pictures import captioned, png_bytes, printable, shown, to_picture
+from e2ed2.system.drawing.pictures import captioned, png_bytes, shown, to_picture
+from e2ed2.system.errors import printable
 from e2ed2.system.readers.json_file import parse_json
 from e2ed2.system.readers.typed import Record, checked
 

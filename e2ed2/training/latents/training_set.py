@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from e2ed2.data.batch import ImageTextSet, Source
+from e2ed2.data.batch import ImageTextSet
 from e2ed2.data.cache import CachedSet
 from e2ed2.data.decoding import Progress
+from e2ed2.data.items import Source
 from e2ed2.data.order import Order, ShuffledOrder, mix
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.sources.columns import Columns
