@@ -8,10 +8,11 @@ On this machine the first units of a step are done in threads of this process, a
 would take longer than those need to start.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from e2ed2.curation.pipeline import EngineConfig
@@ -45,6 +46,7 @@ class _Worker:
         """Of each unit what the user has to mend, or nothing."""
         said = []
         for unit in units.to_pylist():
+            _AT_WORK.add(get_ident())
             try:
                 with self._lock:
                     self._task = self._task or self._make()
@@ -52,7 +54,19 @@ class _Worker:
                 said.append("")
             except UserError as error:
                 said.append(str(error))
+            finally:
+                _AT_WORK.discard(get_ident())
         return said
+
+
+_AT_WORK = set[int]()  # threads of this process that do a unit
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    """Until they have ended what they had begun: an interpreter that ends meanwhile aborts."""
+    while _AT_WORK:
+        time.sleep(0.05)
 
 
 def use_engine(config: EngineConfig) -> None:

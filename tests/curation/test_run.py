@@ -1,6 +1,7 @@
 """A folder from beginning to end: every row's fate, a run cut off anywhere, folders of others."""
 
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -245,3 +246,22 @@ def test_a_process_of_the_engine_does_without_torch():
     code = "import e2ed2.curation.run, e2ed2.curation.stages.units, sys; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_ctrl_c_while_threads_are_at_work_ends_in_an_interruption(tmp_path):
+    code = f"""
+import os, signal, threading, time
+from pathlib import Path
+from e2ed2.curation.engine import EngineConfig, run_units
+from e2ed2.system.watch import silent
+
+def do(unit):
+    time.sleep(1)
+    Path({str(tmp_path)!r}, unit).touch()
+
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+run_units("check", ["a", "b"], lambda unit: Path({str(tmp_path)!r}, unit).exists(), lambda: do, EngineConfig(), silent)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGINT and ran.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert {path.name for path in tmp_path.iterdir()} >= {"a"}  # what had begun has ended
