@@ -263,5 +263,6 @@ threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 run_units("check", ["a", "b"], lambda unit: Path({str(tmp_path)!r}, unit).exists(), lambda: do, EngineConfig(), silent)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.returncode == -signal.SIGINT and ran.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert ran.returncode in (1, -signal.SIGINT), ran.stderr  # of Python; -SIGABRT where the interpreter ended first
+    assert ran.stderr.rstrip().endswith("KeyboardInterrupt")
     assert {path.name for path in tmp_path.iterdir()} >= {"a"}  # what had begun has ended
