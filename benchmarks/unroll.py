@@ -9,15 +9,19 @@ update, in a plain shell, with glibc's defaults.
 
 - `unroll_overhead`: chain of four steps and its gradient over four bare passes, forward and backward.
 - `update_overhead`: a whole update (chain, gradient, clipping, AdamW, average) over four bare passes and AdamW's step.
-- `checkpoint_overhead`, `selective_overhead`: the chain with steps, or with blocks selectively recomputed, over the
-  chain without. `selective_memory`: bytes of tensors that are there for backward, over the same.
+- `checkpoint_overhead`: the chain with steps recomputed, over the chain without.
+- `compile_ratio`, `compile_ratio_bf16`: the chain with compiled blocks over the chain without, in float32 and in bf16.
+- `selective_overhead`: compiled blocks that are selectively recomputed, over compiled ones that are not.
+  `selective_memory`: bytes that autograd keeps of them, over those of plain blocks. `eager_selective_overhead` and
+  `eager_selective_memory`: the same where nothing is compiled.
 - `loop_overhead`: a diffusers pipeline's loop with `LCMScheduler.step`, gradients on, over four bare passes.
 - `memory_growth`: peak with steps recomputed, eight steps over one.
-- `batch_at_equal_memory`, `time_at_equal_memory`: the largest batch of the chain with steps recomputed whose peak is no
-  more than the loop's at 16, over 16; and its time an image over the loop's.
+- `batch_at_equal_memory`, `time_at_equal_memory`: the largest batch of the chain, its blocks compiled and selectively
+  recomputed, whose peak is no more than the loop's at 16, over 16; and its time an image over the loop's.
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -37,6 +41,7 @@ from benchmarks.chain import Chain, bare, diffusers_loop, unrolled
 from benchmarks.networks import Model, pixart
 from benchmarks.published import publish, seconds
 from e2ed2.data.order import ShuffledOrder
+from e2ed2.models.compiled import compile_blocks
 from e2ed2.models.families import network_of
 from e2ed2.models.memory.recompute import recompute_blocks
 from e2ed2.recipe.config import TrainConfig
@@ -44,8 +49,9 @@ from e2ed2.schedule import lcm_timesteps
 from e2ed2.training.log import peak_memory_bytes, reset_peak_memory
 from e2ed2.training.step import Trained, update
 
-STEPS, BATCH, TOKENS, ROUNDS = 4, 16, 20, 7
-LARGER = tuple(range(BATCH + 2, 4 * BATCH, 4))
+STEPS, BATCH, TOKENS, ROUNDS = 4, 16, 20, 5
+BEST = "compiled selective"
+LARGER = tuple(range(2 * BATCH, 4 * BATCH, BATCH // 2))
 SIZE = {
     "num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 72, "cross_attention_dim": 288,
     "caption_channels": 384,
@@ -56,11 +62,13 @@ def stage_of(num_steps: int, batch_size: int, recomputed: str = "nothing") -> Ch
     """The chain of a network that is the same every time.
 
     Args:
-        recomputed: `nothing`, `steps` or `selective`.
+        recomputed: `nothing`, `steps` or `selective`; or `compiled`, `compiled selective`, in a process of its own.
     """
     torch.manual_seed(0)
     made = pixart(128, **SIZE)
     recompute_blocks(network_of(made.pipeline), recomputed == "selective" and "selective")
+    if recomputed.startswith("compiled"):
+        compile_blocks(network_of(made.pipeline), recomputed == BEST)
     model = Model(made.pipeline, TOKENS, made.side)
     grids = [lcm_timesteps(k) for k in range(1, num_steps + 1)]
     network, x0, cond = network_of(made.pipeline), model.latents(batch_size), model.condition(batch_size)
@@ -109,9 +117,48 @@ def times() -> dict[str, float]:
         "unroll_overhead": median(row["chain"] / row["passes"] for row in found),
         "update_overhead": median(row["update"] / (row["passes"] + row["adamw"]) for row in found),
         "checkpoint_overhead": median(row["steps"] / row["chain"] for row in found),
-        "selective_overhead": median(row["selective"] / row["chain"] for row in found),
+        "eager_selective_overhead": median(row["selective"] / row["chain"] for row in found),
         "loop_overhead": median(row["loop"] / row["passes"] for row in found),
     }
+
+
+def compiled() -> dict[str, float]:
+    """Ratios of compiled blocks."""
+    plain, selective = apart("ratio", "compiled", False), apart("ratio", BEST, False)
+    return {
+        "compile_ratio": plain[0],
+        "compile_ratio_bf16": apart("ratio", "compiled", True)[0],
+        "selective_overhead": selective[0] / plain[0],
+        "selective_memory": selective[1],
+    }
+
+
+def _ratio(how: str, is_bf16: bool) -> tuple[float, float]:
+    """Time and bytes kept of a chain over those of the plain one."""
+    stages = [stage_of(STEPS, BATCH, recomputed) for recomputed in (how, "nothing")]
+    one, other = (works(stage)["chain"] for stage in stages)
+    found = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        for _ in range(ROUNDS + 2):  # the first two compile
+            found.append(seconds(one) / seconds(other))
+    return median(found[2:]), saved(stages[0]) / saved(stages[1])
+
+
+def saved(stage: Chain) -> int:
+    """Bytes of tensors that autograd saves of a chain; what is selected without a compiler is not among them."""
+    known = {x.untyped_storage()._cdata for x in [*stage.network.parameters(), *stage.network.buffers()]}
+    found: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in known:
+            found[storage._cdata] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))["l2"]
+    assert loss.requires_grad
+    return sum(found.values())
 
 
 class Alive(TorchDispatchMode):
@@ -146,41 +193,41 @@ def kept(recomputed: str) -> int:
 
 def memory() -> dict[str, float]:
     """Growth with the number of steps, and the batch that the memory of the plain loop holds."""
-    peak, _ = apart("loop", STEPS, BATCH, "nothing")
-    fitting = BATCH
+    peak, plain = apart("peak", "loop", STEPS, BATCH, "nothing")
+    fitting, taken = BATCH, math.nan
     for batch_size in LARGER:
-        if apart("chain", STEPS, batch_size, "steps")[0] > peak:
+        needed, time = apart("peak", "chain", STEPS, batch_size, BEST)
+        if needed > peak:
             break
-        fitting = batch_size
-    loop, ours = works(stage_of(STEPS, BATCH))["loop"], works(stage_of(STEPS, fitting, "steps"))["chain"]
-    found = [seconds(ours) / fitting / (seconds(loop) / BATCH) for _ in range(4)][1:]
-    steps = [apart("chain", k, BATCH, "steps")[0] for k in (1, 8)]
+        fitting, taken = batch_size, time
+    steps = [apart("peak", "chain", k, BATCH, "steps")[0] for k in (1, 8)]
     return {
-        "selective_memory": kept("selective") / kept("nothing"),
+        "eager_selective_memory": kept("selective") / kept("nothing"),
         "memory_growth": steps[1] / steps[0],
         "batch_at_equal_memory": fitting / BATCH,
-        "time_at_equal_memory": median(found),
+        "time_at_equal_memory": taken / fitting / (plain / BATCH),
     }
 
 
-def apart(work: str, num_steps: int, batch_size: int, recomputed: str) -> tuple[int, float]:
-    """(Bytes above what there was before, seconds of the last) of three in a process of its own."""
-    asked = json.dumps([work, num_steps, batch_size, recomputed])
-    command = [sys.executable, "-m", "benchmarks.unroll", "--apart", asked]
-    peak, taken = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return peak, taken
+def apart(*asked: Any) -> tuple[float, float]:
+    """What `_peak` or `_ratio` finds in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.unroll", "--apart", json.dumps(asked)]
+    one, other = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return one, other
 
 
-def _apart(work: str, num_steps: int, batch_size: int, recomputed: str) -> None:
+def _peak(work: str, num_steps: int, batch_size: int, recomputed: str) -> tuple[float, float]:
+    """Bytes above what there was before, and the median of seconds without the first."""
     done = works(stage_of(num_steps, batch_size, recomputed))[work]
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     reset_peak_memory()
-    taken = [seconds(done) for _ in range(3)]
-    print(json.dumps([peak_memory_bytes() - before, taken[-1]]))
+    taken = [seconds(done) for _ in range(4)]
+    return peak_memory_bytes() - before, median(taken[1:])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--apart"]:
-        _apart(*json.loads(sys.argv[2]))
+        what, *asked = json.loads(sys.argv[2])
+        print(json.dumps({"peak": _peak, "ratio": _ratio}[what](*asked)))
     else:
-        publish("unroll", lambda: {**times(), **memory()})
+        publish("unroll", lambda: {**times(), **compiled(), **memory()})

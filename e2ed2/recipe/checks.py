@@ -39,6 +39,7 @@ def _readers(config: Config, terms: Collection[str]) -> list[tuple[bool, str, tu
             (
                 *(f"trajectory.{name}" for name in sampler),
                 *("objective.num_samples", "objective.intermediate_weight", "train.offload_activations"),
+                "model.compile",
             ),
         ),
         (

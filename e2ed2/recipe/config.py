@@ -70,6 +70,8 @@ class ModelConfig(Section):
     hub ids or `org/name/file`, with `@0.125` behind one at that scale.
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `selective` keeps also attention and the matrix products that take least to hold: half the memory, little more time.
+    `compile`: blocks by torch.compile, which takes half a minute or more at the first updates; with `selective` the
+    compiler chooses what is kept: a third of the memory, a tenth more time.
     `frozen_weights`: how the blocks below a LoRA are held: `whole`, in 8 or 4 bits (`int8`, `nf4`; the model is then
     written in the half precision of the run), or `offloaded` to the machine's memory.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
@@ -83,6 +85,7 @@ class ModelConfig(Section):
     network: str | None = None
     lora: list[str] = []
     gradient_checkpointing: Literal[False, True, "selective"] = False
+    compile: bool = False
     frozen_weights: Literal["whole", "int8", "nf4", "offloaded"] = "whole"
     architecture: PlainValues | None = None
 

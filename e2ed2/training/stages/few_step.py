@@ -9,6 +9,7 @@ from torch import nn
 
 from e2ed2.data.cache import CachedSet
 from e2ed2.models.autoencoder import decode_all
+from e2ed2.models.compiled import compile_blocks, why_not_compiled
 from e2ed2.models.denoiser import denoiser_of
 from e2ed2.models.families import family_of, network_of
 from e2ed2.models.families.base import Denoise
@@ -18,7 +19,7 @@ from e2ed2.models.lora.adapter import lora_copies, merged
 from e2ed2.models.lora.save import check_names, save_adapter
 from e2ed2.models.memory.frozen import freeze
 from e2ed2.models.memory.needs import check_memory
-from e2ed2.models.memory.recompute import recompute_blocks
+from e2ed2.models.memory.recompute import Recomputed, recompute_blocks
 from e2ed2.models.prompt_embeds import PromptEmbeds
 from e2ed2.models.scheduler import (
     check_exportable,
@@ -91,20 +92,35 @@ class FewStepStage:
             network.to(self.half or torch.float32)
             freeze(network, config.model.frozen_weights, device)
         self.network: nn.Module = network.to(device)
+        self._is_compiled = config.model.compile and self._can_compile(network, say)
         if blocks := config.model.gradient_checkpointing:
-            if not self.family.recomputes_blocks:
-                kind = type(self._pipeline).__name__
-                raise UserError(
-                    f"model.gradient_checkpointing: {str(blocks).lower()}, but a {kind} then computes something else; "
-                    "set it false, and trajectory.gradient_checkpointing=true"
-                )
-            recompute_blocks(network, blocks)
+            self._recompute(network, blocks)
         if self.half is not None:
             self._pipeline.vae.to(self.half)
             if all(p.ndim <= 4 for p in self._pipeline.vae.parameters()):  # not of films
                 self._pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions
         self._grids = [self.inference.grid(k) for k in range(1, steps + 1)]
         torch.manual_seed(config.train.seed)  # loading draws where nothing was loaded before; adapters go by the seed
+
+    def _can_compile(self, network: nn.Module, say: Callable[[str], None]) -> bool:
+        problem = why_not_compiled(network, self._device)
+        say(
+            "model.compile: the first updates take longer" if problem is None else
+            f"note: model.compile is left out, the training goes on without: {problem}"
+        )  # fmt: skip
+        return problem is None
+
+    def _recompute(self, network: nn.Module, blocks: Recomputed) -> None:
+        """Have blocks run again in backward; compiled ones select by themselves what of them does."""
+        if self._is_compiled and blocks == "selective":
+            return
+        if not self.family.recomputes_blocks:
+            kind = type(self._pipeline).__name__
+            raise UserError(
+                f"model.gradient_checkpointing: {str(blocks).lower()}, but a {kind} then computes something else; "
+                "set it false, and trajectory.gradient_checkpointing=true"
+            )
+        recompute_blocks(network, blocks)
 
     def _prompts_beside(self) -> list[str]:
         """Prompts beside the data's whose embeddings the stage needs."""
@@ -153,13 +169,18 @@ class FewStepStage:
         )
 
     def parameter_sets(self) -> list[nn.Module]:
-        """What is trained, `trajectory.parameters`: one network for all steps, or one for each."""
+        """What is trained, `trajectory.parameters`: one network for all steps, or one for each; compiled if asked."""
         trajectory, steps = self._config.trajectory, len(self._grids)
         if trajectory.parameters.startswith("lora"):
             count = steps if trajectory.has_set_per_step else 1
-            return lora_copies(self.network, count, trajectory.lora_rank, self._lora_targets)
-        network = self.network.requires_grad_(trajectory.time_grid != "learned_alone")
-        return copies(network, steps) if trajectory.parameters == "per_step" else [network]
+            networks = lora_copies(self.network, count, trajectory.lora_rank, self._lora_targets)
+        else:
+            network = self.network.requires_grad_(trajectory.time_grid != "learned_alone")
+            networks = copies(network, steps) if trajectory.parameters == "per_step" else [network]
+        if self._is_compiled:
+            for network in networks:
+                compile_blocks(network, self._config.model.gradient_checkpointing == "selective")
+        return networks
 
     def sampler_of(self, network: nn.Module) -> FewStepNetwork:
         """The few-step sampler of the network that this stage trains, by default the denoising network alone."""
