@@ -37,6 +37,7 @@ WAYS = {
     "GAN with R1": {"objective": {"adversarial": {**GAN, "r1_weight": 1.0}}},
     "computed again": {"trajectory": {"gradient_checkpointing": True}, "model": {"gradient_checkpointing": True}},
     "selectively": {"model": {"gradient_checkpointing": "selective"}},
+    "compiled": {"model": {"compile": True}},
     "kept near the start": {"objective": {"keep": KEEP}},
     "LoRA kept near the start": {"trajectory": LORA, "objective": {"keep": KEEP}},
     "LoRA and grid kept near the start": {

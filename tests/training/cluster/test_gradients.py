@@ -12,8 +12,8 @@ from tests.training.cluster.ranks import ALONE
 
 DRIVER = Path(__file__).parent / "gradients.py"
 WAYS = [
-    "full", "LoRA", "GAN", "a LoRA a step", "GAN with R1", "computed again", "selectively", "kept near the start",
-    "LoRA kept near the start", "LoRA and grid kept near the start",
+    "full", "LoRA", "GAN", "a LoRA a step", "GAN with R1", "computed again", "selectively", "compiled",
+    "kept near the start", "LoRA kept near the start", "LoRA and grid kept near the start",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 
