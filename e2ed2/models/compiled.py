@@ -9,7 +9,7 @@ from torch import nn
 from e2ed2.system.errors import said
 
 MOST_GRAPHS = 64  # of one kind of block: widths, with gradient or without, adapters on or off
-KEPT = 0.3  # the share, in bytes, that selective blocks keep of what others would
+KEPT = 0.4  # the share, in bytes, that selective blocks keep of what others would
 
 
 def why_not_compiled(network: nn.Module, device: torch.device) -> str | None:

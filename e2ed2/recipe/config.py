@@ -71,7 +71,7 @@ class ModelConfig(Section):
     `gradient_checkpointing`: keep only the states between the network's blocks; composes with the trajectory's own.
     `selective` keeps also attention and the matrix products that take least to hold: half the memory, little more time.
     `compile`: blocks by torch.compile, which takes half a minute or more at the first updates; with `selective` the
-    compiler chooses what is kept: a third of the memory, a tenth more time.
+    compiler chooses what is kept: two fifths of the memory, a tenth more time.
     `frozen_weights`: how the blocks below a LoRA are held: `whole`, in 8 or 4 bits (`int8`, `nf4`; the model is then
     written in the half precision of the run), or `offloaded` to the machine's memory.
     `architecture`: keyword arguments of the network that `autoencoder` and `base` create from random weights, and
