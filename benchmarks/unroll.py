@@ -21,7 +21,7 @@ update, in a plain shell, with glibc's defaults.
 - `distil_overhead`, `distil_speed`: beside the loop as DiffSynth-Studio's direct distillation runs it (written here,
   not theirs: latents through all steps, the mean square to a teacher's, one image at a time, blocks recomputed). The
   chain's time over it, one image and blocks recomputed in both; and images a second over it, each at its best: theirs
-  with blocks recomputed or not, ours with 16 images and compiled blocks.
+  with blocks recomputed or not, in float32 or bf16; ours with 16 images and compiled blocks, in bf16.
 """
 
 import json
@@ -140,9 +140,11 @@ def compiled() -> dict[str, float]:
 
 def distilled() -> dict[str, float]:
     """Ratios to the loop of direct distillation."""
-    theirs = {how: apart("peak", "loop", STEPS, 1, how)[1] for how in ("blocks", "nothing")}
-    ours, best = apart("peak", "chain", STEPS, 1, "blocks")[1], apart("peak", "chain", STEPS, BATCH, "compiled")[1]
-    return {"distil_overhead": ours / theirs["blocks"], "distil_speed": min(theirs.values()) / (best / BATCH)}
+    ways = [(how, is_bf16) for how in ("blocks", "nothing") for is_bf16 in (False, True)]
+    theirs = {way: apart("peak", "loop", STEPS, 1, *way)[1] for way in ways}
+    ours = apart("peak", "chain", STEPS, 1, *ways[0])[1]
+    best = apart("peak", "chain", STEPS, BATCH, "compiled", True)[1] / BATCH
+    return {"distil_overhead": ours / theirs[ways[0]], "distil_speed": min(theirs.values()) / best}
 
 
 def _ratio(how: str, is_bf16: bool) -> tuple[float, float]:
@@ -228,12 +230,15 @@ def apart(*asked: Any) -> tuple[float, float]:
     return one, other
 
 
-def _peak(work: str, num_steps: int, batch_size: int, recomputed: str) -> tuple[float, float]:
+def _peak(
+    work: str, num_steps: int, batch_size: int, recomputed: str, is_bf16: bool = False
+) -> tuple[float, float]:
     """Bytes above what there was before, and the median of seconds without the first."""
     done = works(stage_of(num_steps, batch_size, recomputed))[work]
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     reset_peak_memory()
-    taken = [seconds(done) for _ in range(max(4, 2 * BATCH // batch_size))]
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        taken = [seconds(done) for _ in range(max(4, 2 * BATCH // batch_size))]
     return peak_memory_bytes() - before, median(taken[1:])
 
 
