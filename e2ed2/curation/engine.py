@@ -79,10 +79,10 @@ def use_engine(config: EngineConfig) -> None:
         daft.set_runner_native()
 
 
-def num_processes(config: EngineConfig, asks_model: bool) -> int:
-    """As many as the cores bear; of those that hold a model, which has threads of its own, fewer."""
+def num_processes(config: EngineConfig, are_few: bool) -> int:
+    """As many as the cores bear; of those that are to be few one for every `THREADS` cores."""
     if config.runner == "native":
-        return config.workers or (max(1, CORES // THREADS) if asks_model else CORES)
+        return config.workers or (max(1, CORES // THREADS) if are_few else CORES)
     import ray
 
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # of the machines that there are by now
@@ -91,19 +91,21 @@ def num_processes(config: EngineConfig, asks_model: bool) -> int:
 
 def run_units(
     what: str, units: Sequence[str], is_done: Callable[[str], bool], make: Callable[[], Task], config: EngineConfig,
-    watch: Watch, asks_model: bool = False,
+    watch: Watch, gpus: float = 0, are_few: bool = False,
 ) -> None:  # fmt: skip
     """Do every unit that is not done, wherever there is a worker.
 
     A lost worker costs the units that it had begun, which are done again.
 
+    Args:
+        gpus: of each worker. are_few: each holds a model, which has threads of its own, or asks hosts, which count
+            the connections of all.
     Raises:
         UserError: a unit met what the user has to mend, or what was done is not seen here.
     """
     lost = 0
-    gpus = config.gpus if asks_model else 0
-    is_trial = config.runner == "native" and config.workers is None and not asks_model
-    processes = 1 if is_trial else num_processes(config, asks_model)
+    is_trial = config.runner == "native" and config.workers is None and not are_few
+    processes = 1 if is_trial else num_processes(config, are_few)
     pending = [unit for unit in units if not is_done(unit)]
     while pending:
         now, start = pending[:CORES] if is_trial else pending, time.perf_counter()

@@ -23,6 +23,7 @@ from e2ed2.system.files import locked, sweep
 from e2ed2.system.watch import Watch
 
 MODELS = ("score", "caption")  # steps that ask one
+ASKS_HOSTS = ("parquet", "hub")  # sources whose rows may be addresses
 
 
 def curate(pipeline: Pipeline, watch: Watch) -> Funnel:
@@ -72,7 +73,9 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
     for step in _steps(pipeline):
         if step not in PASSES:
             make = partial(doer, pipeline, step, tuple(done))
-            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, step in MODELS)
+            gpus = pipeline.engine.gpus if step in MODELS else 0
+            are_few = step in MODELS or pipeline.input.source in ASKS_HOSTS
+            run_units(step, parts, partial(_is_done, work, step), make, pipeline.engine, watch, gpus, are_few)
         else:
             PASSES[step](Rows.of(pipeline, parts, done), watch)
         done.append(step)
