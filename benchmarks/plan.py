@@ -1,6 +1,9 @@
 """What `e2ed2 plan` counts beside the peak that a training has, on a CPU: is it within 15%?
 
     OMP_NUM_THREADS=1 python -m benchmarks.plan [--only NAME ...]
+    OMP_NUM_THREADS=1 python -m benchmarks.plan --growth
+
+`--growth` changes one thing at a time of one case, and prints how time and peak grow with it, counted and measured.
 
 PixArt networks of random weights, two updates each in a process of its own. A process takes some hundred MB for Python,
 torch and their libraries; what a training of a network of a few weights has at its peak stands for that, and is taken
@@ -14,13 +17,14 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from e2ed2.models.memory.needs import needs
+from e2ed2.models.memory.needs import Needs, needs
 from e2ed2.recipe.load import load_config
 from e2ed2.system.drawing.markdown import markdown_table
 
@@ -55,15 +59,52 @@ CASES = {
     "0.8B, LoRA, both": Case(28, 18, 32, 1, {**LORA, **STEPS, **BLOCKS}),
 }
 
+BASE = "4 steps, 64 px, 8 images"
+UPDATES = 6  # whose median says what one takes
+GROWTH = {
+    BASE: Case(12, 4, 64, 8, {}),
+    **{f"{k} step{'s' * (k > 1)}": Case(12, 4, 64, 8, {"trajectory.num_inference_steps": k}) for k in (1, 2, 8)},
+    **{f"{side} px": Case(12, 4, side, 8, {}) for side in (32, 96)},
+    **{f"{rows} images": Case(12, 4, 64, rows, {}) for rows in (4, 16)},
+    "2 samples of each image": Case(12, 4, 64, 8, {"objective.num_samples": 2, "objective.energy.weight": 1}),
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan")
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
-    names = parser.parse_args().only
+    parser.add_argument("--growth", action="store_true")
+    asked = parser.parse_args()
+    if asked.growth:
+        growth()
+    else:
+        within(asked.only)
+
+
+def growth() -> None:
+    """How arithmetic, time and peak grow, over those of `BASE`."""
+    found = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        process = compared(CASES["none"], Path(temporary) / "none")
+        for name, case in GROWTH.items():
+            run = compared(case, Path(temporary) / name, UPDATES)
+            peak = run.peak - process.peak + process.planned.peak_memory_bytes
+            found[name] = (run.planned.flops, run.seconds, run.planned.peak_memory_bytes, peak)
+            print(name, *(f"{value:.4g}" for value in found[name]), flush=True)
+    rows = [
+        [name, *(f"{value / base:.2f}" for value, base in zip(values, found[BASE], strict=True))]
+        for name, values in found.items()
+    ]
+    print(markdown_table(["", "arithmetic, counted", "time", "memory, counted", "peak"], rows))
+
+
+def within(names: Sequence[str]) -> None:
+    """What is counted over the peak."""
     rows, process = [], 0
     with tempfile.TemporaryDirectory() as temporary:
         for name in dict.fromkeys(["none", *names]):
-            peak, planned = compared(CASES[name], Path(temporary) / name)
+            run = compared(CASES[name], Path(temporary) / name)
+            peak, planned = run.peak, run.planned.peak_memory_bytes
             if name == "none":
                 process = peak - planned
                 print(f"Python, torch and their libraries: {process / 2**20:,.0f} MiB", flush=True)
@@ -74,27 +115,35 @@ def main() -> None:
     print(markdown_table(["case", "counted, MiB", "peak, MiB", "ratio"], rows))
 
 
-def compared(case: Case, folder: Path) -> tuple[int, int]:
-    """(Peak of the process, what is counted), bytes."""
+class Run(NamedTuple):
+    """peak: bytes of the process. seconds: of an update. planned: what is counted."""
+
+    peak: int
+    seconds: float
+    planned: Needs
+
+
+def compared(case: Case, folder: Path, updates: int = 2) -> Run:
     model = write_model(case, folder / "model")
     write_images(folder / "images", case.side)
     fields = {
         "model.path": str(model), "data.source": "folder", "data.path": str(folder / "images"), "data.size": case.side,
         "run.dir": str(folder / "run"), "trajectory.num_inference_steps": 4, "trajectory.start": "pure_noise",
         "objective.l2.weight": 1, "train.micro_batch_size": case.rows, "train.mixed_precision": "no",
-        "train.log_every": 1, "train.preview_every": 10**6, "train.max_train_steps": 2, **case.fields,
+        "train.log_every": 1, "train.preview_every": 10**6, "train.max_train_steps": updates, **case.fields,
     }  # fmt: skip
     recipe = folder / "recipe.yaml"
     recipe.write_text("stage: e2ed2\nrun: {dir: x}\nmodel: {path: x}\n")
     overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
-    planned = needs(load_config(recipe, overrides), model, half=False).peak_memory_bytes
+    planned = needs(load_config(recipe, overrides), model, half=False)
     settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
     command = [sys.executable, "-m", "e2ed2.cli", "train", str(recipe), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode:
         raise SystemExit(done.stderr)
     logged = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    return logged[-1]["peak_memory_bytes"], planned
+    seconds = median(case.rows / row["images_per_second"] for row in logged[1:])
+    return Run(logged[-1]["peak_memory_bytes"], seconds, planned)
 
 
 def write_model(case: Case, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import json
 import random
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from conftest import NUM_ITEMS, TinyStage, timeless, tiny_config
@@ -42,7 +43,7 @@ def training(run_dir, world, steps=12):
         Noting.file = run_dir.with_name(f"{run_dir.name}-{steps}-{rank}.jsonl")
         loop.create_stage = Noting
         loop.load_training_set = lambda config, say, progress: range(NUM_ITEMS)
-        loop.train(config, print)
+        loop.train(config, partial(print, flush=True))  # a killed process leaves nothing in a buffer
 
     return work
 
