@@ -127,9 +127,10 @@ def write_cache(folder: Path) -> None:
     for shard in range(2):
         write_shard(folder, shard, items, None)
     write_index(folder)
-    save_file({"embeds": torch.zeros(1, 1, 4096), "mask": torch.ones(1, 1)}, folder / "empty.safetensors")
+    save_file({"embeds": torch.zeros(1, 1, 4096).bfloat16(), "mask": torch.ones(1, 1)}, folder / "empty.safetensors")
     made_with = {"data.size": 512, "data.buckets": BUCKETS}
-    write_manifest(folder, {"made_with": made_with, "parts": [], "has_images": False, "complete": True})
+    told = {"made_with": made_with, "data": "random", "parts": [], "has_images": False, "complete": True}
+    write_manifest(folder, told)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import unroll
+from benchmarks import data, unroll
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import recipes, settings, speed
 from benchmarks.gpu.checks import draw
 from benchmarks.gpu.reference import FILE, reference
 from benchmarks.gpu.report import _recipes, markdown
+from e2ed2.data.cache import CachedSet
 from e2ed2.models.folders.parts import tensors
 from e2ed2.recipe.load import build_config
 from tests.models.tiny import SIDE, save_tiny
@@ -43,6 +44,13 @@ def test_what_backward_needs_is_counted_and_what_is_gone_is_not():
         assert alive.num_bytes == 4 * 8 * 4
         del kept
         assert alive.num_bytes == 0
+
+
+@pytest.mark.slow
+def test_the_cache_that_the_benchmark_of_data_writes_is_one(tmp_path):
+    data.write_cache(tmp_path)
+    cached = CachedSet(tmp_path)
+    assert len(cached) == 512 and [x.shape for x in data.read(cached, torch.tensor([0, 511]))] == [(4, 64, 64)] * 2
 
 
 @pytest.mark.slow
