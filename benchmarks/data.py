@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.published import publish
-from e2ed2.data import transforms
+from e2ed2.data import image_files
 from e2ed2.data.buckets import bucket_shapes
 from e2ed2.data.cache import CachedItem, CachedSet, write_index, write_manifest, write_shard
 from e2ed2.data.order import Order, ShuffledOrder
@@ -61,7 +61,7 @@ def measure() -> dict[str, float]:
         large = SourceSet([("large", FolderSource(folder / "large"))], [1.0], SHAPES, 0.0, NUM_WORKERS)
         order = ShuffledOrder(0, len(large), BATCH, large.buckets)
         found["folder, 4000 x 3000"] = rate(order, large.pictures, LARGE_ROUNDS)
-        with patch.object(transforms, "MIN_REDUCTION", 1000):
+        with patch.object(image_files, "MIN_REDUCTION", 1000):
             found["folder, 4000 x 3000, whole"] = rate(order, large.pictures, LARGE_ROUNDS)
         open_stream = partial(ShardStream, tar_shards(str(folder / "shards"), Columns()))
         stream = StreamSet(open_stream, SHAPES, 128, 0.0, NUM_WORKERS, print)

@@ -17,7 +17,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -44,8 +44,8 @@ class Case(NamedTuple):
     fields: Mapping[str, Any]
 
 
+SMALL = Case(1, 2, 32, 1, {})
 CASES = {
-    "none": Case(1, 2, 32, 1, {}),
     "18M": Case(12, 4, 64, 8, {}),
     "18M, steps recomputed": Case(12, 4, 64, 16, STEPS),
     "18M, blocks recomputed": Case(12, 4, 64, 16, BLOCKS),
@@ -84,13 +84,9 @@ def main() -> None:
 def growth() -> None:
     """How arithmetic, time and peak grow, over those of `BASE`."""
     found = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        process = compared(CASES["none"], Path(temporary) / "none")
-        for name, case in GROWTH.items():
-            run = compared(case, Path(temporary) / name, UPDATES)
-            peak = run.peak - process.peak + process.planned.peak_memory_bytes
-            found[name] = (run.planned.flops, run.seconds, run.planned.peak_memory_bytes, peak)
-            print(name, *(f"{value:.4g}" for value in found[name]), flush=True)
+    for name, each in compared(GROWTH, UPDATES):
+        found[name] = (each.planned.flops, each.seconds, each.planned.peak_memory_bytes, each.peak)
+        print(name, *(f"{value:.4g}" for value in found[name]), flush=True)
     rows = [
         [name, *(f"{value / base:.2f}" for value, base in zip(values, found[BASE], strict=True))]
         for name, values in found.items()
@@ -100,30 +96,36 @@ def growth() -> None:
 
 def within(names: Sequence[str]) -> None:
     """What is counted over the peak."""
-    rows, process = [], 0
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in dict.fromkeys(["none", *names]):
-            run = compared(CASES[name], Path(temporary) / name)
-            peak, planned = run.peak, run.planned.peak_memory_bytes
-            if name == "none":
-                process = peak - planned
-                print(f"Python, torch and their libraries: {process / 2**20:,.0f} MiB", flush=True)
-                continue
-            peak -= process
-            rows.append([name, f"{planned / 2**20:,.0f}", f"{peak / 2**20:,.0f}", f"{planned / peak:.2f}"])
-            print(rows[-1], flush=True)
+    rows = []
+    for name, each in compared({name: CASES[name] for name in names}, updates=2):
+        planned = each.planned.peak_memory_bytes
+        rows.append([name, f"{planned / 2**20:,.0f}", f"{each.peak / 2**20:,.0f}", f"{planned / each.peak:.2f}"])
+        print(rows[-1], flush=True)
     print(markdown_table(["case", "counted, MiB", "peak, MiB", "ratio"], rows))
 
 
 class Run(NamedTuple):
-    """peak: bytes of the process. seconds: of an update. planned: what is counted."""
+    """peak: bytes. seconds: of an update. planned: what is counted."""
 
     peak: int
     seconds: float
     planned: Needs
 
 
-def compared(case: Case, folder: Path, updates: int = 2) -> Run:
+def compared(cases: Mapping[str, Case], updates: int) -> Iterator[tuple[str, Run]]:
+    """Each case's run, its peak less what Python, torch and their libraries take."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        small = run(SMALL, folder / "small", updates)
+        process = small.peak - small.planned.peak_memory_bytes
+        print(f"Python, torch and their libraries: {process / 2**20:,.0f} MiB", flush=True)
+        for name, case in cases.items():
+            found = run(case, folder / name, updates)
+            yield name, found._replace(peak=found.peak - process)
+
+
+def run(case: Case, folder: Path, updates: int) -> Run:
+    """A training in a process of its own, and that process's peak."""
     model = write_model(case, folder / "model")
     write_images(folder / "images", case.side)
     fields = {

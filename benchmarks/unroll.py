@@ -30,7 +30,8 @@ import resource
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -159,20 +160,29 @@ def _ratio(how: str, is_bf16: bool) -> tuple[float, float]:
 
 
 def saved(stage: Chain) -> int:
-    """Bytes of tensors that autograd saves of a chain; what is selected without a compiler is not among them."""
-    known = {x.untyped_storage()._cdata for x in [*stage.network.parameters(), *stage.network.buffers()]}
-    found: dict[int, int] = {}
+    """Bytes of tensors that autograd saves of a chain, but for the weights."""
+    with saving([*stage.network.parameters(), *stage.network.buffers()]) as found:
+        loss = stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))["l2"]
+    assert loss.requires_grad
+    return sum(found.values())
+
+
+@contextmanager
+def saving(known: Iterable[Tensor]) -> Iterator[dict[int, int]]:
+    """Storage -> bytes of what autograd saves meanwhile, `known` tensors left out.
+
+    It sees compiled blocks, which `Alive` does not, and not what is selected without a compiler.
+    """
+    weights, found = {x.untyped_storage()._cdata for x in known}, dict[int, int]()
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        if storage._cdata not in known:
+        if storage._cdata not in weights:
             found[storage._cdata] = storage.nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        loss = stage.loss_terms(stage.network, None, None, torch.Generator().manual_seed(0))["l2"]
-    assert loss.requires_grad
-    return sum(found.values())
+        yield found
 
 
 class Alive(TorchDispatchMode):

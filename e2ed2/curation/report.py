@@ -15,7 +15,7 @@ from e2ed2.curation.items import Item, items_of
 from e2ed2.curation.overlap import EvaluationSet
 from e2ed2.curation.pipeline import Pipeline
 from e2ed2.curation.work import Work
-from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
+from e2ed2.data.image_files import IMAGE_FORMATS, to_rgb
 from e2ed2.reports.page import data_uri, write_page
 from e2ed2.system.drawing.bars import bar_chart, histogram
 from e2ed2.system.errors import printable
@@ -30,9 +30,7 @@ TOLD = {  # the stages in order, and what a row is that has passed one
 }  # fmt: skip
 
 
-def write_report(
-    work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[EvaluationSet], steps: Sequence[str]
-) -> None:
+def write_report(work: Work, pipeline: Pipeline, audit: Audit, sets: Sequence[EvaluationSet]) -> None:
     """Write the page, after all steps."""
     sheets = [("Kept", "A few of what was kept, evenly.", _sheet(audit, "kept"))]
     for stage in TOLD:
@@ -49,7 +47,7 @@ def write_report(
         reasons=[(stage, why, f"{count:,}") for (stage, why), count in audit.reasons.most_common(2 * NUM_ROWS)],
         charts=[(spread.title, Markup(_chart(spread))) for spread in audit.spreads.values() if any(spread.every)],
         sheets=sheets,
-        pairs=_pairs(work, audit, work.last_written(steps)),
+        pairs=_pairs(work, audit),
         words=audit.words.most_common(NUM_WORDS),
         people=_people(audit),
         leanings=_leanings(audit),
@@ -112,13 +110,13 @@ def _thumbnail(item: Item) -> str:
     return data_uri(buffer.getvalue(), "jpeg")
 
 
-def _pairs(work: Work, audit: Audit, last: str) -> list[dict[str, str]]:
+def _pairs(work: Work, audit: Audit) -> list[dict[str, str]]:
     if "deduplicate" not in audit.sheets:
         return []
     dropped = audit.sheets["deduplicate"].items()[:NUM_PAIRS]
     found = _rows_of(work.step("deduplicate").glob("dropped/*.parquet"), [item.number for item in dropped])
     numbers = dict(zip(found["number"].to_pylist(), found["keeper"].to_pylist(), strict=True))
-    keepers = {item.number: item for item in items_of(_rows_of(work.step(last).glob("*.parquet"), numbers.values()))}
+    keepers = {item.number: item for item in items_of(_rows_of(work.step("check").glob("*.parquet"), numbers.values()))}
     pairs = []
     for item in dropped:
         keeper = keepers[numbers[item.number]]

@@ -93,7 +93,7 @@ def _run(pipeline: Pipeline, work: Work, fragments: list[str], watch: Watch) -> 
 
     write_manifest(work, parts, done, watch, see)
     work.keep(pipeline)  # its report may be another than when the work began
-    write_report(work, pipeline, audit, sets, done)
+    write_report(work, pipeline, audit, sets)
 
 
 PASSES: dict[str, Callable[[Rows, Watch], None]] = {

@@ -117,10 +117,6 @@ class Work:
         said = ", ".join(f"{times:,} x {reason}" for (_, reason), times in most)
         raise UserError(f"no row is left after the stage {steps[-1]}: {said}; ask less of them in the pipeline")
 
-    def last_written(self, steps: Sequence[str]) -> str:
-        """The last of the steps that wrote parts."""
-        return next(step for step in reversed(steps) if any(self.step(step).glob("*.parquet")))
-
     def _written(self, part: str, steps: Sequence[str]) -> tuple[Path, Sequence[str]]:
         """The file of the last step that wrote a part, and the steps since."""
         last = max(place for place, step in enumerate(steps) if self.part(step, part).exists())

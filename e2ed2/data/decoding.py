@@ -13,8 +13,8 @@ from pydantic import PositiveInt, TypeAdapter
 
 from e2ed2.data.batch import Picture
 from e2ed2.data.buckets import Shape, micro_conditioning, nearest_shape
+from e2ed2.data.image_files import decode_image
 from e2ed2.data.items import RawItem, SkippedItem, Source
-from e2ed2.data.transforms import decode_image
 from e2ed2.system.errors import UserError, one_line
 from e2ed2.system.files import locked, write_file
 from e2ed2.system.paths import cache_dir

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
+from e2ed2.data.image_files import IMAGE_FORMATS, to_rgb
 from e2ed2.system.errors import UserError
 
 CHUNK = 32  # images in memory at a time, and in one call of a network: fixed, so that features do not depend on it

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from e2ed2.data.transforms import IMAGE_FORMATS, to_rgb
+from e2ed2.data.image_files import IMAGE_FORMATS, to_rgb
 from e2ed2.provenance import metadata
 from e2ed2.provenance.label import has_extra
 from e2ed2.provenance.watermark import find_mark

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from e2ed2.data import decoding
+from e2ed2.data.image_files import decode_image
 from e2ed2.data.source_set import SourceSet
 from e2ed2.data.sources.folder import FolderSource
-from e2ed2.data.transforms import decode_image
 from e2ed2.system.errors import UserError
 from tests.data.test_folder import GREEN, write_pair
 

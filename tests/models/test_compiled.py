@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from benchmarks.unroll import saving
 from e2ed2.models.compiled import why_not_compiled
 from e2ed2.training.latents.training_set import load_training_set
 from e2ed2.training.log import read_metrics
@@ -30,23 +31,6 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-class Kept:
-    """Bytes that autograd keeps of what runs under it."""
-
-    def __init__(self):
-        self.storages = {}
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda x: x)
-
-    def _keep(self, x):
-        storage = x.untyped_storage()
-        self.storages[storage._cdata] = storage.nbytes()
-        return x
-
-    @property
-    def num_bytes(self):
-        return sum(self.storages.values())
-
-
 def gradient(config):
     """Of the sixth of six chains, of any length; how many graphs there were after each; bytes kept of the last."""
     torch._dynamo.reset()
@@ -56,13 +40,13 @@ def gradient(config):
     counts = []
     for _ in range(6):
         network.zero_grad()
-        with (kept := Kept()).hooks:
+        with saving([]) as kept:
             loss = stage.loss_terms(network, network, torch.arange(2), generator)["l2"]
         loss.backward()
         counts.append(graphs())
     every = [p for p in network.parameters() if p.requires_grad]  # what a block leaves unused has none, or zeros
     found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in every])
-    return found, counts, kept.num_bytes
+    return found, counts, sum(kept.values())
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -11,11 +10,11 @@ from functools import partial
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from e2ed2.curation.engine import THREADS
+from e2ed2.curation.engine import CORES, THREADS
 from e2ed2.curation.hashes import HASHED_SIDE, perceptual_hashes
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import CheckConfig
-from e2ed2.data.transforms import IMAGE_FORMATS, TURNED, to_rgb
+from e2ed2.data.image_files import IMAGE_FORMATS, TURNED, to_rgb
 from e2ed2.system.errors import said
 
 NAME = "check"
@@ -30,7 +29,7 @@ class Unfit(ValueError):
 def decoders() -> ThreadPoolExecutor:
     """The threads of `check`; from now on Pillow does not warn of large images."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below; filters are the process's
-    return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+    return ThreadPoolExecutor(min(THREADS, CORES))
 
 
 def check(items: Sequence[Item], asked: CheckConfig, pool: Executor) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from e2ed2.curation.items import Item
 from e2ed2.curation.pipeline import Pipeline
-from e2ed2.data.transforms import decode_image
+from e2ed2.data.image_files import decode_image
 from e2ed2.system.errors import UserError, said
 
 R = TypeVar("R")

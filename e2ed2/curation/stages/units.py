@@ -1,4 +1,4 @@
-"""Units of work as the engine's processes do them: a fragment read, a part through a step, a shard written.
+"""Units of work, wherever the engine has them done: a fragment read, a part through a step, a shard written.
 
 A process that the engine starts imports this and what it imports, so that nothing here needs torch: only models do.
 """

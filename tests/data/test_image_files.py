@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from e2ed2.data.decoding import fitted_tensor, read_image
-from e2ed2.data.transforms import decode_image
+from e2ed2.data.image_files import decode_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
